@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint constraints
+
+help:
+	@echo "make install   .venv with everything that development needs"
+	@echo "make demo      a study of the embedded rooms; its report is runs/demo/report.html"
+	@echo "make test      all tests (TESTS='tests/did -k gain' runs some)"
+	@echo "make lint      ruff and mypy"
+
+install: $(VENV)/.dev
+
+# A finished identical run is reported again, an interrupted one goes on: `gandid run` decides, and
+# refuses a folder that is not a run.
+demo: $(VENV)/.runtime
+	$(VENV)/bin/gandid run --out runs/demo
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest $(TESTS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+constraints: $(VENV)/.dev
+	$(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+# The stamps lie in .venv, so that deleting it makes everything anew; the full one counts as the small one.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing gandid into $(VENV) (some minutes the first time)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing gandid and its development tools into $(VENV) (some minutes the first time)"
+	$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.runtime $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gandid needs Python 3.11 or later; name one with: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
