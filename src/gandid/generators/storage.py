@@ -1,0 +1,71 @@
+"""Networks on disk: safetensors, with the architecture in the file's metadata. Nothing in such a file is executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gandid.errors import UsageError
+from gandid.generators.pggan import Discriminator, Generator
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_generator(generator: Generator, path: Path) -> Path:
+    """Write a generator's weights and architecture; returns `path`."""
+    architecture = {
+        "channels": generator.channels,
+        "latent_dim": generator.latent_dim,
+        "pixel_norm": generator.pixel_norm,
+    }
+    return _save(generator, "generator", architecture, path)
+
+
+def save_discriminator(discriminator: Discriminator, path: Path) -> Path:
+    """Write a discriminator's weights and architecture; returns `path`."""
+    architecture = {"channels": discriminator.channels, "spread": discriminator.spread}
+    return _save(discriminator, "discriminator", architecture, path)
+
+
+def read_generator(path: Path) -> Generator:
+    """Read what `save_generator` wrote. Raises `UsageError` if the file is something else."""
+    architecture, weights = _read(path, "generator")
+    return _fill(Generator(**architecture), weights, path)
+
+
+def read_discriminator(path: Path) -> Discriminator:
+    """Read what `save_discriminator` wrote. Raises `UsageError` if the file is something else."""
+    architecture, weights = _read(path, "discriminator")
+    return _fill(Discriminator(**architecture), weights, path)
+
+
+def _save(network: nn.Module, kind: str, architecture: dict, path: Path) -> Path:
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path, metadata={"gandid": kind, "architecture": json.dumps(architecture)})
+    return path
+
+
+def _read(path: Path, kind: str) -> tuple[dict, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("gandid") != kind:
+        raise UsageError(f"{path} is a safetensors file, but not a gandid {kind}")
+    return json.loads(metadata["architecture"]), weights
+
+
+def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> Network:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(f"{path} does not hold the weights that its own description names") from error
+    return network.eval().requires_grad_(False)

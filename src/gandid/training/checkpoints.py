@@ -1,0 +1,22 @@
+"""Training state on disk: whole or absent, never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` beside `path` and rename it into place, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; tensors and plain containers only, no code is executed."""
+    return torch.load(path, weights_only=True, map_location="cpu")
