@@ -1,0 +1,84 @@
+"""Edits of a layer's output: ablation, partial ablation and insertion of units, everywhere or in a region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gandid.errors import UsageError
+
+ABLATIONS = ("zero", "mean", "resample")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Move units a share `alpha` of the way to other values.
+
+    Parameters
+    ----------
+    units : tuple of int
+        Channels of the layer's output.
+    values : Tensor of shape (len(units),), or None
+        Where to: zeros (ablation as in GAN Dissection), the units' means (mean ablation), their means where an object is
+        seen (insertion). None: what the units are for another latent, the *donor* (resample ablation).
+    alpha : float
+        Share of the way, in [0, 1]. Less than 1 is partial ablation.
+    region : Tensor of shape (h, w) or (N, h, w), optional
+        Weights in [0, 1] at the layer's resolution; everywhere by default.
+    """
+
+    units: tuple[int, ...]
+    values: Tensor | None
+    alpha: float = 1.0
+    region: Tensor | None = None
+
+    def apply_(self, x: Tensor, donor: Tensor | None = None) -> Tensor:
+        """Edit `x` (N, C, h, w) in place, with the layer's output `donor` (N, C, h, w) for the other latents."""
+        units = torch.tensor(self.units, device=x.device)
+        before = x[:, units]
+        if self.values is not None:
+            after = self.values.to(x)[:, None, None].expand_as(before)
+        else:
+            assert donor is not None, "resample ablation needs donor latents"
+            after = donor[:, units]
+        weight = torch.as_tensor(self.alpha, dtype=x.dtype, device=x.device)
+        if self.region is not None:
+            weight = weight * self.region.to(x).expand(len(x), *x.shape[2:])[:, None]
+        x[:, units] = torch.lerp(before, after, weight)
+        return x
+
+
+def ablate(
+    units: tuple[int, ...],
+    kind: str = "zero",
+    *,
+    means: Tensor | None = None,
+    alpha: float = 1.0,
+    region: Tensor | None = None,
+) -> Edit:
+    """Ablate units: to zero, to their `means` (C,) over latents and positions, or to another latent's values.
+
+    Raises
+    ------
+    UsageError
+        If the kind of ablation is unknown, or `alpha` is not in [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha}: choose a share between 0 and 1")
+    if kind == "zero":
+        values = torch.zeros(len(units))
+    elif kind == "mean":
+        assert means is not None, "mean ablation needs the units' means"
+        values = means[list(units)]
+    elif kind == "resample":
+        values = None
+    else:
+        raise UsageError(f"unknown ablation '{kind}': choose one of {', '.join(ABLATIONS)}")
+    return Edit(tuple(units), values, alpha, region)
+
+
+def insert(units: tuple[int, ...], levels: Tensor, region: Tensor | None = None) -> Edit:
+    """Set units to `levels` (C,), their means over the positions where the object to insert is seen."""
+    return Edit(tuple(units), levels[list(units)], region=region)
