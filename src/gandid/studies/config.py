@@ -1,0 +1,71 @@
+"""The configuration of a study: what the user asked for, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from gandid.errors import UsageError
+
+Control = Literal["capped", "frozen"]
+
+
+class StudyConfig(BaseModel):
+    """What to study. Its defaults are those of `gandid run`.
+
+    `targets` None means every object class of the segmenter; as a mapping it names the units of each target. `units` None
+    means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generator: str = "rooms"
+    segmenter: str = "rooms"
+    layer: str | None = None
+    targets: tuple[str, ...] | dict[str, tuple[int, ...]] | None = None
+    units: Annotated[int, Field(gt=0)] | None = None
+    control: Annotated[tuple[Control, ...], Field(min_length=1)] = ("capped", "frozen")
+    hold: Annotated[tuple[str, ...], Field(min_length=1)] = ("first", "all")
+    ablation: Literal["zero", "mean", "resample"] = "zero"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
+    latents: Annotated[int, Field(gt=0)] = 512
+    ranking_latents: Annotated[int, Field(gt=0)] = 128
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("targets", "control", "hold", mode="before")
+    @classmethod
+    def _one_is_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("control", "hold", "targets")
+    @classmethod
+    def _once_each(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+
+    @classmethod
+    def check(cls, **values: Any) -> StudyConfig:
+        """Build a configuration; a bad value raises `UsageError` with one line."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "configuration"
+            raise UsageError(f"{where}: {first['msg'].lower()} (got {first['input']!r})") from error
+
+    @classmethod
+    def read(cls, path: Path, **overrides: Any) -> StudyConfig:
+        """Read a YAML file; `overrides` win over what it says."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the configuration {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} holds no configuration: it should be lines like 'layer: layer4'")
+        # The config.yaml of a finished run also says what was resolved; that part is not asked for again.
+        asked = {key: value for key, value in values.items() if key != "resolved"}
+        return cls.check(**{**asked, **overrides})

@@ -1,0 +1,66 @@
+"""A study finds the planted effect exactly, and none in the twin without the mechanism."""
+
+import numpy as np
+import pytest
+from planted import PlantedGenerator, PlantedSegmenter
+
+import gandid
+from gandid.studies.latents import latents
+
+TARGETS = {"a": [0]}
+
+
+def effects_of(faint: float, n: int = 40):
+    study = gandid.Study(PlantedGenerator(faint), PlantedSegmenter(), layer="paint", seed=3)
+    panel = study.run(TARGETS, control=["capped", "frozen"], hold=["first", "all"], latents=n)
+    frame = gandid.did(panel).to_frame().set_index(["target", "object", "outcome", "control", "held"])
+    return panel, frame
+
+
+@pytest.mark.parametrize("control", ["capped", "frozen"])
+@pytest.mark.parametrize("held", ["first", "all"])
+def test_the_planted_did_is_found(control, held):
+    _, frame = effects_of(faint=1.0)
+    share = (latents(3, range(40), 1) > 0).float().mean().item()
+    assert 0.2 < share < 0.8
+    row = frame.loc[("a", "b", "inpainted", control, held)]
+    assert row.tau_live == pytest.approx(share)
+    assert row.tau_held == 0
+    assert row.did == pytest.approx(share)
+    # Per latent the in-painted share is 0 or 1: the binomial error, with the n - 1 of a sample.
+    assert row.se == pytest.approx(np.sqrt(share * (1 - share) / 39), rel=1e-6)
+    # The target is gone either way.
+    removed = frame.loc[("a", "a", "removed", control, held)]
+    assert (removed.tau_live, removed.tau_held, removed.did) == (1, 1, 0)
+    emerged = frame.loc[("a", "b", "emerged", control, held)]
+    assert emerged.did == pytest.approx(share)
+    # Half of the image is at stake.
+    assert frame.loc[("a", "b", "area", control, held)].did == pytest.approx(share / 2)
+
+
+def test_without_the_mechanism_there_is_no_effect():
+    _, frame = effects_of(faint=0.05)
+    assert (frame["did"].dropna() == 0).all()
+    assert (frame["p"].dropna() == 1).all()
+
+
+def test_the_gain_is_the_closed_form():
+    panel, _ = effects_of(faint=1.0)
+    z = latents(3, range(40), 1)[:, 0].numpy()
+    expected = np.where(z > 0, np.sqrt((9 + 1 + 1) / 2), np.sqrt(9 + 1))
+    np.testing.assert_allclose(panel["gain"].sel(target="a"), expected, rtol=1e-6)
+    np.testing.assert_allclose(panel["gain_outside"].sel(target="a"), 1, rtol=1e-6)
+    assert panel["gain_error"].max() < 1e-6
+    checks = gandid.did.checks(panel)
+    assert (checks.loc[checks.check.isin(["gain", "baseline_gap"]), "verdict"] == "ok").all()
+
+
+def test_units_are_ranked_by_their_effect():
+    study = gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
+    relation = study.relate(latents=16)
+    ace = relation["ace"].sel(object="a").values
+    np.testing.assert_allclose(ace, [0.5, 0, 0])  # A paints half of the image; nobody else paints any of `a`
+    assert relation["ace"].sel(object="b").values[0] < 0  # with A gone, B appears
+    energy = relation["energy"].sel(object="a").values
+    np.testing.assert_allclose(energy, [1, 1, 0.5])
+    assert relation["iou"].sel(object="a").values[0] > 0.9
