@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from gandid.errors import UsageError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -18,5 +21,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; tensors and plain containers only, no code is executed."""
-    return torch.load(path, weights_only=True, map_location="cpu")
+    """Read what `save_checkpoint` wrote; tensors and plain containers only, no code is executed.
+
+    Raises
+    ------
+    UsageError
+        If the file is something else.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise UsageError(f"{path} is not a checkpoint of this program: move it away to start anew") from error

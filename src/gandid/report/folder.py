@@ -1,0 +1,216 @@
+"""A finished run, read back: what the report's figures and page are made of."""
+
+import zipfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+from gandid.did import Effects, estimands, estimate
+from gandid.errors import UsageError
+
+# What an 8-bit image may differ by where two arms are the same computation in another order.
+ROUNDING = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A held arm as the report shows it: one regime, under one or several names that are the same numbers."""
+
+    name: str
+    """The first of the names, by which its rows are found in the effects."""
+    names: tuple[str, ...]
+    label: str
+    """In plain words, such as "all sites capped"."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The most affected images of each target: arrays as ``examples.npz`` holds them, by target."""
+
+    arms: list[str]
+    classes: list[str]
+    latents: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
+    """By target, uint8 of shape (E, A, H, W, 3), only the examples that exist."""
+    labels: dict[str, np.ndarray]
+    """By target, uint8 of shape (E, A, H, W), indices into `classes`."""
+    gain: dict[str, np.ndarray]
+    """By target, shape (E, h, w): measured gain at the first site of the live arm; 1 where there is none."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder."""
+
+    path: Path
+    config: dict[str, Any]
+    panel: xr.Dataset
+    effects: Effects
+    arms: list[Arm]
+    """Held arms, those that are the same in every count joined."""
+    relation: pd.DataFrame | None
+    examples: Examples | None
+    background: dict[str, bool] = field(default_factory=dict)
+    """By class, in the segmenter's order."""
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets, in the panel's order."""
+        return [str(name) for name in self.panel["target"].values]
+
+    @property
+    def objects(self) -> list[str]:
+        """The classes that count as objects."""
+        return [name for name, back in self.background.items() if not back and name != "unknown"]
+
+    def estimable(self, target: str) -> bool:
+        """Whether enough images show the target."""
+        return any(bool(rows["estimable"].any()) for (of, _, _), rows in self._parts.items() if of == target)
+
+    def supported(self, target: str, arm: Arm) -> bool:
+        """Whether the arm stays in the network's range when this target is ablated."""
+        parts = [rows for (of, _, name), rows in self._parts.items() if of == target and name in arm.names]
+        return all(bool(rows.loc[rows["estimable"], "supported"].all()) for rows in parts)
+
+    def rows(
+        self, target: str, outcome: str, arm: Arm | None = None, kind: str | None = None
+    ) -> pd.DataFrame:
+        """The effects of a target under an arm (the first, if none is named: live is the same in all)."""
+        rows = self._parts[target, outcome, (arm or self.arms[0]).name]
+        return rows if kind is None else rows[rows["kind"] == kind]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """The effects by target, outcome and arm: the page asks for them a thousand times."""
+        return dict(iter(self.effects.frame.groupby(["target", "outcome", "arm"], sort=False)))  # type: ignore[arg-type]
+
+    def units(self, target: str) -> list[int]:
+        """The units that were ablated, best first."""
+        if "units" not in self.panel:
+            return []
+        return [int(unit) for unit in self.panel["units"].sel(target=target).values if unit >= 0]
+
+
+def read(path: Path) -> Run:
+    """Read a run folder and estimate its effects again from its panel.
+
+    Raises
+    ------
+    UsageError
+        If the folder is not a finished run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"there is no run folder '{path}'")
+    for name in ("config.yaml", "panel.zarr"):
+        if not (path / name).exists():
+            raise UsageError(f"'{path}' is not a finished run: it has no {name}")
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{path / 'config.yaml'}' is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"'{path / 'config.yaml'}' does not hold a configuration")
+    try:
+        with xr.open_zarr(path / "panel.zarr", chunks=None, consolidated=False) as stored:
+            panel = stored.load()
+        effects = estimate(panel)
+        arms = _arms(panel)
+    except (ValueError, KeyError, OSError) as error:
+        raise UsageError(f"'{path / 'panel.zarr'}' is not a panel: {error}") from error
+    if not arms:
+        raise UsageError(f"'{path / 'panel.zarr'}' has no held arm: there is nothing to compare live with")
+    relation = path / "relation.csv"
+    background = {
+        str(name): bool(back)
+        for name, back in zip(panel["object"].values, panel["background"].values, strict=True)
+    }
+    return Run(
+        path,
+        config,
+        panel,
+        effects,
+        arms,
+        pd.read_csv(relation) if relation.is_file() else None,
+        _examples(path / "examples.npz"),
+        background,
+    )
+
+
+def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
+    """The columns of a target's strip: label, index into the examples' arms, arm's name.
+
+    Arms whose images and labels are the same (up to rounding) in every example are shown once.
+    """
+    examples = run.examples
+    assert examples is not None
+    images, labels = examples.images[target].astype(np.int16), examples.labels[target]
+    groups: list[list[int]] = []
+    for index in range(len(examples.arms)):
+        for group in groups:
+            first = group[0]
+            near = np.abs(images[:, index] - images[:, first]).max(initial=0) <= ROUNDING
+            # The reference stays by itself: an ablation that changes nothing is a finding, not a repetition.
+            if first > 0 and near and (labels[:, index] == labels[:, first]).all():
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return [
+        (_label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups
+    ]
+
+
+def _arms(panel: xr.Dataset) -> list[Arm]:
+    groups: list[list[str]] = []
+    for arm in estimands.held_arms(panel):
+        # An arm with an unedited image of its own differs in its baseline, if in nothing else.
+        for group in groups:
+            counts = (panel[name] for name in ("pixels", "inside"))
+            own = arm.baseline != "reference"
+            if not own and all((one.sel(arm=arm.name) == one.sel(arm=group[0])).all() for one in counts):
+                group.append(arm.name)
+                break
+        else:
+            groups.append([arm.name])
+    return [Arm(group[0], tuple(group), _label(group)) for group in groups]
+
+
+def _label(names: list[str]) -> str:
+    """What a regime does, in words, from the names of its arms."""
+    if names[0] == "reference":
+        return "original"
+    if names[0] == "live":
+        same = names[1:]
+        return "ablated, all live" + (f" (same: {', '.join(same)})" if same else "")
+    pairs = [name.split(":", 1) for name in names]
+    sites = list(dict.fromkeys(held for _, held in pairs))
+    controls = list(dict.fromkeys(control for control, _ in pairs))
+    where = {"first": "first site", "all": "all sites"}
+    what = " / ".join(where.get(site, site.replace("+", " + ")) for site in sites)
+    # Controls that agree need not be told apart: the site is simply held.
+    return f"{what} {controls[0]}" if len(controls) == 1 else f"{what} held"
+
+
+def _examples(path: Path) -> Examples | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as stored:
+            data = {name: stored[name] for name in stored.files}
+        targets = [str(name) for name in data["targets"]]
+        kept = [np.flatnonzero(row >= 0) for row in data["latents"]]
+        by = {
+            name: {target: data[name][t][kept[t]] for t, target in enumerate(targets)}
+            for name in ("latents", "images", "labels", "gain")
+        }
+        by["gain"] = {target: np.nan_to_num(gain, nan=1.0) for target, gain in by["gain"].items()}
+        return Examples([str(a) for a in data["arms"]], [str(c) for c in data["classes"]], **by)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"'{path}' does not hold examples: {error}") from error

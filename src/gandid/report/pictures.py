@@ -1,0 +1,98 @@
+"""Small pictures for the page: pixels as data URIs, outlines of masks as paths. No chart library here."""
+
+import base64
+import io
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+# Specks smaller than this are left out of outlines: they are noise of the segmenter, and clutter.
+SPECK = 4
+# Larger images are shown at this width: at 250 px on screen more would only weigh.
+WIDEST = 192
+# Up to this width an image is stored losslessly; a page of 200 larger PNGs would be too heavy to mail.
+LOSSLESS = 96
+
+
+class Change(NamedTuple):
+    """What an edit did to one image, as masks of shape (H, W)."""
+
+    vanished: np.ndarray
+    """The target's original pixels that no longer carry its label."""
+    appeared: np.ndarray
+    """Pixels that now carry an object's class and did not before."""
+    gone: float
+    """Share of the target's original pixels that vanished."""
+    painted: dict[str, float]
+    """By other object, the share of the target's original pixels that it now covers; largest first."""
+
+
+def change(
+    before: np.ndarray, after: np.ndarray, classes: list[str], objects: list[str], target: str
+) -> Change:
+    """Compare the label maps of an original and of an edited image, each of shape (H, W)."""
+    index = classes.index(target)
+    original = before == index
+    whole = max(int(original.sum()), 1)
+    numbers = [classes.index(name) for name in objects]
+    appeared = np.isin(after, numbers) & (after != before)
+    vanished = original & (after != index)
+    shares = {classes[k]: float((original & (after == k)).sum() / whole) for k in numbers if k != index}
+    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return Change(vanished, appeared, float(vanished.sum() / whole), ordered)
+
+
+def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, int]]:
+    """Edges of a mask as straight pieces along pixel borders: (x0, y0, x1, y1), each as long as it goes.
+
+    Connected areas of fewer than `speck` pixels are left out.
+    """
+    areas, _ = ndimage.label(mask)
+    sizes = np.bincount(areas.ravel())
+    kept = np.pad((sizes[areas] >= speck) & mask, 1)
+    found = []
+    for edges, upright in ((kept[1:] != kept[:-1], False), ((kept[:, 1:] != kept[:, :-1]).T, True)):
+        # `edges[i]` is the border below line i - 1; a run of it is one piece.
+        steps = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+        for (line, start), (_, end) in zip(np.argwhere(steps == 1), np.argwhere(steps == -1), strict=True):
+            a, b, c = int(start) - 1, int(end) - 1, int(line)
+            found.append((c, a, c, b) if upright else (a, c, b, c))
+    return found
+
+
+def path(mask: np.ndarray) -> str:
+    """The outline of a mask as the data of an SVG path, in pixels."""
+    return "".join(f"M{x0} {y0}" + (f"V{y1}" if x0 == x1 else f"H{x1}") for x0, y0, x1, y1 in segments(mask))
+
+
+def picture(image: np.ndarray) -> str:
+    """A data URI of an image of shape (H, W, 3), uint8: PNG if small, else scaled down and JPEG."""
+    found = Image.fromarray(image)
+    if found.width <= LOSSLESS:
+        return _uri(found, "PNG", optimize=True)
+    if found.width > WIDEST:
+        found = found.resize((WIDEST, round(WIDEST * found.height / found.width)), Image.Resampling.LANCZOS)
+    return _uri(found, "JPEG", quality=90)
+
+
+def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
+    """A data URI of a map of shape (h, w), coloured from `low` to `high`; one pixel per position."""
+    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
+    rgb = matplotlib.colormaps[colours](scaled)[..., :3]
+    # A palette makes the PNG of a map a third of its size, and 256 steps are what the map has.
+    return _uri(Image.fromarray((rgb * 255).round().astype(np.uint8)).quantize(256), "PNG", optimize=True)
+
+
+def gradient(colours: str, steps: int = 17) -> str:
+    """The same colours as a CSS gradient, for the bar beside a map."""
+    rgb = (matplotlib.colormaps[colours](np.linspace(0, 1, steps))[:, :3] * 255).round().astype(int)
+    return "linear-gradient(90deg," + ",".join("#{:02x}{:02x}{:02x}".format(*c) for c in rgb) + ")"
+
+
+def _uri(image: Image.Image, form: str, **options: int | bool) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

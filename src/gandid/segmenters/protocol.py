@@ -1,0 +1,45 @@
+"""What the rest of gandid needs of a segmenter, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Anything that names the class of each pixel: a callable with two attributes.
+
+    A segmenter may also offer `probabilities(images)`, giving float32 of shape (N, C, H, W) that sums to 1
+    over `C`, in the order of `classes`; the soft outcomes and the share of unsure pixels need it. Who wants
+    it asks `getattr(segmenter, "probabilities", None)`.
+
+    A class called `"unknown"`, where there is one, holds the pixels that the segmenter declines to name. It
+    is neither background nor an object: it takes part in no outcome but the support checks.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Name of each label: label `i` means `classes[i]`.
+    background : tuple of str
+        The classes that fill any hole (wall, floor, sky): they are not objects.
+    """
+
+    classes: tuple[str, ...]
+    background: tuple[str, ...]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Label each pixel.
+
+        Parameters
+        ----------
+        images : Tensor, float, shape (N, 3, H, W)
+            Colours in [-1, 1].
+
+        Returns
+        -------
+        Tensor, int64, shape (N, H, W)
+            Index into `classes`.
+        """
+        ...

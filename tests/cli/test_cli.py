@@ -1,0 +1,98 @@
+"""The command line, as a user meets it: real processes, exit statuses, one line per error."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gandid.did import COLUMNS
+
+
+def gandid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from gandid.cli import main; main()", *arguments], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("cli")
+    arguments = ["--target", "lamp", "--latents", "24", "--ranking-latents", "4", "--hold", "first", "--out", "run"]
+    return folder, gandid("run", *arguments, cwd=folder)
+
+
+def test_a_run_writes_everything_and_says_what_it_found(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert names >= {"config.yaml", "panel.zarr", "effects.csv", "relation.csv", "checks.csv", "report.html", "figures"}
+    effects = pd.read_csv(folder / "run" / "effects.csv")
+    assert tuple(effects.columns[: len(COLUMNS)]) == tuple(COLUMNS)
+    assert set(effects.held) == {"first"} and set(effects.control) == {"capped", "frozen"}
+    assert "Ablating the" in done.stdout and "lamp" in done.stdout
+    assert done.stdout.rstrip().endswith("run/report.html")
+    assert [p.name for p in folder.iterdir()] == ["run"]
+
+
+def test_the_same_command_again_computes_nothing_and_another_is_refused(finished):
+    folder, _ = finished
+    stamp = (folder / "run" / "config.yaml").stat().st_mtime_ns
+    arguments = ["--target", "lamp", "--ranking-latents", "4", "--hold", "first", "--out", "run"]
+    assert gandid("run", *arguments, "--latents", "24", cwd=folder).returncode == 0
+    assert (folder / "run" / "config.yaml").stat().st_mtime_ns == stamp
+    refused = gandid("run", *arguments, "--latents", "25", cwd=folder)
+    assert refused.returncode == 2
+    assert "run holds another study (latents 24 there, 25 here)" in refused.stderr
+
+
+def test_a_report_is_made_anew_from_the_panel_alone(finished):
+    folder, _ = finished
+    (folder / "run" / "report.html").unlink()
+    effects = (folder / "run" / "effects.csv").read_bytes()
+    assert gandid("report", "run", cwd=folder).returncode == 0
+    assert (folder / "run" / "report.html").is_file()
+    assert (folder / "run" / "effects.csv").read_bytes() == effects
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "--generator", "palaces"], "unknown generator 'palaces'"),
+        (["run", "--segmenter", "eyes"], "unknown segmenter 'eyes'"),
+        (["run", "--layer", "layer77"], "unknown layer 'layer77'"),
+        (["run", "--target", "sofa"], "unknown class 'sofa'"),
+        (["run", "--target", "lamp=1,999"], "unit 999 is out of range"),
+        (["run", "--target", "lamp=one"], "write CLASS=UNIT,UNIT"),
+        (["run", "--device", "abacus"], "unknown device 'abacus'"),
+        (["run", "--latents", "0"], "latents"),
+        (["run", "--control", "thawed"], "control"),
+        (["run", "--config", "absent.yaml"], "cannot read the configuration"),
+        (["run", "--generator", "letter.txt"], "letter.txt is not a readable safetensors file"),
+        (["run", "--out", "letters"], "letters exists and is not a run"),
+        (["report", "letters"], "letters is not a run"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, told):
+    (tmp_path / "letter.txt").write_text("dear reader")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("dear reader")
+    before = sorted(tmp_path.rglob("*"))
+    done = gandid(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = gandid("run", "--generator", "palaces", "--debug", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["relate"], ["report"], ["models"], ["train", "generator"], ["train", "segmenter"]])
+def test_every_command_explains_itself_with_an_example(tmp_path, command):
+    done = gandid(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Example: gandid {' '.join(command)}" in done.stdout

@@ -1,0 +1,121 @@
+"""The segmenter that ships: what it knows, how well, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gandid.errors import UsageError
+from gandid.scenes import rooms
+from gandid.segmenters import NAMED, Segmenter, load_segmenter
+from gandid.segmenters.unet import UNet, UNetSegmenter, fold_blocks, save_segmenter, unfold_blocks
+from gandid.training.segmenter import evaluate_segmenter, quality_bars
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_segmenter("rooms")
+
+
+def test_it_knows_the_rooms_and_unknown(segmenter):
+    assert isinstance(segmenter, Segmenter)
+    assert segmenter.classes == (*rooms.CLASSES, "unknown")
+    assert segmenter.background == ("wall", "floor")
+
+
+@pytest.fixture(scope="module")
+def quality(segmenter):
+    return evaluate_segmenter(segmenter, scenes=200, seed=123)
+
+
+def test_it_meets_every_bar_on_200_unseen_renders(quality):
+    assert not [row for row in quality_bars(quality) if not row[3]]
+
+
+def test_it_keeps_unknown_near_what_was_corrupted(quality):
+    assert quality["unknown_beside"] < 0.06
+
+
+def test_imperfect_pictures_keep_their_labels(quality):
+    assert quality["imperfect"]["unknown"] < 0.01
+    assert min(quality["imperfect"]["iou"].values()) > 0.75
+
+
+def test_labels_are_int64_the_likeliest_class_and_the_same_each_time(segmenter):
+    images, _ = rooms.render(70, 64, seed=3)  # more than one chunk
+    labels, probabilities = segmenter(images), segmenter.probabilities(images)
+    assert labels.dtype == torch.int64
+    assert labels.shape == (70, 64, 64)
+    assert torch.equal(labels, segmenter(images))
+    assert probabilities.shape == (70, 9, 64, 64)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(70, 64, 64))
+    assert torch.equal(probabilities.argmax(1), labels)
+
+
+def test_no_images_give_no_labels(segmenter):
+    assert segmenter(torch.empty(0, 3, 64, 64)).shape == (0, 64, 64)
+
+
+def test_folding_normalizations_into_convolutions_changes_nothing():
+    torch.manual_seed(0)
+    network = UNet(9).train()
+    for _ in range(3):
+        network(torch.randn(8, 3, 32, 32))  # gives the running statistics values of their own
+    network.eval()
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(network.folded()(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_lie_where_their_pixels_are():
+    pixels = torch.arange(2 * 8 * 6).view(2, 8, 6)
+    assert torch.equal(unfold_blocks(fold_blocks(pixels)), pixels)
+    # The network folds images as fold_blocks folds labels: channel-major, then row and column in the block.
+    folded = torch.nn.functional.pixel_unshuffle(pixels[:, None].float(), 2)
+    assert torch.equal(folded.permute(0, 2, 3, 1).view(2, 4, 3, 2, 2).long(), fold_blocks(pixels))
+
+
+def test_a_saved_segmenter_loads_from_its_path(tmp_path):
+    torch.manual_seed(0)
+    saved = UNetSegmenter(UNet(4, widths=(8, 8, 16)), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
+    save_segmenter(tmp_path / "s.safetensors", saved)
+    loaded = load_segmenter(tmp_path / "s.safetensors")
+    assert loaded.classes == saved.classes
+    assert loaded.background == saved.background
+    images = torch.randn(3, 3, 16, 24)
+    assert torch.equal(loaded(images), saved(images))
+
+
+def test_the_shipped_weights_also_load_by_path(segmenter):
+    images, _ = rooms.render(4, 64, seed=8)
+    assert torch.equal(load_segmenter(str(NAMED["rooms"]))(images), segmenter(images))
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are():
+    with pytest.raises(UsageError, match="unknown segmenter 'bathrooms': the names are rooms"):
+        load_segmenter("bathrooms")
+
+
+def test_files_that_hold_no_segmenter_are_refused(tmp_path):
+    text = tmp_path / "notes.safetensors"
+    text.write_text("not weights at all")
+    with pytest.raises(UsageError, match=r"notes\.safetensors is not a safetensors file"):
+        load_segmenter(text)
+
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(3)}, other)
+    with pytest.raises(UsageError, match="holds no gandid segmenter"):
+        load_segmenter(other)
+
+    damaged = tmp_path / "damaged.safetensors"
+    about = {"format": "gandid-segmenter-1", "classes": ["a"], "background": [], "widths": [8, 8, 8]}
+    save_file({"weight": torch.zeros(3)}, damaged, {"gandid": json.dumps(about)})
+    with pytest.raises(UsageError, match="damaged gandid segmenter"):
+        load_segmenter(damaged)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 60, 64)])
+def test_images_of_another_shape_are_refused(segmenter, shape):
+    with pytest.raises(UsageError, match="divisible by 8"):
+        segmenter(torch.zeros(shape))
