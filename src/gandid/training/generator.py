@@ -38,7 +38,7 @@ class Schedule:
     channels: tuple[int, ...] = (128, 128, 64, 32, 16)
     latent_dim: int = 64
     pixel_norm: bool = True
-    images: tuple[int, ...] = (0, 24_000, 64_000, 72_000, 104_000)
+    images: tuple[int, ...] = (0, 24_000, 64_000, 72_000, 96_000)
     fade: tuple[int, ...] = (0, 0, 21_333, 34_667, 36_000)
     batch: int = 16
     learning_rate: float = 2e-3
