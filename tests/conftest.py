@@ -21,9 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if not missing or os.environ.get("CI") == "true":
         return
-    skip = pytest.mark.skip(
-        reason=f"needs Debian's {' and '.join(missing)}: apt-get install chromium chromium-driver"
-    )
+    skip = pytest.mark.skip(reason=f"needs Debian's {' and '.join(missing)}: apt-get install chromium chromium-driver")
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(skip)

@@ -154,11 +154,7 @@ def _support(
 ) -> dict[str, tuple]:
     latents = shape[0]
     scale = np.where(bad, 2.0, 0.2) * holds
-    strain = (
-        np.abs(rng.normal(1, 0.1, (*shape, len(SITES), 1)))
-        * scale[:, None, None]
-        * np.array([-1.0, 0.0, 0.8])
-    )
+    strain = np.abs(rng.normal(1, 0.1, (*shape, len(SITES), 1))) * scale[:, None, None] * np.array([-1.0, 0.0, 0.8])
     strain[:, :, first, 1:] = 0
     natural = rng.gamma(20, 0.03, (latents, len(SITES)))
     score = rng.normal(0, 1, latents)[:, None, None] + rng.normal(0, 0.1, shape) - 4 * bad

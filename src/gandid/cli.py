@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import click
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from gandid.errors import GandidError, UsageError
@@ -34,7 +41,9 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the latents.")]
 
 
 @app.callback()
-def main_options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def main_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
     """Options of every command."""
 
 
@@ -44,8 +53,12 @@ def run(
     generator: Generator = "rooms",
     segmenter: Segmenter = "rooms",
     layer: Layer = None,
-    target: Annotated[list[str], typer.Option(help="Class to ablate, or CLASS=UNIT,UNIT,...; every object if not given.")] = [],
-    units: Annotated[int | None, typer.Option(help="Units per target; 20, or a fifth of the layer's if that is fewer.")] = None,
+    target: Annotated[
+        list[str], typer.Option(help="Class to ablate, or CLASS=UNIT,UNIT,...; every object if not given.")
+    ] = [],
+    units: Annotated[
+        int | None, typer.Option(help="Units per target; 20, or a fifth of the layer's if that is fewer.")
+    ] = None,
     control: Annotated[list[str], typer.Option(help="capped or frozen.")] = ["capped", "frozen"],
     hold: Annotated[list[str], typer.Option(help="first, all, or site names joined by +.")] = ["first", "all"],
     ablation: Annotated[str, typer.Option(help="zero, mean or resample.")] = "zero",
@@ -53,11 +66,14 @@ def run(
     latents: Annotated[int, typer.Option(help="Latents for the effects.")] = 512,
     ranking_latents: Annotated[int, typer.Option(help="Latents for the ranking of units.")] = 128,
     seed: Seed = 0,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write; never overwritten.")] = Path("runs/latest"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write; never overwritten.")] = Path(
+        "runs/latest"
+    ),
     config: Annotated[Path | None, typer.Option(help="A YAML file with these settings; flags win.")] = None,
     device: Device = "auto",
 ) -> None:
     """Run a difference-in-differences study and write its report."""
+    from gandid.report import build
     from gandid.studies import StudyConfig
 
     # Only what was given on the command line may win over the file.
@@ -88,7 +104,7 @@ def run(
             command=shlex.join(["gandid", *sys.argv[1:]]),
         )
         task = progress.add_task("writing the report", total=1)
-        _finish(panel, out_folder)
+        build(out_folder)
         progress.advance(task)
     _print_results(panel, out_folder)
 
@@ -110,7 +126,9 @@ def relate(
     with _progress() as progress:
         relation = study.relate(latents, progress)
     relation.to_dataframe().reset_index().to_csv(out_file, index=False)
-    table = Table(title=f"{study.layer}: the five units of largest ACE (points of the image's area)", title_justify="left")
+    table = Table(
+        title=f"{study.layer}: the five units of largest ACE (points of the image's area)", title_justify="left"
+    )
     for column in ("object", "units", "ACE"):
         table.add_column(column)
     for name in study.objects:
@@ -123,10 +141,14 @@ def relate(
 @app.command(epilog="Example: gandid report runs/latest")
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write effects, checks, figures and the report of a finished run anew, from its panel."""
+    from gandid import did
+    from gandid.report import build
     from gandid.studies import open_panel
 
     panel = open_panel(folder)
-    _finish(panel, folder)
+    did.estimate(panel).to_frame().to_csv(folder / "effects.csv", index=False)
+    did.checks(panel).to_csv(folder / "checks.csv", index=False)
+    build(folder)
     _print_results(panel, folder)
 
 
@@ -143,7 +165,9 @@ def models() -> None:
 
 @train.command("generator", epilog="Example: gandid train generator --out runs/generator")
 def train_generator_command(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path("runs/generator"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path(
+        "runs/generator"
+    ),
     seed: Seed = 0,
     pixel_norm: Annotated[bool, typer.Option(help="Without: the same network without pixel normalization.")] = True,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
@@ -161,7 +185,9 @@ def train_generator_command(
 
 @train.command("segmenter", epilog="Example: gandid train segmenter --out runs/segmenter")
 def train_segmenter_command(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path("runs/segmenter"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path(
+        "runs/segmenter"
+    ),
     seed: Seed = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
 ) -> None:
@@ -247,21 +273,12 @@ def _progress() -> Progress:
     )
 
 
-def _finish(panel: Any, folder: Path) -> None:
-    from gandid import did
-    from gandid.report import build
-
-    did.estimate(panel).to_frame().to_csv(folder / "effects.csv", index=False)
-    did.checks(panel).to_csv(folder / "checks.csv", index=False)
-    build(folder)
-
-
 def _print_results(panel: Any, folder: Path) -> None:
     from gandid import did
 
-    effects = did.estimate(panel)
-    out.print(effects.summary(), markup=False, highlight=False)
-    out.print(f"\nReport: {folder / 'report.html'}", markup=False, highlight=False)
+    # Not through rich, which would wrap the table's rows.
+    print(did.estimate(panel).summary())
+    print(f"\nReport: {folder / 'report.html'}")
 
 
 def main() -> None:

@@ -12,7 +12,10 @@ from gandid.did import COLUMNS
 
 def gandid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", "from gandid.cli import main; main()", *arguments], cwd=cwd, capture_output=True, text=True
+        [sys.executable, "-c", "from gandid.cli import main; main()", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -91,7 +94,9 @@ def test_debug_shows_the_traceback(tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("command", [["run"], ["relate"], ["report"], ["models"], ["train", "generator"], ["train", "segmenter"]])
+@pytest.mark.parametrize(
+    "command", [["run"], ["relate"], ["report"], ["models"], ["train", "generator"], ["train", "segmenter"]]
+)
 def test_every_command_explains_itself_with_an_example(tmp_path, command):
     done = gandid(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -92,9 +92,7 @@ def test_mean_outcomes_follow_their_definitions(panel, effects):
     edge = 0.003 * size
     counts = panel["pixels"].sel(target="window", object="painting")
     emerged = (counts.sel(arm="reference") < edge) & (counts.sel(arm="live") >= edge)
-    row = one(
-        effects.frame, target="window", object="painting", outcome="emerged", control="capped", held="all"
-    )
+    row = one(effects.frame, target="window", object="painting", outcome="emerged", control="capped", held="all")
     assert row["tau_live"] == pytest.approx(float(emerged.mean()))
 
 
@@ -102,9 +100,7 @@ def test_ratio_outcomes_follow_their_definitions(panel, effects):
     inside = panel["inside"].sel(target="window")
     whole = inside.sel(arm="live").sum("object").values
     live, held = (inside.sel(arm=arm, object="painting").values for arm in ("live", "frozen:first"))
-    row = one(
-        effects.frame, target="window", object="painting", outcome="inpainted", control="frozen", held="first"
-    )
+    row = one(effects.frame, target="window", object="painting", outcome="inpainted", control="frozen", held="first")
     known = ratio_effect(live, whole, held, whole)
     np.testing.assert_allclose(row[["did", "se", "ci_low", "ci_high", "p_t"]].astype(float), known[:5])
     assert row["n"] == (whole > 0).sum()
@@ -125,9 +121,7 @@ def test_identical_arms_give_identical_numbers(panel):
     for name in ("pixels", "inside"):
         twin[name].loc[{"arm": "frozen:first"}] = panel[name].sel(arm="capped:first").values
     frame = estimate(twin, **FAST).to_frame()
-    a, b = (
-        pick(frame, control=c, held="first").drop(columns=["control", "arm"]) for c in ("capped", "frozen")
-    )
+    a, b = (pick(frame, control=c, held="first").drop(columns=["control", "arm"]) for c in ("capped", "frozen"))
     pd.testing.assert_frame_equal(a.reset_index(drop=True), b.reset_index(drop=True))
 
 
@@ -206,9 +200,7 @@ class TestDegenerate:
         lamp, window = (pick(effects.frame, target=name) for name in ("lamp", "window"))
         assert not lamp["estimable"].any()
         assert not lamp["supported"].any()
-        assert (
-            lamp[["tau_live", "tau_held", "did", "se", "ci_low", "ci_high", "p", "q"]].isna().all(axis=None)
-        )
+        assert lamp[["tau_live", "tau_held", "did", "se", "ci_low", "ci_high", "p", "q"]].isna().all(axis=None)
         assert window["estimable"].all()
         assert effects.sentences()[1] == "No image of 40 shows 'lamp': not estimable."
         assert "not estimable" in effects.summary()
@@ -317,7 +309,5 @@ def test_torch_is_not_needed():
     code = "import sys, gandid.did, gandid.outcomes; sys.exit('torch' in sys.modules)"
     # What `gandid/__init__.py` imports is another matter: load the two packages without it.
     path = [gandid.did.__path__[0].rsplit("/", 1)[0]]
-    stub = (
-        f"import sys, types; p = types.ModuleType('gandid'); p.__path__ = {path}; sys.modules['gandid'] = p; "
-    )
+    stub = f"import sys, types; p = types.ModuleType('gandid'); p.__path__ = {path}; sys.modules['gandid'] = p; "
     subprocess.run([sys.executable, "-c", stub + code], check=True)

@@ -47,11 +47,7 @@ class TestMean:
         n = 40
         data = did_data(n)
         long = pd.DataFrame(
-            [
-                {"y": y[i], "edit": edit, "live": live, "latent": i}
-                for (edit, live), y in data.items()
-                for i in range(n)
-            ]
+            [{"y": y[i], "edit": edit, "live": live, "latent": i} for (edit, live), y in data.items() for i in range(n)]
         )
         mine = inference.mean_effect(data[1, 1] - data[0, 1] - data[1, 0] + data[0, 0])
         # With fixed effects nested in the clusters, 4 parameters count: edit, live, product, constant.
@@ -126,9 +122,7 @@ class TestRatio:
         live, _, size = self.draw(60)
         seen = size > 0
         data = pd.DataFrame({"y": live[seen] / size[seen], "w": size[seen], "latent": np.arange(seen.sum())})
-        fit = pf.feols(
-            "y ~ 1", data, vcov={"CRV1": "latent"}, weights="w", ssc=pf.ssc(k_adj=False, G_adj=True)
-        )
+        fit = pf.feols("y ~ 1", data, vcov={"CRV1": "latent"}, weights="w", ssc=pf.ssc(k_adj=False, G_adj=True))
         found = inference.ratio_effect(live, size)
         assert found.value == pytest.approx(fit.tidy()["Estimate"].iloc[0])
         assert found.se == pytest.approx(fit.tidy()["Std. Error"].iloc[0])
@@ -139,9 +133,7 @@ class TestRatio:
         draws = inference.bootstrap(np.stack([live, held], 1), np.stack([size, size], 1), 4000)
         did = draws[:, 0] - draws[:, 1]
         assert found.se == pytest.approx(did.std(ddof=1), rel=0.06)
-        np.testing.assert_allclose(
-            [found.low, found.high], np.percentile(did, [2.5, 97.5]), atol=0.25 * found.se
-        )
+        np.testing.assert_allclose([found.low, found.high], np.percentile(did, [2.5, 97.5]), atol=0.25 * found.se)
 
     def test_error_agrees_with_the_bootstrap_where_the_denominators_differ(self):
         live, held, size = self.draw(400)

@@ -67,7 +67,9 @@ def test_pixel_norm_is_the_root_mean_square():
 def test_fused_resampling_equals_resampling_and_convolving():
     torch.manual_seed(0)
     conv, x = EqualConv2d(4, 5, 3, 1), torch.randn(2, 4, 6, 6)
-    torch.testing.assert_close(conv(x, "up"), conv(F.interpolate(x, scale_factor=2, mode="nearest")), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        conv(x, "up"), conv(F.interpolate(x, scale_factor=2, mode="nearest")), atol=1e-5, rtol=1e-4
+    )
     torch.testing.assert_close(conv(x, "down"), F.avg_pool2d(conv(x), 2), atol=1e-5, rtol=1e-4)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from gandid.errors import GandidError, UsageError
@@ -139,7 +140,9 @@ def test_mean_and_resample_ablation(network, runner, z):
     to_mean[:, list(UNITS)] = means[list(UNITS), None, None]
     donors = z.flip(0)
     swapped[:, list(UNITS)] = r.flip(0)[:, list(UNITS)]
-    images = runner.run(z, [REFERENCE, Arm(ablate(UNITS, "mean", means=means)), Arm(ablate(UNITS, "resample"))], donors=donors)
+    images = runner.run(
+        z, [REFERENCE, Arm(ablate(UNITS, "mean", means=means)), Arm(ablate(UNITS, "resample"))], donors=donors
+    )
     close(images[1], network.suffix(to_mean, LAYER))
     close(images[2], network.suffix(swapped, LAYER))
 
@@ -189,7 +192,7 @@ def test_the_network_is_left_as_it_was(network, runner, z):
     runner.read(z, [REFERENCE, Arm(ablate(UNITS), hold("frozen", "all", runner.downstream))])
     assert torch.equal(network(z), before)
     assert not any(module._forward_hooks for module in network.modules())
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="reference arm"):
         runner.run(z, [Arm(ablate(UNITS))])
 
 

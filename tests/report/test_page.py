@@ -115,9 +115,7 @@ def test_numbers_are_those_of_the_csv(run: Path, page: Page) -> None:
             held, did, _ = texts[1 + 3 * place : 4 + 3 * place]
             assert texts[0] == points(row["tau_live"])
             assert held == points(row["tau_held"])
-            assert (
-                did.lstrip("+") == f"{points(row['did'])} [{points(row['ci_low'])}, {points(row['ci_high'])}]"
-            )
+            assert did.lstrip("+") == f"{points(row['did'])} [{points(row['ci_low'])}, {points(row['ci_high'])}]"
             compared += 1
     assert compared > 40
 

@@ -10,7 +10,8 @@ from planted import PlantedGenerator, PlantedSegmenter
 import gandid
 from gandid.errors import GandidError, UsageError
 from gandid.generators import Generator
-from gandid.studies import StudyConfig, read_config, study as study_module
+from gandid.studies import StudyConfig, read_config
+from gandid.studies import study as study_module
 from gandid.studies.latents import latents
 
 
@@ -55,9 +56,11 @@ def test_arms_that_are_the_same_are_run_once_and_equal():
     panel = gandid.Study(tiny(), Thirds(), layer="layer2").run(
         {"red": [0, 1]}, control=["capped", "frozen"], hold=["first", "all"], latents=6
     )
-    assert panel["pixels"].sel(arm="capped:first").equals(panel["pixels"].sel(arm="frozen:first").assign_coords(
-        panel["pixels"].sel(arm="capped:first").coords
-    ))
+    assert (
+        panel["pixels"]
+        .sel(arm="capped:first")
+        .equals(panel["pixels"].sel(arm="frozen:first").assign_coords(panel["pixels"].sel(arm="capped:first").coords))
+    )
     assert not (panel["pixels"].sel(arm="capped:all").values == panel["pixels"].sel(arm="frozen:all").values).all()
     assert (panel["baseline_gap"].dropna("latent") < 1e-5).all()
     assert (panel["placebo_gap"].dropna("latent") == 0).all()
@@ -106,7 +109,7 @@ def test_the_same_study_is_not_computed_twice(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     store = tmp_path / "run"
     planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=store)
-    with pytest.raises(UsageError, match="holds another study .*latents 6 there, 7 here"):
+    with pytest.raises(UsageError, match=r"holds another study .*latents 6 there, 7 here"):
         planted_study().run(["a"], units=1, latents=7, ranking_latents=4, store=store)
     other = tmp_path / "letters"
     other.mkdir()
@@ -117,7 +120,9 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module.folder, "write_parts", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        study_module.folder, "write_parts", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(GandidError, match="No space left"):
         planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

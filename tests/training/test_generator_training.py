@@ -40,7 +40,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     from dataclasses import asdict
 
     def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out), repr(asdict(TINY))], env={**os.environ, "COLUMNS": "80"})
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(out), repr(asdict(TINY))], env={**os.environ, "COLUMNS": "80"}
+        )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole).wait() == 0
@@ -72,6 +74,6 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, {"done": 2})
     assert load_checkpoint(path) == {"done": 1}

@@ -205,9 +205,7 @@ def estimate(
     for target, arm, outcome, live, held in estimands.pairs(panel):
         index = estimands.rows(outcome, kind[target])
         wide = np.ones(len(index))
-        flagged = judged[
-            (judged["target"] == target) & (judged["arm"] == arm.name) & (judged["verdict"] != "ok")
-        ]
+        flagged = judged[(judged["target"] == target) & (judged["arm"] == arm.name) & (judged["verdict"] != "ok")]
         part = _part(outcome, live, held, index, level)
         estimable = seen[target] & np.isfinite(part["se"])
         labels = {
@@ -230,9 +228,7 @@ def estimate(
             ratios.append((live.numerator[:, index], np.outer(live.denominator, wide)))
             ratios.append((held.numerator[:, index], np.outer(held.denominator, wide)))
     if not parts:
-        return Effects(
-            pd.DataFrame(columns=COLUMNS + MORE), judged, latents, level, _units(panel), dict(panel.attrs)
-        )
+        return Effects(pd.DataFrame(columns=COLUMNS + MORE), judged, latents, level, _units(panel), dict(panel.attrs))
     frame = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     frame["p"] = permutation(np.concatenate(values, 1), flips, seed)
     _add_bootstrap(frame, ratios, level, resamples, seed)

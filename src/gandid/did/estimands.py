@@ -102,13 +102,7 @@ def kinds(panel: xr.Dataset, target: str) -> np.ndarray:
     background = panel["background"].values
     return np.array(
         [
-            "target"
-            if name == target
-            else "unknown"
-            if name == "unknown"
-            else "background"
-            if hidden
-            else "object"
+            "target" if name == target else "unknown" if name == "unknown" else "background" if hidden else "object"
             for name, hidden in zip(panel["object"].values.astype(str), background, strict=True)
         ]
     )

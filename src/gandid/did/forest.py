@@ -46,9 +46,7 @@ def forest(effects: "Effects", control: str) -> "Figure":
     for axis in list(axes.flat)[len(targets) :]:
         axis.set_axis_off()
     handles = {
-        label: handle
-        for axis in axes.flat
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     if handles:
         figure.legend(
@@ -77,14 +75,12 @@ def _panel(axis: "Axes", effects: "Effects", rows: "object", target: str) -> Non
     arms = list(dict.fromkeys(rows["arm"]))
     series = [("live", rows[rows["arm"] == arms[0]], "live", True)]
     series += [
-        (arm, rows[rows["arm"] == arm], "held", bool(rows.loc[rows["arm"] == arm, "supported"].all()))
-        for arm in arms
+        (arm, rows[rows["arm"] == arm], "held", bool(rows.loc[rows["arm"] == arm, "supported"].all())) for arm in arms
     ]
     shifts = np.linspace(0.25, -0.25, len(series))
     for (label, of, side, solid), shift, (colour, mark) in zip(series, shifts, STYLES * 9, strict=False):
         low, high, value = (
-            100 * of[f"{name}_{side}{end}"].to_numpy()
-            for name, end in (("ci", "_low"), ("ci", "_high"), ("tau", ""))
+            100 * of[f"{name}_{side}{end}"].to_numpy() for name, end in (("ci", "_low"), ("ci", "_high"), ("tau", ""))
         )
         axis.errorbar(
             value,

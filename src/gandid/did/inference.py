@@ -120,9 +120,7 @@ def linearize(numerator: np.ndarray, denominator: np.ndarray) -> tuple[np.ndarra
     return value, (numerator - value * weights) * (len(denominator) / total)
 
 
-def bootstrap(
-    numerators: np.ndarray, denominators: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> np.ndarray:
+def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Ratios of sums under resampling of latents with replacement (Efron 1979).
 
     All columns share the resamples, so that differences of columns are paired.

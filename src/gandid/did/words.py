@@ -76,8 +76,7 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
     named = objects[(objects["tau_live"] >= VISIBLE) & (objects["ci_live_low"] > 0)][:NAMED]
     if len(named):
         which = ", ".join(
-            f"{name} {_percent(share)}"
-            for name, share in zip(named["object"], named["tau_live"], strict=True)
+            f"{name} {_percent(share)}" for name, share in zip(named["object"], named["tau_live"], strict=True)
         )
         text += f"; {_percent(total)} turn into other objects ({which})"
     elif total >= VISIBLE:
@@ -122,9 +121,7 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         more, size = row["did"] > 0, 100 * abs(row["did"])
         ends = sorted((100 * row["ci_low"], 100 * row["ci_high"]), key=abs)
         # Of an interval that excludes 0 the signs are said by the verb; one that does not keeps its own.
-        interval = (
-            [abs(end) for end in ends] if ends[0] * ends[1] > 0 else ends if more else [-ends[0], -ends[1]]
-        )
+        interval = [abs(end) for end in ends] if ends[0] * ends[1] > 0 else ends if more else [-ends[0], -ends[1]]
         evidence = f"[{min(interval):.1f}, {max(interval):.1f}], {_q(row['q'])}"
         name = row["object"]
         verb = {
@@ -156,8 +153,7 @@ def _out_of_support(checks: pd.DataFrame) -> str:
     """The support checks that an arm does not pass, each with its value and its bound; empty if it passes."""
     bad = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok")]
     return ", ".join(
-        f"{SUPPORT_WORDS[row['check']]} {row['value']:.2g} against {row['bound']:.2g}"
-        for row in bad.to_dict("records")
+        f"{SUPPORT_WORDS[row['check']]} {row['value']:.2g} against {row['bound']:.2g}" for row in bad.to_dict("records")
     )
 
 
@@ -183,26 +179,22 @@ def _table(effects: "Effects", arm: str) -> str:
                 "objects in-paint live": _percent(filled["tau_live"].sum()),
                 "objects held": _percent(filled["tau_held"].sum()),
                 "shown DIDs of in-painting": ", ".join(
-                    f"{name} {100 * did:+.1f}"
-                    for name, did in zip(shown["object"], shown["did"], strict=True)
+                    f"{name} {100 * did:+.1f}" for name, did in zip(shown["object"], shown["did"], strict=True)
                 )
                 or "none",
             }
         )
     table = pd.DataFrame(cells).fillna("").to_string(index=False)
     marked = any(cell["target"].endswith(" *") for cell in cells)
-    return table + (
-        "\n* the held arm leaves the network's range: not to be read as an effect" if marked else ""
-    )
+    return table + ("\n* the held arm leaves the network's range: not to be read as an effect" if marked else "")
 
 
 def _checks(checks: pd.DataFrame) -> str:
     bad = checks[checks["verdict"] != "ok"]
     lines = [f"Checks: {len(checks) - len(bad)} of {len(checks)} ok"]
-    for row in bad.to_dict("records"):
-        where = " ".join(part for part in (row["target"], row["arm"]) if part)
-        numbers = f"{row['value']:.3g} against {row['bound']:.3g}"
-        lines.append(f"  {row['verdict']}: {row['check']} {where}: {numbers} ({row['detail']})")
+    for (verdict, check), rows in bad.groupby(["verdict", "check"], sort=False):
+        places = (f"{row.target} {row.arm} {row.value:.2g} against {row.bound:.2g}" for row in rows.itertuples())
+        lines.append(f"  {verdict}: {check}: " + "; ".join(" ".join(place.split()) for place in places))
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
         path = Path(name_or_path)
         if not path.is_file():
             raise UsageError(f"unknown generator '{name_or_path}': neither a file nor one of {', '.join(NAMED)}")
-    generator = read_generator(path).to(device=device, memory_format=torch.channels_last)
+    generator = read_generator(path).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator.name = str(name_or_path)
     return generator
 
@@ -49,4 +49,4 @@ def load_discriminator(name: str, device: str | torch.device = "cpu") -> Discrim
     model = NAMED.get(name)
     if model is None:
         return None
-    return read_discriminator(model.discriminator).to(device=device, memory_format=torch.channels_last)
+    return read_discriminator(model.discriminator).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

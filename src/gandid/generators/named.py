@@ -29,7 +29,7 @@ NAMED = {
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
             segmenter="rooms",
             default_layer="layer4",
-            why="to be measured",
+            why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
         ),
     )
 }

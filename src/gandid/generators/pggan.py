@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -196,7 +197,7 @@ class Discriminator(nn.Module):
         self.from_rgb = nn.ModuleList(EqualConv2d(3, width, 1, 0) for width in channels)
         self.blocks = nn.ModuleList(
             nn.ModuleList([EqualConv2d(width, width, 3, 1), EqualConv2d(width, before, 3, 1)])
-            for before, width in zip(channels, channels[1:], strict=False)
+            for before, width in pairwise(channels)
         )
         width = channels[0]
         self.conv = EqualConv2d(width + 1, width, 3, 1)
@@ -208,7 +209,7 @@ class Discriminator(nn.Module):
         stage = len(self.channels) - 1 if stage is None else stage
         x = F.leaky_relu(self.from_rgb[stage](images), SLOPE)
         for level in range(stage, 0, -1):
-            full, halving = self.blocks[level - 1]
+            full, halving = self.blocks[level - 1].children()
             x = F.leaky_relu(halving(F.leaky_relu(full(x), SLOPE), "down"), SLOPE)
             if level == stage and alpha < 1:
                 coarse = F.leaky_relu(self.from_rgb[stage - 1](F.avg_pool2d(images, 2)), SLOPE)

@@ -38,4 +38,4 @@ def hold(control: str, which: str | Sequence[str], downstream: Sequence[str]) ->
         sites = downstream
     else:
         sites = [which] if isinstance(which, str) else which
-    return {site: control for site in sites}
+    return dict.fromkeys(sites, control)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class Runner:
         if layer not in modules or layer == "":
             known = getattr(generator, "layers", None) or [name for name in modules if name]
             raise UsageError(f"unknown layer '{layer}': this generator has {', '.join(known)}")
-        self.generator, self.layer = generator, layer
+        self.generator: Any = generator
+        self.layer = layer
         self._layer_module, self._sites = modules[layer], find_sites(generator)
         self.upstream, self.downstream, shape = self._trace()
         self.units, self.map_size = shape[1], tuple(shape[2:])
@@ -87,7 +89,7 @@ class Runner:
 
         Here the batch fans out at the latents, so that the upstream sites really run on both arms' rows.
         """
-        arms = [REFERENCE, edit, Arm(edit.edit, {site: control for site in self.upstream})]
+        arms = [REFERENCE, edit, Arm(edit.edit, dict.fromkeys(self.upstream, control))]
         images, _ = self._run(z, arms, None, read=False, fan_out_at_latents=True)
         return images[1:]
 
@@ -153,9 +155,7 @@ class Runner:
 
 
 @contextlib.contextmanager
-def _governed(
-    site: nn.Module, name: str, controls: dict[int, str], n: int, readings: Readings | None
-) -> Iterator[None]:
+def _governed(site: Any, name: str, controls: dict[int, str], n: int, readings: Readings | None) -> Iterator[None]:
     """Give a site, for the blocks of rows in `controls`, the statistic that their control says."""
 
     def forward(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Site(Protocol):
         ...
 
 
-def find_sites(network: nn.Module) -> dict[str, nn.Module]:
+def find_sites(network: nn.Module) -> dict[str, Any]:
     """All sites of a network, by dotted module name, in the order of registration."""
     return {name: module for name, module in network.named_modules() if isinstance(module, Site)}
 

@@ -75,9 +75,7 @@ def _soft(maps: np.ndarray, n_classes: int) -> bool:
     if not np.issubdtype(maps.dtype, np.floating):
         return False
     if maps.ndim < 3 or maps.shape[-3] != n_classes:
-        raise ValueError(
-            f"probabilities of shape {maps.shape} do not have {n_classes} classes on their axis -3"
-        )
+        raise ValueError(f"probabilities of shape {maps.shape} do not have {n_classes} classes on their axis -3")
     return True
 
 

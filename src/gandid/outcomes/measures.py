@@ -69,9 +69,7 @@ def collateral(pixels: npt.ArrayLike, inside: npt.ArrayLike, image_pixels: int) 
     return (np.asarray(pixels, np.float64) - np.asarray(inside, np.float64)) / image_pixels
 
 
-def emerged(
-    before: npt.ArrayLike, after: npt.ArrayLike, image_pixels: int, presence: float = 0.003
-) -> np.ndarray:
+def emerged(before: npt.ArrayLike, after: npt.ArrayLike, image_pixels: int, presence: float = 0.003) -> np.ndarray:
     """Whether each class covers less than a threshold before the edit, and at least that after.
 
     Parameters

@@ -15,7 +15,7 @@ from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.segmenters import Segmenter
 
 TOP_QUANTILE = 0.01  # share of a unit's activations above the threshold of its IoU, as in GAN Dissection
-_ROWS = 256  # images made at once
+_ROWS = 128  # images made at once: more of them no longer fit the cache
 
 
 def relate(

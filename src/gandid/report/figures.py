@@ -166,8 +166,7 @@ def strip(run: Run, target: str) -> Figure:
                 found = pictures.change(labels[0], labels[arm], examples.classes, run.objects, target)
                 for colour, mask in ((GONE, found.vanished), (CAME, found.appeared)):
                     pieces[colour] += [
-                        ((left + x0, top + y0), (left + x1, top + y1))
-                        for x0, y0, x1, y1 in pictures.segments(mask)
+                        ((left + x0, top + y0), (left + x1, top + y1)) for x0, y0, x1, y1 in pictures.segments(mask)
                     ]
                 texts.append((left, top + height + foot * 0.2, caption(found)))
             else:
@@ -184,16 +183,12 @@ def strip(run: Run, target: str) -> Figure:
         box = (0.15 / figure.get_figwidth(), 0.05 / figure.get_figheight())
         axes = figure.add_axes((*box, size[0] / figure.get_figwidth(), size[1] / figure.get_figheight()))
         axes.set_axis_off()
-        axes.imshow(
-            mosaic, extent=(0, mosaic.shape[1], mosaic.shape[0], 0), interpolation="none", aspect="auto"
-        )
+        axes.imshow(mosaic, extent=(0, mosaic.shape[1], mosaic.shape[0], 0), interpolation="none", aspect="auto")
         for colour, lines in pieces.items():
             if not lines:
                 continue
             # One path for all pieces: a thousand artists would take a thousand times as long to draw.
-            outline = Path(
-                [point for line in lines for point in line], [Path.MOVETO, Path.LINETO] * len(lines)
-            )
+            outline = Path([point for line in lines for point in line], [Path.MOVETO, Path.LINETO] * len(lines))
             # A dark casing keeps the outline in sight on bright and on dark pixels.
             for ink, wide, alpha in (("black", 2.0, 0.6), (colour, 1.0, 1.0)):
                 patch = PathPatch(
@@ -202,9 +197,7 @@ def strip(run: Run, target: str) -> Figure:
                 axes.add_artist(patch)
         for x, y, text in texts:
             axes.text(x, y, text, fontsize=7.5, color=MUTED, va="top")
-        for c, name in enumerate(
-            [*(heading(run, target, *column) for column in shown), "measured gain, live"]
-        ):
+        for c, name in enumerate([*(heading(run, target, *column) for column in shown), "measured gain, live"]):
             axes.text(c * step_x, -foot * 0.35, name, fontsize=8.5, fontweight="bold", va="bottom")
         figure.text(
             box[0],
@@ -238,9 +231,7 @@ def maps(run: Run, target: str) -> Figure:
         for place, (title, values, low, high, colours, unit) in enumerate(shown):
             left = (gap + place * (side + gap)) / width
             axes = figure.add_axes((left, foot / height, side / width, side / height))
-            image = axes.imshow(
-                values, cmap=colours, vmin=low, vmax=high, interpolation="none", aspect="auto"
-            )
+            image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="none", aspect="auto")
             axes.set_axis_off()
             axes.text(
                 0,
@@ -257,9 +248,7 @@ def maps(run: Run, target: str) -> Figure:
             bar_axes.tick_params(labelsize=8, length=2)
             bar.locator = MaxNLocator(4)
             bar.update_ticks()
-        figure.text(
-            gap / width, 1 - 0.08 / height, f"{target} ablated", fontsize=10.5, fontweight="bold", va="top"
-        )
+        figure.text(gap / width, 1 - 0.08 / height, f"{target} ablated", fontsize=10.5, fontweight="bold", va="top")
     return figure
 
 
@@ -406,9 +395,7 @@ def _removed(axes: Axes, run: Run, target: str, series: Sequence[Arm | None]) ->
         value, low, high = (100 * number for number in numbers(run.rows(target, "removed", arm).iloc[0], arm))
         look = {"color": colour} if sound else {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
         axes.barh(height, value, 0.66, linewidth=0.8, **look)  # type: ignore[arg-type]
-        axes.plot(
-            [low, high], [height, height], color=INK, linewidth=1.0, linestyle="-" if sound else (0, (2, 1.5))
-        )
+        axes.plot([low, high], [height, height], color=INK, linewidth=1.0, linestyle="-" if sound else (0, (2, 1.5)))
         axes.text(
             max(high, value) + 2,
             height,
@@ -426,9 +413,7 @@ def _removed(axes: Axes, run: Run, target: str, series: Sequence[Arm | None]) ->
     _label(axes, f"removed, % of {target}'s pixels")
 
 
-def _inpainted(
-    axes: Axes, run: Run, target: str, series: Sequence[Arm | None], others: Sequence[str]
-) -> None:
+def _inpainted(axes: Axes, run: Run, target: str, series: Sequence[Arm | None], others: Sequence[str]) -> None:
     axes.spines["left"].set_color(RULE)
     _label(axes, f"in-painted, % of {target}'s pixels")
     if not others:
@@ -444,10 +429,7 @@ def _inpainted(
             color=MUTED,
         )
         return
-    lookup = {
-        arm: run.rows(target, "inpainted", arm, kind="object").set_index("object", drop=False)
-        for arm in series
-    }
+    lookup = {arm: run.rows(target, "inpainted", arm, kind="object").set_index("object", drop=False) for arm in series}
     sound = {arm: arm is None or run.supported(target, arm) for arm in series}
     tops = [
         100 * rows["ci_live_high" if arm is None else "ci_held_high"].max()
@@ -467,9 +449,7 @@ def _inpainted(
             y = height + offset
             if value > limit:
                 # Only arms out of support can lie beyond: shown at the edge, with their number, not to scale.
-                axes.plot(
-                    [limit * 0.985], [y], marker=">", markersize=4.5, color=colour, markerfacecolor=PAPER
-                )
+                axes.plot([limit * 0.985], [y], marker=">", markersize=4.5, color=colour, markerfacecolor=PAPER)
                 axes.text(limit * 0.955, y, f"{value:.0f}", ha="right", va="center", fontsize=8, color=MUTED)
                 continue
             marks.append((value, y))
@@ -531,9 +511,7 @@ def _legend(run: Run) -> list[Line2D | Patch]:
     ]
     outside = any(not run.supported(target, arm) for target in run.targets for arm in run.arms)
     if outside:
-        handles.append(
-            Patch(facecolor="none", edgecolor=MUTED, hatch="////", label="hatched, hollow: out of support")
-        )
+        handles.append(Patch(facecolor="none", edgecolor=MUTED, hatch="////", label="hatched, hollow: out of support"))
     return handles
 
 

@@ -78,9 +78,7 @@ class Run:
         parts = [rows for (of, _, name), rows in self._parts.items() if of == target and name in arm.names]
         return all(bool(rows.loc[rows["estimable"], "supported"].all()) for rows in parts)
 
-    def rows(
-        self, target: str, outcome: str, arm: Arm | None = None, kind: str | None = None
-    ) -> pd.DataFrame:
+    def rows(self, target: str, outcome: str, arm: Arm | None = None, kind: str | None = None) -> pd.DataFrame:
         """The effects of a target under an arm (the first, if none is named: live is the same in all)."""
         rows = self._parts[target, outcome, (arm or self.arms[0]).name]
         return rows if kind is None else rows[rows["kind"] == kind]
@@ -128,8 +126,7 @@ def read(path: Path) -> Run:
         raise UsageError(f"'{path / 'panel.zarr'}' has no held arm: there is nothing to compare live with")
     relation = path / "relation.csv"
     background = {
-        str(name): bool(back)
-        for name, back in zip(panel["object"].values, panel["background"].values, strict=True)
+        str(name): bool(back) for name, back in zip(panel["object"].values, panel["background"].values, strict=True)
     }
     return Run(
         path,
@@ -162,9 +159,7 @@ def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
                 break
         else:
             groups.append([index])
-    return [
-        (_label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups
-    ]
+    return [(_label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups]
 
 
 def _arms(panel: xr.Dataset) -> list[Arm]:

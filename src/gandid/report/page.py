@@ -197,9 +197,7 @@ def _target(run: Run, target: str, slug: str, colours: dict[str, str], sentence:
         "sentences": [_set(part) for part in re.split(r"(?<=\.) (?=[A-Z])", sentence)],
         "shown": f"{shown:,}",
         "units": run.units(target),
-        "outside": [
-            arm.label for arm in run.arms if run.estimable(target) and not run.supported(target, arm)
-        ],
+        "outside": [arm.label for arm in run.arms if run.estimable(target) and not run.supported(target, arm)],
         "gain": _mean(run, "gain", target),
         "gain_outside": _mean(run, "gain_outside", target),
         "ranking": _ranking(run, target, slug),
@@ -229,9 +227,7 @@ def _answer_alt(run: Run, target: str) -> str:
         value, low, high = figures.numbers(run.rows(target, "removed", arm).iloc[0], arm)
         filled = run.rows(target, "inpainted", arm, kind="object").set_index("object")
         shares = filled["tau_live" if arm is None else "tau_held"]
-        by = ", ".join(
-            f"{name} {percent(shares[name])}" for name in figures.painters(run, target) if name in shares
-        )
+        by = ", ".join(f"{name} {percent(shares[name])}" for name in figures.painters(run, target) if name in shares)
         mark = "" if arm is None or run.supported(target, arm) else " (out of support)"
         said.append(
             f"{'live' if arm is None else arm.label}{mark}: {percent(value)} removed "
@@ -265,9 +261,8 @@ def _strip(run: Run, target: str) -> dict[str, Any]:
                 cell["text"] = figures.caption(found).replace(" %", "\u00a0%")
                 visible = {name: share for name, share in found.painted.items() if share >= VISIBLE / 2}
                 painted = ", ".join(f"{percent(share)} by {name}" for name, share in visible.items())
-                cell["alt"] = (
-                    f"{target}, {which}, {label}: {percent(found.gone)} of its pixels vanished, "
-                    + (f"in-painted {painted}" if painted else "none in-painted by another object")
+                cell["alt"] = f"{target}, {which}, {label}: {percent(found.gone)} of its pixels vanished, " + (
+                    f"in-painted {painted}" if painted else "none in-painted by another object"
                 )
             cells.append(cell)
         peak = float(gains[e].max())

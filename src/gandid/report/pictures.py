@@ -30,9 +30,7 @@ class Change(NamedTuple):
     """By other object, the share of the target's original pixels that it now covers; largest first."""
 
 
-def change(
-    before: np.ndarray, after: np.ndarray, classes: list[str], objects: list[str], target: str
-) -> Change:
+def change(before: np.ndarray, after: np.ndarray, classes: list[str], objects: list[str], target: str) -> Change:
     """Compare the label maps of an original and of an edited image, each of shape (H, W)."""
     index = classes.index(target)
     original = before == index

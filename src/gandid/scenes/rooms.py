@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug")
 BACKGROUND = ("wall", "floor")
@@ -50,7 +51,7 @@ _DRAWS = 160  # random numbers per scene: a fixed number, so that scene i does n
 _BATCH = 64  # scenes painted at once: the index maps of a batch stay in the cache
 
 
-def render(n: int, resolution: int = 64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def render(n: int, resolution: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Paint `n` scenes.
 
     Scene `i` of a seed is the same for every `n`.
@@ -83,18 +84,18 @@ def render(n: int, resolution: int = 64, seed: int = 0) -> tuple[torch.Tensor, t
 class _Draws:
     """Hands out the random numbers of a batch of scenes one column at a time."""
 
-    def __init__(self, values: torch.Tensor):
+    def __init__(self, values: Tensor):
         self.values, self.used = values, 0
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         column = self.values[:, self.used]
         self.used += 1
         return low + (high - low) * column
 
-    def chance(self, probability: float) -> torch.Tensor:
+    def chance(self, probability: float) -> Tensor:
         return self.uniform() < probability
 
-    def colour(self, choices: list[tuple[float, float, float]], spread: float = 0.06) -> torch.Tensor:
+    def colour(self, choices: list[tuple[float, float, float]], spread: float = 0.06) -> Tensor:
         """One of the colours per scene, varied a little: shape (n, 3), in [0, 1]."""
         chosen = torch.tensor(choices)[(self.uniform() * len(choices)).long().clamp(max=len(choices) - 1)]
         shift = torch.stack([self.uniform(-spread, spread) for _ in range(3)], dim=1)
@@ -105,22 +106,33 @@ class _Draws:
 class _Canvas:
     """The index map of a batch of scenes; each method paints one part where it is `present`."""
 
-    index: torch.Tensor  # (n, S, S) uint8
-    axis: torch.Tensor  # (S,) sample positions in (0, 1)
+    index: Tensor  # (n, S, S) uint8
+    axis: Tensor  # (S,) sample positions in (0, 1)
 
-    def box(self, part: str, cx, cy, width, height, present) -> None:
+    def box(self, part: str, cx: Tensor, cy: Tensor, width: Tensor, height: Tensor, present: Tensor) -> None:
         columns = (self.axis - cx[:, None]).abs() <= width[:, None] / 2
         rows = (self.axis - cy[:, None]).abs() <= height[:, None] / 2
         rows &= present[:, None]
         self._fill(part, rows.view(torch.uint8)[:, :, None] * columns.view(torch.uint8)[:, None, :])
 
-    def trapezoid(self, part: str, cx, top, bottom, width_top, width_bottom, present) -> None:
+    def trapezoid(
+        self,
+        part: str,
+        cx: Tensor,
+        top: Tensor,
+        bottom: Tensor,
+        width_top: Tensor,
+        width_bottom: Tensor,
+        present: Tensor,
+    ) -> None:
         depth = (self.axis - top[:, None]) / (bottom - top)[:, None]
         half = (width_top[:, None] + (width_bottom - width_top)[:, None] * depth) / 2
         half = torch.where((depth >= 0) & (depth <= 1) & present[:, None], half, -1.0)
         self._fill(part, ((self.axis - cx[:, None]).abs()[:, None, :] <= half[:, :, None]).view(torch.uint8))
 
-    def ellipse(self, part: str, cx, cy, rx, ry, present, angle=None) -> None:
+    def ellipse(
+        self, part: str, cx: Tensor, cy: Tensor, rx: Tensor, ry: Tensor, present: Tensor, angle: Tensor | None = None
+    ) -> None:
         dx, dy = self.axis - cx[:, None], self.axis - cy[:, None]
         limit = torch.where(present, 1.0, -1.0)[:, None, None]
         if angle is None:
@@ -132,19 +144,19 @@ class _Canvas:
             reach = along.square_().add_(across.square_())
         self._fill(part, (reach <= limit).view(torch.uint8))
 
-    def _fill(self, part: str, mask: torch.Tensor) -> None:
+    def _fill(self, part: str, mask: Tensor) -> None:
         # Parts are numbered back to front, so the larger index is the one in view.
         torch.maximum(self.index, mask * _PART[part], out=self.index)
 
 
-def _paint(draws: torch.Tensor, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _paint(draws: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     n, samples = len(draws), resolution * SAMPLES
     draw = _Draws(draws)
     axis = (torch.arange(samples) + 0.5) / samples
     canvas = _Canvas(torch.zeros(n, samples, samples, dtype=torch.uint8), axis)
     palette = torch.zeros(n, len(PARTS), 3)
 
-    def dye(part: str, colour: torch.Tensor) -> None:
+    def dye(part: str, colour: Tensor) -> None:
         palette[:, _PART[part]] = colour
 
     everywhere = torch.ones(n, dtype=torch.bool)
@@ -183,7 +195,9 @@ def _paint(draws: torch.Tensor, resolution: int) -> tuple[torch.Tensor, torch.Te
         canvas.box("painting frame", cx, cy, width, height, is_painting)
         canvas.box("canvas", cx, cy, width - 0.05, height - 0.05, is_painting)
         mx, my = draw.uniform(-0.25, 0.25), draw.uniform(-0.05, 0.2)
-        canvas.ellipse("motif", cx + mx * (width - 0.12), cy + my * (height - 0.1), width * 0.2, height * 0.2, is_painting)
+        canvas.ellipse(
+            "motif", cx + mx * (width - 0.12), cy + my * (height - 0.1), width * 0.2, height * 0.2, is_painting
+        )
 
     # The lamp
     has_lamp = draw.chance(0.7)
@@ -212,7 +226,14 @@ def _paint(draws: torch.Tensor, resolution: int) -> tuple[torch.Tensor, torch.Te
     back_height, leg = draw.uniform(0.17, 0.23), torch.full((n,), 0.032)
     seat_y = chair_foot - seat_height
     for step in (-1, 1):
-        canvas.box("chair legs", chair_x + step * (seat_width - leg) / 2, (seat_y + chair_foot) / 2, leg, seat_height, has_chair)
+        canvas.box(
+            "chair legs",
+            chair_x + step * (seat_width - leg) / 2,
+            (seat_y + chair_foot) / 2,
+            leg,
+            seat_height,
+            has_chair,
+        )
     facing = torch.where(draw.chance(0.5), 1.0, -1.0)
     back_width = draw.uniform(0.055, 0.075)
     back_x = chair_x + facing * (seat_width - back_width) / 2
@@ -235,7 +256,15 @@ def _paint(draws: torch.Tensor, resolution: int) -> tuple[torch.Tensor, torch.Te
         reach = leaf_length * draw.uniform(0.85, 1.1)
         tall = 1.0 + 0.5 * torch.cos(angle)  # the leaves in the middle stand higher
         cx, cy = plant_x + torch.sin(angle) * reach * 0.9, pot_top - torch.cos(angle) * reach * tall * 0.9
-        canvas.ellipse("dark leaf" if place < 2 else "bright leaf", cx, cy, reach * tall, reach * 0.36, has_plant, angle - torch.pi / 2)
+        canvas.ellipse(
+            "dark leaf" if place < 2 else "bright leaf",
+            cx,
+            cy,
+            reach * tall,
+            reach * 0.36,
+            has_plant,
+            angle - torch.pi / 2,
+        )
     canvas.trapezoid("pot", plant_x, pot_top, pot_foot, pot_width, pot_width * 0.75, has_plant)
     leaf = draw.colour([(0.20, 0.52, 0.20), (0.30, 0.56, 0.16), (0.12, 0.44, 0.26)], 0.05)
     dye("bright leaf", leaf)
@@ -257,7 +286,7 @@ def _paint(draws: torch.Tensor, resolution: int) -> tuple[torch.Tensor, torch.Te
     return images, _majority(_CLASS_OF_PART[index])
 
 
-def _majority(classes: torch.Tensor) -> torch.Tensor:
+def _majority(classes: Tensor) -> Tensor:
     """Give the most frequent class of each block of samples; the later class on a tie (objects over background)."""
     n, height, width = classes.shape
     blocks = classes.view(n, height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES)

@@ -31,9 +31,7 @@ class Convolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, normalized: bool, stride: int = 1, dilation: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=not normalized
-        )
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=not normalized)
         self.norm: nn.Module = nn.BatchNorm2d(outputs) if normalized else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -195,12 +193,7 @@ class UNetSegmenter:
         return result
 
     def _check(self, images: torch.Tensor) -> None:
-        if (
-            images.ndim != 4
-            or images.shape[1] != 3
-            or images.shape[2] % MULTIPLE
-            or images.shape[3] % MULTIPLE
-        ):
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % MULTIPLE or images.shape[3] % MULTIPLE:
             raise UsageError(
                 f"this segmenter takes images of shape (N, 3, H, W) with H and W divisible by {MULTIPLE}, "
                 f"not {tuple(images.shape)}"

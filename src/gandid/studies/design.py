@@ -99,9 +99,7 @@ def measure(
     original = np.stack([labels[0] == classes.index(target) for target in design.edits])  # (T, n, H, W)
     counts = outcomes.pixels(labels, len(classes))[rows]  # (T, A, n, C)
     inside = outcomes.inside(labels[rows], original[:, None], len(classes))
-    objects = np.array(
-        [i for i, name in enumerate(classes) if name not in segmenter.background and name != "unknown"]
-    )
+    objects = np.array([i for i, name in enumerate(classes) if name not in segmenter.background and name != "unknown"])
     painted = np.stack(
         [
             (np.isin(labels[rows[t]], objects[objects != classes.index(target)]) & original[t]).sum(axis=1)

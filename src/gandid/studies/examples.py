@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -28,11 +30,14 @@ def choose(panel: xr.Dataset, target: str, count: int = EXAMPLES) -> np.ndarray:
     return chosen
 
 
-def collect(runner: Runner, segmenter: Segmenter, design: Design, panel: xr.Dataset, seed: int) -> dict[str, np.ndarray]:
+def collect(
+    runner: Runner, segmenter: Segmenter, design: Design, panel: xr.Dataset, seed: int
+) -> dict[str, np.ndarray]:
     """Images, labels and gain of the chosen latents in every arm (docs/panel.md, "Examples")."""
     chosen = np.stack([choose(panel, target) for target in design.edits])
     targets, arms = len(design.edits), design.arms
-    size = runner.generator.resolution
+    generator: Any = runner.generator
+    size = generator.resolution
     images = np.zeros((targets, EXAMPLES, len(arms), size, size, 3), np.uint8)
     labels = np.zeros(images.shape[:-1], np.uint8)
     gain = np.full((targets, EXAMPLES, *runner.map_size), np.nan, np.float32)
@@ -42,13 +47,11 @@ def collect(runner: Runner, segmenter: Segmenter, design: Design, panel: xr.Data
         if not len(numbers):
             continue
         held = [Arm(edit, h.sites(runner.downstream)) for h in design.held]
-        z = latents(seed, numbers, runner.generator.latent_dim).to(device)
-        donors = latents(seed, numbers, runner.generator.latent_dim, "donors").to(device) if edit.values is None else None
+        z = latents(seed, numbers, generator.latent_dim).to(device)
+        donors = latents(seed, numbers, generator.latent_dim, "donors").to(device) if edit.values is None else None
         made, readings = runner.read(z, [REFERENCE, Arm(edit), *held], donors=donors)
         seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
-        images[t, : len(numbers)] = (
-            made.add(1).mul(127.5).clamp(0, 255).byte().permute(1, 0, 3, 4, 2).cpu().numpy()
-        )
+        images[t, : len(numbers)] = made.add(1).mul(127.5).clamp(0, 255).byte().permute(1, 0, 3, 4, 2).cpu().numpy()
         labels[t, : len(numbers)] = seen.cpu().numpy()
         statistic = readings.natural[runner.downstream[0]]
         gain[t, : len(numbers)] = (statistic[0] / statistic[1])[:, 0].cpu().numpy()

@@ -92,7 +92,11 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def write_parts(
-    folder: Path, config: dict[str, Any], panel: xr.Dataset, relation: xr.Dataset | None, examples: dict[str, np.ndarray]
+    folder: Path,
+    config: dict[str, Any],
+    panel: xr.Dataset,
+    relation: xr.Dataset | None,
+    examples: dict[str, np.ndarray],
 ) -> None:
     """Write what a study measured and what follows from it."""
     from gandid import did
@@ -104,7 +108,7 @@ def write_parts(
         relation.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
     did.estimate(panel).to_frame().to_csv(folder / "effects.csv", index=False)
     did.checks(panel).to_csv(folder / "checks.csv", index=False)
-    np.savez_compressed(folder / "examples.npz", **examples)
+    np.savez_compressed(folder / "examples.npz", **examples)  # type: ignore[arg-type]
 
 
 def package_version() -> str:

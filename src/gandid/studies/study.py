@@ -25,7 +25,7 @@ from gandid.studies.latents import latents
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
-_ROWS = 400  # images made at once
+_ROWS = 128  # images made at once: more of them no longer fit the cache
 
 
 class Study:
@@ -55,7 +55,8 @@ class Study:
                 known = ", ".join(getattr(generator, "layers", ()))
                 raise UsageError(f"name the layer to edit: this generator has {known}")
             layer = NAMED[name].default_layer
-        self.generator, self.segmenter, self.seed, self.name = generator, segmenter, seed, name
+        self.generator: Any = generator
+        self.segmenter, self.seed, self.name = segmenter, seed, name
         self.runner = Runner(generator, layer)
         if not self.runner.downstream:
             raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
@@ -148,16 +149,20 @@ class Study:
         description: dict[str, Any] = config.model_dump(mode="json")
         resolved = {
             "version": folder.package_version(),
-            "weights": {"generator": folder.fingerprint(self.generator), "segmenter": folder.fingerprint(self.segmenter)},
+            "weights": {
+                "generator": folder.fingerprint(self.generator),
+                "segmenter": folder.fingerprint(self.segmenter),
+            },
         }
         if store is not None and folder.holds_same(Path(store), {**description, "resolved": resolved}):
             return folder.open_panel(Path(store))
 
         relation = None
-        if any(chosen is None for chosen in named.values()):
+        chosen = {target: units for target, units in named.items() if units is not None}
+        if len(chosen) < len(named):
             relation = self.relate(config.ranking_latents, progress)
-        count = config.units or min(UNITS, max(1, self.runner.units // 5))
-        chosen = {t: u if u is not None else top_units(relation, t, count) for t, u in named.items()}
+            count = config.units or min(UNITS, max(1, self.runner.units // 5))
+            chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
         design = Design(
             {target: self._edit(units, config) for target, units in chosen.items()},
             held,
@@ -178,7 +183,7 @@ class Study:
     def _targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """{target: units, or None where they are to be ranked}."""
         asked = config.targets or self.objects
-        named = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
+        named: dict[str, tuple[int, ...] | None] = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
         for target, units in named.items():
             if target not in self.segmenter.classes or target == "unknown":
                 known = ", ".join(c for c in self.segmenter.classes if c != "unknown")
@@ -205,7 +210,9 @@ class Study:
         means = None
         if config.ablation == "mean":
             z = self._latents(range(config.ranking_latents), "ranking")
-            means = torch.stack([self.runner.activations(some).mean(dim=(2, 3)) for some in z.split(64)]).mean(dim=(0, 1))
+            means = torch.stack([self.runner.activations(some).mean(dim=(2, 3)) for some in z.split(64)]).mean(
+                dim=(0, 1)
+            )
         return ablate(units, config.ablation, means=means, alpha=config.alpha)
 
     def _latents(self, indices: range, stream: str = "effects") -> Tensor:

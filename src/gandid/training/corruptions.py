@@ -58,9 +58,7 @@ class Draw:
         """Noise whose scales are mixed in a different way for each picture: (n, channels, H, W)."""
         scales = (4, 9, 18, 36)
         weights = (self.normal(self.n, len(scales), 1, 1, 1) * 1.5).softmax(dim=1)
-        return sum(
-            (weights[:, i] * self.field(channels, cells) for i, cells in enumerate(scales)), torch.zeros(())
-        )
+        return sum((weights[:, i] * self.field(channels, cells) for i, cells in enumerate(scales)), torch.zeros(()))
 
     def shape(self, small: float = 0.08, large: float = 0.6) -> torch.Tensor:
         """A turned diamond, ellipse or box somewhere, radii in half image sides: bool (n, 1, H, W)."""
@@ -106,9 +104,7 @@ def blur(images: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     return F.conv2d(padded, kernel[:, None, :, None], groups=n * channels).view(n, channels, height, width)
 
 
-def displaced(
-    images: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor, mode: str = "bilinear"
-) -> torch.Tensor:
+def displaced(images: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
     """Take each pixel from elsewhere: offsets (n or 1, H, W) in half image sides."""
     n, _, height, width = images.shape
     draw_y = torch.linspace(-1 + 1 / height, 1 - 1 / height, height)[:, None]
@@ -160,9 +156,7 @@ def imperfect(images: torch.Tensor, draw: Draw) -> torch.Tensor:
     return images.index_add(0, rows, noise)
 
 
-def worn(
-    images: torch.Tensor, labels: torch.Tensor, draw: Draw, classes: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def worn(images: torch.Tensor, labels: torch.Tensor, draw: Draw, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply all imperfections: bent and tinted (labels bent along), degraded, in [-1, 1] again."""
     images, labels = warped(images, labels, draw)
     return imperfect(tinted(images, labels, draw, classes), draw).clamp(-1, 1), labels
@@ -262,8 +256,7 @@ def foreign(images: torch.Tensor, labels: torch.Tensor, draw: Draw) -> torch.Ten
 
 
 TRAINED: dict[str, Corruption] = {
-    kind.__name__: kind
-    for kind in (flat, gradient, texture, grain, glow, rim, smear, melt, scribble, foreign)
+    kind.__name__: kind for kind in (flat, gradient, texture, grain, glow, rim, smear, melt, scribble, foreign)
 }
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -70,7 +71,7 @@ class Trainer:
 
     def __init__(self, schedule: Schedule, device: str | torch.device = "cpu"):
         torch.manual_seed(schedule.seed)
-        layout = dict(device=device, memory_format=torch.channels_last)
+        layout: Any = dict(device=device, memory_format=torch.channels_last)
         self.schedule, self.device = schedule, torch.device(device)
         self.generator = Growing(schedule.channels, schedule.latent_dim, schedule.pixel_norm).to(**layout)
         self.discriminator = Discriminator(schedule.channels).to(**layout)
@@ -120,9 +121,7 @@ class Trainer:
         loss_d.backward()
         if self.done % self.schedule.r1_every == 0:
             real.requires_grad_()
-            (slope,) = torch.autograd.grad(
-                self.discriminator(real, stage, alpha).sum(), real, create_graph=True
-            )
+            (slope,) = torch.autograd.grad(self.discriminator(real, stage, alpha).sum(), real, create_graph=True)
             penalty = slope.square().sum(dim=(1, 2, 3)).mean()
             (self.schedule.r1 / 2 * self.schedule.r1_every * penalty).backward()
         optimize_discriminator.step()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
 from rich.progress import Progress
-from torch import nn
 
 from gandid import outcomes
 from gandid.scenes import rooms
@@ -20,7 +21,7 @@ PRESENCE = 0.003  # share of an image's pixels from which a class counts as pres
 
 @torch.inference_mode()
 def evaluate_generator(
-    generator: nn.Module, segmenter: Segmenter, samples: int = 2000, seed: int = 0, progress: bool = False
+    generator: Any, segmenter: Segmenter, samples: int = 2000, seed: int = 0, progress: bool = False
 ) -> pd.DataFrame:
     """Compare segmented samples with as many renders.
 

@@ -118,9 +118,7 @@ def train_segmenter(
     if checkpoint.is_file():
         state = load_checkpoint(checkpoint)
         if state.get("settings") != settings:
-            raise UsageError(
-                f"{out} holds a run of other settings ({state.get('settings')}): choose another folder"
-            )
+            raise UsageError(f"{out} holds a run of other settings ({state.get('settings')}): choose another folder")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
