@@ -293,6 +293,3 @@ def main() -> None:
             raise
         err.print(f"gandid: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        err.print("gandid: interrupted; nothing was written", markup=False)
-        sys.exit(130)
