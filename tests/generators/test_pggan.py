@@ -1,11 +1,13 @@
 """The PG-GAN against its definition, and against the original implementation's answers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from gandid.errors import UsageError
 from gandid.generators import Generator, load_generator
@@ -120,7 +122,14 @@ def test_what_is_no_generator_is_refused(tmp_path):
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"\x80\x04garbage")
     other = save_discriminator(Discriminator((8, 8)), tmp_path / "d.safetensors")
-    for path, told in [(garbage, "not a readable"), (other, "not a gandid generator")]:
+    lying = tmp_path / "lying.safetensors"
+    about = {"kind": "generator", "architecture": {"channels": [8, 8], "latent_dim": 5, "doors": 3}}
+    save_file({"x": torch.zeros(1)}, lying, metadata={"gandid": json.dumps(about)})
+    for path, told in [
+        (garbage, "not a readable"),
+        (other, "not a gandid generator"),
+        (lying, "does not hold the network that its own description names"),
+    ]:
         with pytest.raises(UsageError, match=told) as error:
             read_generator(path)
         assert "\n" not in str(error.value)

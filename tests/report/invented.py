@@ -46,7 +46,7 @@ def write(
     labels = drawn.numpy().astype(np.uint8)
     worlds = {target: _arms(images, labels, target, rng) for target in targets}
     panel = _panel(worlds, labels, rng)
-    panel.to_zarr(folder / "panel.zarr", mode="w", consolidated=False)
+    panel.to_zarr(folder / "panel.zarr", mode="w", zarr_format=2)
     effects = did.estimate(panel)
     effects.to_frame().to_csv(folder / "effects.csv", index=False)
     effects.checks.to_csv(folder / "checks.csv", index=False)

@@ -65,7 +65,7 @@ def page(text: str) -> Page:
 def bare(folder: Path, panel: xr.Dataset) -> Path:
     """A run with the least that a report needs."""
     folder.mkdir()
-    panel.to_zarr(folder / "panel.zarr", consolidated=False)
+    panel.to_zarr(folder / "panel.zarr", zarr_format=2)
     (folder / "config.yaml").write_text(yaml.safe_dump({"generator": "x", "unheard": {"of": [1, 2]}}))
     return folder
 

@@ -34,20 +34,19 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> Path:
 
 def read_generator(path: Path) -> Generator:
     """Read what `save_generator` wrote. Raises `UsageError` if the file is something else."""
-    architecture, weights = _read(path, "generator")
-    return _fill(Generator(**architecture), weights, path)
+    return _build(Generator, path, *_read(path, "generator"))
 
 
 def read_discriminator(path: Path) -> Discriminator:
     """Read what `save_discriminator` wrote. Raises `UsageError` if the file is something else."""
-    architecture, weights = _read(path, "discriminator")
-    return _fill(Discriminator(**architecture), weights, path)
+    return _build(Discriminator, path, *_read(path, "discriminator"))
 
 
 def _save(network: nn.Module, kind: str, architecture: dict, path: Path) -> Path:
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, path, metadata={"gandid": kind, "architecture": json.dumps(architecture)})
+    # One entry: the order of several differs from save to save, and with it the file's hash.
+    save_file(weights, path, metadata={"gandid": json.dumps({"kind": kind, "architecture": architecture})})
     return path
 
 
@@ -58,14 +57,20 @@ def _read(path: Path, kind: str) -> tuple[dict, dict[str, Tensor]]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("gandid") != kind:
-        raise UsageError(f"{path} is a safetensors file, but not a gandid {kind}")
-    return json.loads(metadata["architecture"]), weights
-
-
-def _fill(network: Network, weights: dict[str, Tensor], path: Path) -> Network:
     try:
+        about = json.loads(metadata.get("gandid", "{}"))
+        found, architecture = about.get("kind"), about.get("architecture")
+    except (json.JSONDecodeError, AttributeError):
+        found, architecture = None, None
+    if found != kind or not isinstance(architecture, dict):
+        raise UsageError(f"{path} is a safetensors file, but not a gandid {kind}")
+    return architecture, weights
+
+
+def _build(kind: type[Network], path: Path, architecture: dict, weights: dict[str, Tensor]) -> Network:
+    try:
+        network = kind(**architecture)
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UsageError(f"{path} does not hold the weights that its own description names") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} does not hold the network that its own description names") from error
     return network.eval().requires_grad_(False)
