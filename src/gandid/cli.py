@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -80,7 +79,7 @@ def run(
     given = {
         name: value
         for name, value in context.params.items()
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     wanted = {k: v for k, v in context.params.items() if k not in ("out_folder", "config", "device")}
     overrides = {k: given[k] for k in wanted if k in given} if config else wanted
