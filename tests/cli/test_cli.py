@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from gandid.did import COLUMNS
 
@@ -101,3 +102,14 @@ def test_every_command_explains_itself_with_an_example(tmp_path, command):
     done = gandid(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"Example: gandid {' '.join(command)}" in done.stdout
+
+
+def test_flags_win_over_the_file(tmp_path):
+    (tmp_path / "study.yaml").write_text("targets: [lamp]\nlatents: 300\nranking_latents: 4\nhold: [first]\n")
+    done = gandid(
+        "run", "--config", "study.yaml", "--latents", "16", "--target", "rug=1,2", "--out", "run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["latents"], config["hold"], config["targets"]) == (16, ["first"], {"rug": [1, 2]})
+    assert config["resolved"]["chosen"] == {"rug": [1, 2]}
