@@ -408,7 +408,7 @@ def _removed(axes: Axes, run: Run, target: str, series: Sequence[Arm | None]) ->
     axes.set_xticks([0, 25, 50, 75, 100])
     axes.spines["bottom"].set_bounds(0, 100)
     axes.spines["left"].set_visible(False)
-    axes.set_yticks(heights, ["live" if arm is None else _short(arm.label) for arm in series])
+    axes.set_yticks(heights, [_name(run, target, arm) for arm in series])
     axes.tick_params(axis="y", length=0)
     _label(axes, f"removed, % of {target}'s pixels")
 
@@ -503,6 +503,13 @@ def _units(axes: Axes, run: Run, target: str) -> None:
     axes.set_ylabel("ACE, % of image")
 
 
+def _name(run: Run, target: str, arm: Arm | None) -> str:
+    """An arm's label on the axis; a dagger where the ablation by itself leaves the unedited images' range."""
+    if arm is None:
+        return "live" if run.live_in_range(target) else "live †"
+    return _short(arm.label)
+
+
 def _legend(run: Run) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=colour, marker=mark, markersize=5, label="live" if arm is None else arm.label)
@@ -512,6 +519,10 @@ def _legend(run: Run) -> list[Line2D | Patch]:
     outside = any(not run.supported(target, arm) for target in run.targets for arm in run.arms)
     if outside:
         handles.append(Patch(facecolor="none", edgecolor=MUTED, hatch="////", label="hatched, hollow: out of support"))
+    if not all(run.live_in_range(target) for target in run.targets):
+        handles.append(
+            Line2D([], [], linestyle="none", marker="$†$", color=MUTED, label="the edit itself leaves the range")
+        )
     return handles
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 import yaml
 
 from gandid.did import Effects, estimands, estimate
+from gandid.did.checks import SUPPORT
 from gandid.errors import UsageError
 
 # What an 8-bit image may differ by where two arms are the same computation in another order.
@@ -77,6 +78,12 @@ class Run:
         """Whether the arm stays in the network's range when this target is ablated."""
         parts = [rows for (of, _, name), rows in self._parts.items() if of == target and name in arm.names]
         return all(bool(rows.loc[rows["estimable"], "supported"].all()) for rows in parts)
+
+    def live_in_range(self, target: str) -> bool:
+        """Whether the ablated images themselves, with everything live, stay in the unedited images' range."""
+        checks = self.effects.checks
+        live = checks[(checks["target"] == target) & (checks["arm"] == "live") & checks["check"].isin(SUPPORT)]
+        return bool((live["verdict"] == "ok").all())
 
     def rows(self, target: str, outcome: str, arm: Arm | None = None, kind: str | None = None) -> pd.DataFrame:
         """The effects of a target under an arm (the first, if none is named: live is the same in all)."""

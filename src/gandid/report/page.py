@@ -198,6 +198,7 @@ def _target(run: Run, target: str, slug: str, colours: dict[str, str], sentence:
         "shown": f"{shown:,}",
         "units": run.units(target),
         "outside": [arm.label for arm in run.arms if run.estimable(target) and not run.supported(target, arm)],
+        "live_outside": run.estimable(target) and not run.live_in_range(target),
         "gain": _mean(run, "gain", target),
         "gain_outside": _mean(run, "gain_outside", target),
         "ranking": _ranking(run, target, slug),
