@@ -76,13 +76,12 @@ def run(
     from gandid.studies import StudyConfig
 
     # Only what was given on the command line may win over the file.
-    given = {
+    overrides = {
         name: value
         for name, value in context.params.items()
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        if name not in ("out_folder", "config", "device")
+        and (config is None or getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
     }
-    wanted = {k: v for k, v in context.params.items() if k not in ("out_folder", "config", "device")}
-    overrides = {k: given[k] for k in wanted if k in given} if config else wanted
     if "target" in overrides:
         overrides["targets"] = _targets(overrides.pop("target"))
     asked = StudyConfig.read(config, **overrides) if config else StudyConfig.check(**overrides)
@@ -140,13 +139,11 @@ def relate(
 @app.command(epilog="Example: gandid report runs/latest")
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write effects, checks, figures and the report of a finished run anew, from its panel."""
-    from gandid import did
     from gandid.report import build
-    from gandid.studies import open_panel
+    from gandid.studies import open_panel, write_estimates
 
     panel = open_panel(folder)
-    did.estimate(panel).to_frame().to_csv(folder / "effects.csv", index=False)
-    did.checks(panel).to_csv(folder / "checks.csv", index=False)
+    write_estimates(folder, panel)
     build(folder)
     _print_results(panel, folder)
 

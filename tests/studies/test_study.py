@@ -69,7 +69,7 @@ def test_arms_that_are_the_same_are_run_once_and_equal():
 @pytest.mark.parametrize("ablation", ["mean", "resample"])
 def test_other_ablations_run(ablation):
     panel = gandid.Study(tiny(), Thirds(), layer="layer2").run(
-        {"red": [0, 1]}, control=["capped", "frozen"], latents=6, ablation=ablation, ranking_latents=8
+        {"red": [0, 1]}, control=["capped", "frozen"], latents=6, ablation=ablation, ranking_latents=70
     )
     assert panel.attrs["ablation"] == ablation
     assert np.isnan(panel["gain_error"]).all()  # the closed form is of ablation to zero

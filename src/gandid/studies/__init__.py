@@ -1,7 +1,7 @@
 """Studies: configuration, execution, and the folder of a run."""
 
 from gandid.studies.config import StudyConfig
-from gandid.studies.folder import is_run, open_panel, read_config
+from gandid.studies.folder import is_run, open_panel, read_config, write_estimates
 from gandid.studies.study import Study
 
-__all__ = ["Study", "StudyConfig", "is_run", "open_panel", "read_config"]
+__all__ = ["Study", "StudyConfig", "is_run", "open_panel", "read_config", "write_estimates"]

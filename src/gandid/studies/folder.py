@@ -16,6 +16,7 @@ import xarray as xr
 import yaml
 from torch import nn
 
+from gandid import did
 from gandid.errors import GandidError, UsageError
 
 
@@ -99,16 +100,20 @@ def write_parts(
     examples: dict[str, np.ndarray],
 ) -> None:
     """Write what a study measured and what follows from it."""
-    from gandid import did
-
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     # Format 2: the third has no settled encoding of strings yet.
     panel.to_zarr(folder / "panel.zarr", mode="w", zarr_format=2)
     if relation is not None:
         relation.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
-    did.estimate(panel).to_frame().to_csv(folder / "effects.csv", index=False)
-    did.checks(panel).to_csv(folder / "checks.csv", index=False)
+    write_estimates(folder, panel)
     np.savez_compressed(folder / "examples.npz", **examples)  # type: ignore[arg-type]
+
+
+def write_estimates(folder: Path, panel: xr.Dataset) -> None:
+    """Write what follows from the panel alone: `effects.csv` and `checks.csv`."""
+    effects = did.estimate(panel)
+    effects.to_frame().to_csv(folder / "effects.csv", index=False)
+    effects.checks.to_csv(folder / "checks.csv", index=False)
 
 
 def package_version() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gandid.errors import UsageError
 from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import Edit, Runner, ablate
+from gandid.interventions import Runner, ablate
 from gandid.relation import relate, top_units
 from gandid.segmenters import Segmenter
 from gandid.studies import folder
@@ -163,8 +163,9 @@ class Study:
             relation = self.relate(config.ranking_latents, progress)
             count = config.units or min(UNITS, max(1, self.runner.units // 5))
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
+        means = self._means(config.ranking_latents) if config.ablation == "mean" else None
         design = Design(
-            {target: self._edit(units, config) for target, units in chosen.items()},
+            {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()},
             held,
             shrinking=config.ablation == "zero" and self.generator.__class__.__module__.startswith("gandid."),
         )
@@ -206,14 +207,10 @@ class Study:
                     raise UsageError(f"unknown site '{site}': after {self.layer} come {known} (or say first, all)")
         return tuple(Held(control, which) for control in config.control for which in config.hold)
 
-    def _edit(self, units: tuple[int, ...], config: StudyConfig) -> Edit:
-        means = None
-        if config.ablation == "mean":
-            z = self._latents(range(config.ranking_latents), "ranking")
-            means = torch.stack([self.runner.activations(some).mean(dim=(2, 3)) for some in z.split(64)]).mean(
-                dim=(0, 1)
-            )
-        return ablate(units, config.ablation, means=means, alpha=config.alpha)
+    def _means(self, latents: int) -> Tensor:
+        """Each unit's mean over latents and positions: (C,)."""
+        z = self._latents(range(latents), "ranking")
+        return torch.cat([self.runner.activations(some).mean(dim=(2, 3)) for some in z.split(64)]).mean(dim=0)
 
     def _latents(self, indices: range, stream: str = "effects") -> Tensor:
         return latents(self.seed, indices, self.generator.latent_dim, stream).to(self.device)

@@ -18,7 +18,7 @@ import matplotlib.image
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from gandid.errors import UsageError
@@ -189,8 +189,8 @@ def train_generator(
     schedule = schedule or Schedule()
     trainer, checkpoint = Trainer(schedule, device), out / "checkpoint.pt"
     plan = list(schedule.steps())
-    columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*Progress.get_default_columns()[:2], *columns[1:]) as progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as progress:
         if checkpoint.exists():
             trainer.restore(load_checkpoint(checkpoint))
         scenes = _scenes(out / "scenes.npy", schedule, progress)
