@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import gandid
-from gandid.generators import NAMED, load_discriminator
+from gandid.generators import load_discriminator
 from gandid.training.quality import evaluate_generator
 
 PACKAGE = Path(gandid.__file__).parent
@@ -32,8 +32,3 @@ def test_the_discriminator_prefers_samples_to_noise():
     images = generator(z)
     noisy = images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     assert discriminator(images).mean() > discriminator(noisy).mean() + 1
-
-
-def test_the_default_layer_exists():
-    for model in NAMED.values():
-        assert model.default_layer in gandid.load_generator(model.name).layers

@@ -1,4 +1,4 @@
-"""The models that ship with the package."""
+"""The models that have a name: one that ships with the package, and public ones that are downloaded when first used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,68 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class NamedModel:
-    """An embedded generator, with the layer that a study edits unless told otherwise, and why that one."""
+    """A generator that ships with the package (`weights`) or is downloaded (`url`).
+
+    Parameters
+    ----------
+    name : str
+        What `gandid.load_generator` and `--generator` take.
+    resolution : int
+        Height and width of its images, in pixels.
+    megabytes : float
+        Size of its file in units of 10**6 bytes; of a file to be downloaded, as computed from the architecture.
+    source, licence : str
+        Where it comes from, and what is known of its terms.
+    default_layer, why : str
+        The layer that a study edits unless told otherwise, and why that one.
+    weights, discriminator : Path, optional
+        Files of a model that ships with the package.
+    segmenter : str, optional
+        The embedded segmenter that knows its objects.
+    url, sha256 : str
+        Where the file of a public model is, and the hexadecimal digits with which its SHA-256 begins.
+    """
 
     name: str
-    weights: Path
-    discriminator: Path
-    segmenter: str
+    resolution: int
+    megabytes: float
+    source: str
+    licence: str
     default_layer: str
     why: str
+    weights: Path | None = None
+    discriminator: Path | None = None
+    segmenter: str | None = None
+    url: str = ""
+    sha256: str = ""
+
+
+def _public(name: str, resolution: int, megabytes: float, source: str, licence: str, file: str) -> NamedModel:
+    return NamedModel(
+        name=name,
+        resolution=resolution,
+        megabytes=megabytes,
+        source=source,
+        licence=licence,
+        default_layer="layer4",
+        why="as in Liu et al.",
+        url=source + file,
+        sha256=file.removesuffix(".pth").rpartition("-")[2],  # both collections name their files so
+    )
+
+
+def _dissect(name: str, file: str, resolution: int = 256, megabytes: float = 92.1) -> NamedModel:
+    """A PG-GAN of Karras et al. as GAN Dissection gives it: the generator alone, 512 channels up to 32 px."""
+    licence = "converted from the networks of Karras et al. 2018 (CC BY-NC 4.0): see the source"
+    source = "https://dissect.csail.mit.edu/models/"
+    return _public(f"dissect/{name}", resolution, megabytes, source, licence, file)
+
+
+def _ganzoo(name: str, file: str, resolution: int, megabytes: float) -> NamedModel:
+    """A PG-GAN of PyTorch GAN Zoo: generator, its running average and discriminator in one file."""
+    licence = "of the weights nothing is said; the code of PyTorch GAN Zoo is BSD 3-Clause: see the source"
+    source = "https://dl.fbaipublicfiles.com/gan_zoo/PGAN/"
+    return _public(f"ganzoo/{name}", resolution, megabytes, source, licence, file)
 
 
 NAMED = {
@@ -25,11 +79,27 @@ NAMED = {
     for model in (
         NamedModel(
             name="rooms",
+            resolution=64,
+            megabytes=(WEIGHTS / "rooms.safetensors").stat().st_size / 1e6,
+            source="this package",
+            licence="MIT",
             weights=WEIGHTS / "rooms.safetensors",
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
             segmenter="rooms",
             default_layer="layer4",
             why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
         ),
+        _dissect("bedroom", "proggan_bedroom-d8a89ff1.pth"),
+        _dissect("church", "proggan_churchoutdoor-7e701dd5.pth"),
+        _dissect("conferenceroom", "proggan_conferenceroom-21e85882.pth"),
+        _dissect("diningroom", "proggan_diningroom-3aa0ab80.pth"),
+        _dissect("kitchen", "proggan_kitchen-67f1e16c.pth"),
+        _dissect("livingroom", "proggan_livingroom-5ef336dd.pth"),
+        _dissect("restaurant", "proggan_restaurant-b8578299.pth"),
+        _dissect("celebahq", "proggan_celebhq-620d161c.pth", resolution=1024, megabytes=92.3),
+        _ganzoo("celebahq-256", "celebaHQ_s6_i80000-6196db68.pth", 256, 276.6),
+        _ganzoo("celebahq-512", "celebaHQ16_december_s7_i96000-9c72988c.pth", 512, 277.0),
+        _ganzoo("dtd", "testDTD_s5_i96000-04efa39f.pth", 128, 275.3),
+        _ganzoo("celeba", "celebaCropped_s5_i83000-2b0acc76.pth", 128, 275.3),
     )
 }
