@@ -2,21 +2,27 @@
 
 from gandid.interventions.arms import REFERENCE, Arm, hold
 from gandid.interventions.edits import ABLATIONS, Edit, ablate, insert
-from gandid.interventions.runner import Readings, Runner
-from gandid.interventions.sites import CONTROLS, Site, find_sites, held_statistic
+from gandid.interventions.normalizations import Adapter, Statistic, pixel_norm
+from gandid.interventions.runner import Readings, Runner, layers_of
+from gandid.interventions.sites import CONTROLS, Site, find_sites, held_statistic, register_site
 
 __all__ = [
     "ABLATIONS",
     "CONTROLS",
     "REFERENCE",
+    "Adapter",
     "Arm",
     "Edit",
     "Readings",
     "Runner",
     "Site",
+    "Statistic",
     "ablate",
     "find_sites",
     "held_statistic",
     "hold",
     "insert",
+    "layers_of",
+    "pixel_norm",
+    "register_site",
 ]

@@ -4,6 +4,9 @@ The network runs on `n` latents up to the edited layer. There the batch fans out
 arm, and each block gets its arm's edit. From there on a held site reads, for the rows of the arms that hold it, the
 statistics of block 0, the reference arm, which is neither edited nor held. Nothing is recorded in one pass and replayed
 in another, so the arms are paired exactly, and the prefix runs once.
+
+Where more of the network depends on the latents than what passes through the layer (skip connections, styles), the rows
+downstream would meet `n` others there. Such a network fans out at its latents instead, and the prefix runs once per arm.
 """
 
 from __future__ import annotations
@@ -11,23 +14,42 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gandid.errors import GandidError, UsageError
+from gandid.errors import GandidError, UsageError, told
 from gandid.interventions.arms import REFERENCE, Arm
-from gandid.interventions.sites import find_sites, held_statistic
+from gandid.interventions.normalizations import Statistic, check_mode
+from gandid.interventions.sites import Site, find_sites, held_statistic
+
+_NAMED = 20  # layers that an error names
 
 
 @dataclass
 class Readings:
-    """What was measured on the way: site statistics by name, and the edited layer's unedited output."""
+    """What was measured on the way: scales of the sites by name, and the edited layer's unedited output."""
 
+    closed_form: bool  # see `Runner`
     layer: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, C, h, w)
     natural: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it would have taken
     held: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it was given
+
+    def gain(self, site: str, block: int) -> Tensor:
+        """How much more an arm is amplified than the reference: the ratio of their scales at a site, (n, h, w).
+
+        At the layer's positions: the median over the scales of one position, if the site takes several there (one per
+        channel; those of ablated units are no gain of anything), and the same everywhere, if its scales have no positions.
+        """
+        ratio = self.natural[site][0] / self.natural[site][block]
+        size = self.layer.shape[2:]
+        if ratio.ndim != 4:
+            return ratio.flatten(1).median(dim=1).values[:, None, None].expand(-1, *size)
+        ratio = ratio.median(dim=1, keepdim=True).values
+        return (ratio if ratio.shape[2:] == size else F.interpolate(ratio, size=size, mode="area"))[:, 0]
 
 
 class Runner:
@@ -36,7 +58,8 @@ class Runner:
     Parameters
     ----------
     generator : nn.Module
-        Maps latents (N, latent_dim) to images (N, 3, H, W); any module whose sites follow `sites.Site`.
+        Maps latents (N, latent_dim) to images (N, 3, H, W), each a function of its latent alone; has the attribute
+        `latent_dim`. Any module whose normalizations are sites (`gandid.interventions.sites`).
     layer : str
         Dotted name of the module whose output is edited; (N, C, h, w), taken before the next normalization.
 
@@ -44,25 +67,39 @@ class Runner:
     ----------
     upstream, downstream : tuple of str
         The sites that run before and after the layer, in the order in which they run.
-    units : int
-        Channels of the layer's output.
+    responds : dict of str to bool
+        Whether the statistic of a downstream site depends on its input (`Site.responds`).
+    closed_form : bool
+        Whether the first site divides by the root mean square over channels of the layer's own output, as pixel
+        normalization does. Then the gain has a closed form (THEORY), and an ablation towards zero can only lower the
+        statistic: `capped` and `frozen` agree at this site.
+    units, map_size : int, tuple of int
+        Channels of the layer's output, and its height and width.
+    image_size : tuple of int
+        Height and width of the images.
+    device : torch.device
+        Where the generator is.
 
     Raises
     ------
     UsageError
-        If the generator has no such layer.
+        If the generator has no such layer, or is no function from latents to images; the line says what to do.
     """
 
     def __init__(self, generator: nn.Module, layer: str):
         modules = dict(generator.named_modules())
         if layer not in modules or layer == "":
-            known = getattr(generator, "layers", None) or [name for name in modules if name]
-            raise UsageError(f"unknown layer '{layer}': this generator has {', '.join(known)}")
+            raise UsageError(f"unknown layer '{layer}': this generator has {layers_of(generator)}")
+        length = getattr(generator, "latent_dim", None)
+        if not isinstance(length, int):
+            raise UsageError("the generator does not say how long its latents are: set its attribute latent_dim")
+        check_mode(generator)
         self.generator: Any = generator
         self.layer = layer
         self._layer_module, self._sites = modules[layer], find_sites(generator)
-        self.upstream, self.downstream, shape = self._trace()
-        self.units, self.map_size = shape[1], tuple(shape[2:])
+        place = next(chain(generator.parameters(), generator.buffers()), torch.empty(0))
+        self.device = place.device
+        self._trace(torch.randn(2, length, generator=torch.Generator().manual_seed(0)).to(place))
 
     @torch.inference_mode()
     def run(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> Tensor:
@@ -98,17 +135,18 @@ class Runner:
     ) -> tuple[Tensor, Readings]:
         if arms[0].edit is not None or arms[0].held:
             raise ValueError("arms[0] must be the reference arm")
-        readings, n = Readings(), len(z)
-        if fan_out_at_latents:
-            z = z.repeat(len(arms), 1)
+        readings, n = Readings(self.closed_form), len(z)
+        early = fan_out_at_latents or self._fans_out_at_latents
+        # Fanned out early, the donors' rows go all the way as a block after the arms', and are dropped at the end.
+        blocks = len(arms) + (early and donors is not None)
         fans = 0
 
         def fan_out(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             nonlocal fans
             fans += 1
-            donor = output[n:] if donors is not None else None
+            donor = output[-n:] if donors is not None else None
             # Copies: a module downstream may work in place and would overwrite what was kept here.
-            rows = output.clone() if fan_out_at_latents else output[:n].repeat(len(arms), 1, 1, 1)
+            rows = output.clone() if early else output[:n].repeat(len(arms), 1, 1, 1)
             if output.is_contiguous(memory_format=torch.channels_last):
                 rows = rows.contiguous(memory_format=torch.channels_last)
             if read:
@@ -124,61 +162,142 @@ class Runner:
             for name in self.upstream * fan_out_at_latents + self.downstream:
                 controls = {block: arm.held[name] for block, arm in enumerate(arms) if name in arm.held}
                 if controls or read:
-                    stack.enter_context(_governed(self._sites[name], name, controls, n, readings if read else None))
-            rows = self.generator(z if donors is None else torch.cat([z, donors]))
+                    stack.enter_context(_governed(self._sites[name], controls, (blocks, n), readings if read else None))
+            inputs = z.repeat(len(arms), 1) if early else z
+            rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         if fans != 1:
             raise GandidError(f"layer '{self.layer}' ran {fans} times in one pass: choose a layer that runs once")
-        return rows.unflatten(0, (len(arms), n)), readings
+        for scales in (readings.natural, readings.held) if blocks > len(arms) else ():
+            scales.update({name: of[: len(arms)] for name, of in scales.items()})
+        return rows[: len(arms) * n].unflatten(0, (len(arms), n)), readings
 
     @torch.inference_mode()
-    def _trace(self) -> tuple[tuple[str, ...], tuple[str, ...], torch.Size]:
-        """Run once to learn which sites run before and after the layer, and the shape of its output."""
+    def _trace(self, z: Tensor) -> None:
+        """Run on two latents to learn what runs before and after the layer, and whether a batch can fan out there."""
         order: list[str] = []
-        shape: list[torch.Size] = []
+        outputs: list[Any] = []
+        taken: dict[str, Statistic] = {}
         with contextlib.ExitStack() as stack:
-            for name, site in self._sites.items():
-                handle = site.register_forward_hook(lambda *_, name=name: order.append(name))
-                stack.callback(handle.remove)
+            for site in self._sites.values():
 
-            def note(module: nn.Module, args: tuple, output: Tensor) -> None:
+                def meet(module: nn.Module, args: tuple, output: Tensor, site: Site = site) -> None:
+                    order.append(site.name)
+                    taken[site.name] = site.check(args, output)
+
+                stack.callback(site.module.register_forward_hook(meet).remove)
+
+            def note(module: nn.Module, args: tuple, output: Any) -> None:
                 order.append("")
-                shape.append(output.shape)
+                outputs.append(output.clone() if isinstance(output, Tensor) else output)
 
-            handle = self._layer_module.register_forward_hook(note)
-            stack.callback(handle.remove)
-            parameter = next(self.generator.parameters())
-            self.generator(torch.ones(1, self.generator.latent_dim, device=parameter.device, dtype=parameter.dtype))
-        if len(shape) != 1 or len(shape[0]) != 4:
+            stack.callback(self._layer_module.register_forward_hook(note).remove)
+            try:
+                images = self.generator(z)
+            except (GandidError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise UsageError(
+                    f"the generator fails on latents of shape {tuple(z.shape)} ({told(error)}): "
+                    "where it takes others, wrap it in a module that gives it what it wants"
+                ) from error
+        shape = getattr(images, "shape", ())
+        if len(shape) != 4 or shape[:2] != (len(z), 3):
+            got = f"images of shape {tuple(shape)}" if shape else f"a {type(images).__name__}"
+            raise UsageError(f"the generator gives {got} for {len(z)} latents: it must give (N, 3, height, width)")
+        if len(outputs) != 1 or getattr(outputs[0], "ndim", 0) != 4:
             raise UsageError(f"layer '{self.layer}' does not give one map of units per pass: choose another layer")
+        repeated = next((name for name in order if order.count(name) > 1), None)
+        if repeated is not None:
+            raise UsageError(
+                f"site '{repeated}' runs {order.count(repeated)} times in one pass: give each place a module of its own"
+            )
         here = order.index("")
-        return tuple(order[:here]), tuple(order[here + 1 :]), shape[0]
+        self.upstream, self.downstream = tuple(order[:here]), tuple(order[here + 1 :])
+        self.responds = {name: self._sites[name].responds for name in self.downstream}
+        self.units, self.map_size = outputs[0].shape[1], tuple(outputs[0].shape[2:])
+        self.image_size = tuple(shape[2:])
+        self.closed_form = bool(self.downstream) and _is_root_mean_square(taken[self.downstream[0]], outputs[0])
+        self._fans_out_at_latents = False
+        if not self._pairs(z, images):
+            self._fans_out_at_latents = True
+            if not self._pairs(z, images):
+                raise UsageError(
+                    "the generator gives other images of the same latents in another arm, without an edit: take its noise away, "
+                    "or fix it per latent; and let the first axis be the latents' wherever it normalizes"
+                )
+
+    def _pairs(self, z: Tensor, images: Tensor) -> bool:
+        """Whether the reference arm, and an arm that holds every site without an edit, are what the generator makes alone."""
+        try:
+            arms = self.run(z, [REFERENCE, Arm(None, dict.fromkeys(self.downstream, "frozen"))])
+        except (GandidError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # rows that do not meet
+            return False
+        tolerance = max(1e-2, 4 * torch.finfo(images.dtype).eps) * images.abs().max()
+        return bool(arms.shape[1:] == images.shape and (arms - images).abs().max() <= tolerance)
+
+
+def layers_of(generator: nn.Module) -> str:
+    """The layers that a generator names itself, or its modules: for an error to list."""
+    known = list(getattr(generator, "layers", None) or [name for name, _ in generator.named_modules() if name])
+    return ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
+
+
+def _is_root_mean_square(statistic: Statistic, x: Tensor) -> bool:
+    """Whether a statistic is that of pixel normalization of `x` (n, C, h, w), up to its eps."""
+    if statistic.mean is not None or statistic.scale.shape != (len(x), 1, *x.shape[2:]):
+        return False
+    expected = x.square().mean(dim=1, keepdim=True).sqrt()
+    return bool((statistic.scale - expected).abs().max() <= 1e-3 * expected.max())
 
 
 @contextlib.contextmanager
-def _governed(site: Any, name: str, controls: dict[int, str], n: int, readings: Readings | None) -> Iterator[None]:
-    """Give a site, for the blocks of rows in `controls`, the statistic that their control says."""
+def _governed(
+    site: Site, controls: dict[int, str], shape: tuple[int, int], readings: Readings | None
+) -> Iterator[None]:
+    """Give a site, for the blocks of rows in `controls`, the statistic that their control says.
 
-    def forward(x: Tensor) -> Tensor:
+    The batch is of `shape` (blocks, n). Where nothing is held the module's own `forward` runs; a site that cannot respond
+    would be given what it has.
+    """
+    own = site.module.forward
+    if not site.responds:
+        controls = {}
+
+    def scales(of: Statistic) -> Tensor:
+        """By block and latent; where the site folds more into its rows (windows), that comes third."""
+        return of.scale.unflatten(0, (*shape, -1)).squeeze(2)
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         natural = site.statistic(x)
-        blocks = natural.unflatten(0, (-1, n))
-        held = blocks
-        if controls:
-            held = blocks.clone()
-            for block, control in controls.items():
-                held[block] = held_statistic(control, blocks[0], blocks[block])
+        held = _held(natural, controls, shape[0]) if controls else natural
         if readings is not None:
-            readings.natural[name], readings.held[name] = blocks, held
-        return site.apply_statistic(x, held.flatten(0, 1))
+            readings.natural[site.name] = scales(natural)
+            readings.held[site.name] = scales(held) if controls else readings.natural[site.name]
+        return site.apply(x, held, *args) if controls else own(x, *args, **kwargs)
 
-    with _replaced(site, forward):
+    with _replaced(site.module, forward):
         yield
 
 
+def _held(natural: Statistic, controls: dict[int, str], blocks: int) -> Statistic:
+    """What the rows of each block are given: what their control says, or what the site takes."""
+    parts = natural.split(blocks)
+    return Statistic.join(
+        [held_statistic(controls[b], parts[0], part) if b in controls else part for b, part in enumerate(parts)]
+    )
+
+
 @contextlib.contextmanager
-def _replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Shadow a module's `forward`; the class's own is back afterwards."""
+def _replaced(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Shadow a module's `forward`; what it was is back afterwards."""
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before

@@ -1,45 +1,137 @@
-"""Sites: normalizations whose statistic an experiment can hold, and the controls that say what they are held at."""
+"""Sites: normalizations whose statistic an experiment can hold, and the controls that say what they are held at.
+
+A site works in two steps: it takes a statistic of its input (a scale and, where it subtracts one, a mean), and applies it.
+A module is a site if it offers the two steps as methods, `statistic(x)` and `apply_statistic(x, sigma)`, as PG-GAN's pixel
+normalization does; or if its type is registered with an adapter, as PyTorch's own normalizations are.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gandid.errors import UsageError, told
+from gandid.interventions.normalizations import ADAPTERS, Adapter, Statistic, pixel_norm
+
 CONTROLS = ("capped", "frozen")
 
 
-@runtime_checkable
-class Site(Protocol):
-    """A normalization in two steps: take a statistic, then apply it."""
+def register_site(kind: type[nn.Module], adapter: Adapter | None = None) -> None:
+    """Have every module of a type, and of its subclasses, taken as a site.
 
-    def statistic(self, x: Tensor) -> Tensor:
-        """The scale `sigma`, broadcastable to `x`, that the site divides `x` by."""
-        ...
+    Parameters
+    ----------
+    kind : type
+        Called with the input alone, or with what `adapter.apply` takes beside it.
+    adapter : Adapter, optional
+        Its two steps. Without one it is a pixel normalization, `x / sqrt(mean_c x^2 + eps)`, whose `eps` is the module's
+        attribute `eps` or `epsilon`, 1e-8 where there is neither.
 
-    def apply_statistic(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Normalize `x` with a given `sigma`."""
-        ...
+    Notes
+    -----
+    What is registered is believed only as far as it is true: a `Runner` compares the two steps with the module's own
+    `forward`, and refuses a site where they differ.
+
+    Examples
+    --------
+    >>> class Hypersphere(nn.Module):
+    ...     def forward(self, x):
+    ...         return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    >>> register_site(Hypersphere)
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UsageError(f"a site is registered by the type of its module, not by {kind!r}")
+    ADAPTERS[kind] = adapter or pixel_norm()
 
 
-def find_sites(network: nn.Module) -> dict[str, Any]:
-    """All sites of a network, by dotted module name, in the order of registration."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, Site)}
+@dataclass(frozen=True)
+class Site:
+    """A module of a network with the two steps of its normalization.
+
+    Attributes
+    ----------
+    responds : bool
+        Whether the statistic depends on the input at all. That of batch normalization in evaluation mode does not: it is
+        stored. Holding such a site changes nothing.
+    """
+
+    name: str
+    module: nn.Module
+    adapter: Adapter
+
+    @property
+    def responds(self) -> bool:
+        return self.adapter.responds(self.module)
+
+    def statistic(self, x: Tensor) -> Statistic:
+        return self.adapter.statistic(self.module, x)
+
+    def apply(self, x: Tensor, statistic: Statistic, *args: Any) -> Tensor:
+        return self.adapter.apply(self.module, x, statistic, *args)
+
+    def check(self, args: Sequence[Any], output: Any) -> Statistic:
+        """The statistic of what the module was given, if its two steps make of it what the module itself made.
+
+        Raises
+        ------
+        UsageError
+            If they do not.
+        """
+        kind = type(self.module).__name__
+        advice = "register its type with an adapter of its own (gandid.interventions.register_site)"
+        try:
+            x, *others = args
+            statistic = self.statistic(x)
+            result = self.apply(x, statistic, *others)
+            fits = result.shape == output.shape and len(statistic.scale) == len(x)
+        except Exception as error:
+            raise UsageError(
+                f"site '{self.name}' ({kind}) is not what it was taken for ({told(error)}): {advice}"
+            ) from error
+        scale, tolerance = output.abs().max(), max(1e-3, 16 * torch.finfo(output.dtype).eps)
+        if not fits or (result - output).abs().max() > tolerance * scale:
+            raise UsageError(f"site '{self.name}' ({kind}) computes something else than it was taken for: {advice}")
+        return statistic
 
 
-def held_statistic(control: str, reference: Tensor, natural: Tensor) -> Tensor:
+def find_sites(network: nn.Module) -> dict[str, Site]:
+    """All sites of a network, by dotted module name, in the order of registration; what is inside of a site is no site."""
+    sites: dict[str, Site] = {}
+    for name, module in network.named_modules():
+        adapter = _adapter(module)
+        if adapter and not any(name.startswith(f"{outer}.") for outer in sites):
+            sites[name] = Site(name, module, adapter)
+    return sites
+
+
+_METHODS = Adapter(
+    statistic=lambda module, x: Statistic(module.statistic(x)),
+    apply=lambda module, x, statistic: module.apply_statistic(x, statistic.scale),
+)
+
+
+def _adapter(module: nn.Module) -> Adapter | None:
+    if hasattr(module, "statistic") and hasattr(module, "apply_statistic"):
+        return _METHODS
+    return next((ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS), None)
+
+
+def held_statistic(control: str, reference: Statistic, natural: Statistic) -> Statistic:
     """The statistic that a held site is given (THEORY: "Objects", control).
 
     Parameters
     ----------
     control : {"capped", "frozen"}
-        `frozen` gives `reference`; `capped` gives `max(reference, natural)`, so that the site may attenuate as it
-        would but not amplify beyond what it did before the edit.
-    reference : Tensor
-        The statistic that the site took for the same latent with no edit and nothing held.
-    natural : Tensor
-        The statistic that the site would take of what it is given.
+        `frozen` gives `reference`, the mean included; `capped` gives the scale `max(reference, natural)`, so that the site
+        may attenuate as it would but not amplify beyond what it did before the edit, and leaves the mean live.
+    reference : Statistic
+        What the site took for the same latent with no edit and nothing held.
+    natural : Statistic
+        What the site would take of what it is given.
 
     Raises
     ------
@@ -47,7 +139,7 @@ def held_statistic(control: str, reference: Tensor, natural: Tensor) -> Tensor:
         If the control is unknown.
     """
     if control == "frozen":
-        return reference.expand_as(natural)
+        return reference
     if control == "capped":
-        return torch.maximum(reference, natural)
+        return Statistic(torch.maximum(reference.scale, natural.scale), natural.mean)
     raise ValueError(f"unknown control '{control}'")
