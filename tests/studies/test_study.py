@@ -8,10 +8,9 @@ import yaml
 from planted import PlantedGenerator, PlantedSegmenter
 
 import gandid
-from gandid.errors import GandidError, UsageError
+from gandid.errors import UsageError
 from gandid.generators import Generator
 from gandid.studies import StudyConfig, read_config
-from gandid.studies import study as study_module
 from gandid.studies.latents import latents
 
 
@@ -41,15 +40,18 @@ def test_a_latent_does_not_depend_on_its_company():
     assert not torch.equal(alone, latents(7, [12], 6, "ranking"))
 
 
-def test_the_panel_does_not_depend_on_the_batch(monkeypatch):
+def test_the_panel_does_not_depend_on_the_batch():
     panels = []
-    for rows in (400, 20):
-        monkeypatch.setattr(study_module, "_ROWS", rows)
+    for rows in (400, 20, 4):  # 4 rows hold less than the arms of one latent
         study = gandid.Study(tiny(), Thirds(), layer="layer2")
+        study.rows = rows
         panels.append(study.run({"red": [0, 1], "green": [2]}, control=["capped", "frozen"], latents=12))
-    for name in ("pixels", "inside", "gain", "strain"):
-        # Convolutions of another batch size may round otherwise; a pixel at the threshold may then change sides.
-        np.testing.assert_allclose(panels[0][name], panels[1][name], atol=1 if name in ("pixels", "inside") else 1e-4)
+    for panel in panels[1:]:
+        assert set(panel) == set(panels[0])
+        for name in panel:
+            # Convolutions of another batch size may round otherwise; a pixel at the threshold may then change sides.
+            atol = 1 if name in ("pixels", "inside") else 0.2 if name == "inpainted_map" else 1e-4
+            np.testing.assert_allclose(panels[0][name], panel[name], atol=atol)
 
 
 def test_arms_that_are_the_same_are_run_once_and_equal():
@@ -82,13 +84,13 @@ def test_alpha_zero_changes_nothing():
     assert (live.values == reference.values).all()
 
 
-def test_a_run_is_written_whole_and_read_back(tmp_path):
+def test_a_run_is_written_and_read_back(tmp_path):
     store = tmp_path / "run"
     panel = planted_study().run(["a"], units=1, latents=10, ranking_latents=8, store=store, command="gandid run")
-    assert {p.name for p in store.iterdir()} == {
+    assert {p.name for p in store.iterdir() if not p.name.startswith(".")} == {
         "config.yaml", "panel.zarr", "relation.csv", "effects.csv", "checks.csv", "examples.npz",
     }  # fmt: skip
-    with xr.open_zarr(store / "panel.zarr") as stored:
+    with xr.open_zarr(store / "panel.zarr", chunks=None) as stored:
         xr.testing.assert_equal(stored.load(), panel)
     config = read_config(store)
     assert config["resolved"]["chosen"] == {"a": [0]}
@@ -96,36 +98,6 @@ def test_a_run_is_written_whole_and_read_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run"]  # nothing half-written beside it
     # The configuration of a run can be run again.
     assert StudyConfig.read(store / "config.yaml").latents == 10
-
-
-def test_the_same_study_is_not_computed_twice(tmp_path):
-    first = planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=tmp_path / "run")
-    before = (tmp_path / "run" / "panel.zarr").stat().st_mtime_ns
-    again = planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=tmp_path / "run")
-    xr.testing.assert_equal(first, again)
-    assert (tmp_path / "run" / "panel.zarr").stat().st_mtime_ns == before
-
-
-def test_nothing_is_overwritten(tmp_path):
-    store = tmp_path / "run"
-    planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=store)
-    with pytest.raises(UsageError, match=r"holds another study .*latents 6 there, 7 here"):
-        planted_study().run(["a"], units=1, latents=7, ranking_latents=4, store=store)
-    other = tmp_path / "letters"
-    other.mkdir()
-    (other / "letter.txt").write_text("dear")
-    with pytest.raises(UsageError, match="exists and is not a run"):
-        planted_study().run(["a"], units=1, latents=6, store=other)
-    assert [p.name for p in other.iterdir()] == ["letter.txt"]
-
-
-def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        study_module.folder, "write_parts", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
-    )
-    with pytest.raises(GandidError, match="No space left"):
-        planted_study().run(["a"], units=1, latents=6, ranking_latents=4, store=tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_that_is_never_seen_is_not_estimable():
@@ -175,3 +147,50 @@ def test_configuration_files_are_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match=told):
             StudyConfig.read(path)
+
+
+def test_half_precision_is_the_same_study_to_its_rounding():
+    panels = [
+        gandid.Study(tiny(), Thirds(), layer="layer2", precision=precision).run({"red": [0, 1]}, latents=12)
+        for precision in ("fp32", "bf16")
+    ]
+    assert [panel.attrs["precision"] for panel in panels] == ["fp32", "bf16"]
+    np.testing.assert_allclose(panels[0]["gain"], panels[1]["gain"], rtol=0.02)
+    assert not np.array_equal(panels[0]["gain"], panels[1]["gain"], equal_nan=True)
+    assert panels[1]["gain_error"].max() < 0.02
+    np.testing.assert_allclose(panels[0]["pixels"].mean("latent"), panels[1]["pixels"].mean("latent"), atol=8)
+
+
+def test_a_memory_budget_bounds_the_batch():
+    rows = [gandid.Study(tiny(), Thirds(), layer="layer2", memory=2**mib).rows for mib in (20, 21, 30)]
+    assert 2 <= rows[0] < rows[1] <= 2 * rows[0] + 1
+    assert rows[2] == 128
+    with pytest.raises(UsageError, match="0 MiB of memory hold no pair of images: this study needs"):
+        gandid.Study(tiny(), Thirds(), layer="layer2", memory=1000)
+
+
+def test_parts_are_merged_into_the_whole(tmp_path):
+    from gandid.studies.merge import merge
+
+    def part(chunk, name, **asked):
+        return planted_study().run({"a": [0]}, latents=30, chunk=chunk, store=tmp_path / name, **asked)
+
+    whole = planted_study().run({"a": [0]}, latents=30, store=tmp_path / "whole")
+    parts = [part(f"{k}/3", f"part-{k}") for k in (1, 2, 3)]
+    assert [panel["latent"].values.tolist() for panel in parts] == [[*range(10)], [*range(10, 20)], [*range(20, 30)]]
+    merged = merge([tmp_path / f"part-{k}" for k in (1, 2, 3)], tmp_path / "merged")
+    xr.testing.assert_allclose(merged, whole)
+    assert (tmp_path / "merged" / "effects.csv").read_bytes() == (tmp_path / "whole" / "effects.csv").read_bytes()
+    for runs, told in [
+        (["part-1", "part-1"], "latent 0 is in more than one"),
+        (["part-1"], "two runs or more"),
+        (["part-1", "elsewhere"], "is not a run"),
+    ]:
+        with pytest.raises(UsageError, match=told):
+            merge([tmp_path / run for run in runs], tmp_path / "bad")
+    part("2/3", "other", alpha=0.5)
+    with pytest.raises(UsageError, match=r"not of one study \(alpha 1.0 there, 0.5 here\)"):
+        merge([tmp_path / "part-1", tmp_path / "other"], tmp_path / "bad")
+    with pytest.raises(UsageError, match="exists: choose another"):
+        merge([tmp_path / "part-1", tmp_path / "part-2"], tmp_path / "merged")
+    assert not (tmp_path / "bad").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.segmenters import Segmenter
 
 TOP_QUANTILE = 0.01  # share of a unit's activations above the threshold of its IoU, as in GAN Dissection
-_ROWS = 128  # images made at once: more of them no longer fit the cache
 
 
 def relate(
-    runner: Runner, segmenter: Segmenter, z: Tensor, on_progress: Callable[[int], None] = lambda latents: None
+    runner: Runner,
+    segmenter: Segmenter,
+    z: Tensor,
+    on_progress: Callable[[int], None] = lambda latents: None,
+    *,
+    rows: int = 128,
+    kept: Path | None = None,
 ) -> xr.Dataset:
     """Measure how every unit of the runner's layer relates to every class.
 
@@ -31,6 +37,11 @@ def relate(
         Latents; take others for the effects, or the choice of units profits from their noise.
     on_progress : callable
         Told how many latents have been done since the last call.
+    rows : int
+        Images that may be made at once.
+    kept : Path, optional
+        File that keeps the single-unit ablations, which are the long part, as they are done; what it holds already, from a run
+        that was cut short, is not done again.
 
     Returns
     -------
@@ -46,12 +57,17 @@ def relate(
     drop = np.empty((n, units, len(classes)))
     energy = torch.zeros(units, len(classes), dtype=torch.float64)
     activations, labels = [], []
-    batch = max(1, _ROWS // (units + 1))
+    batch = max(1, rows // (units + 1))
+    done = _read_kept(kept, drop)
     for start in range(0, n, batch):
         some = z[start : start + batch]
-        seen, areas = _ablate_each(runner, segmenter, some)
-        drop[start : start + batch] = areas
-        maps = runner.activations(some)
+        seen = segmenter(runner.run(some, [REFERENCE])[0])
+        if start + len(some) > done:
+            drop[start : start + batch] = _ablate_each(runner, segmenter, some, seen, rows)
+            if kept is not None:
+                with kept.open("ab") as file:
+                    drop[max(start, done) : start + batch].tofile(file)
+        maps = runner.activations(some).float()
         masks = F.one_hot(seen, len(classes)).permute(0, 3, 1, 2).float()
         share = F.interpolate(masks, size=maps.shape[2:], mode="area")
         energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
@@ -77,13 +93,29 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
     return tuple(int(unit) for unit in order[:count])
 
 
-def _ablate_each(runner: Runner, segmenter: Segmenter, z: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Labels (n, H, W) of the unedited images, and the loss of area (n, units, classes) to each unit's ablation."""
-    arms: Sequence[Arm] = [REFERENCE] + [Arm(ablate((unit,))) for unit in range(runner.units)]
-    labels = segmenter(runner.run(z, arms).flatten(0, 1)).unflatten(0, (len(arms), len(z)))
-    counts = outcomes.pixels(labels.cpu().numpy(), len(segmenter.classes))
-    areas = outcomes.area(counts, labels[0, 0].numel())
-    return labels[0], (areas[:1] - areas[1:]).transpose(1, 0, 2)
+def _ablate_each(runner: Runner, segmenter: Segmenter, z: Tensor, seen: Tensor, rows: int) -> np.ndarray:
+    """Loss of area (n, units, classes) to each unit's ablation; `seen` (n, H, W) labels the unedited images."""
+    classes, size = len(segmenter.classes), seen[0].numel()
+    before = outcomes.area(outcomes.pixels(seen.cpu().numpy(), classes), size)
+    group = max(1, rows // len(z) - 1)
+    after = []
+    for start in range(0, runner.units, group):
+        arms = [Arm(ablate((unit,))) for unit in range(start, min(start + group, runner.units))]
+        labels = segmenter(runner.run(z, [REFERENCE, *arms])[1:].flatten(0, 1)).unflatten(0, (len(arms), len(z)))
+        after.append(outcomes.area(outcomes.pixels(labels.cpu().numpy(), classes), size))
+    return (before - np.concatenate(after)).transpose(1, 0, 2)
+
+
+def _read_kept(kept: Path | None, drop: np.ndarray) -> int:
+    """Fill `drop` with the whole latents that a file holds, cut off a part of one, and return how many they are."""
+    if kept is None or not kept.exists():
+        return 0
+    size = drop[0].nbytes
+    done = min(kept.stat().st_size // size, len(drop))
+    with kept.open("r+b") as file:
+        file.truncate(done * size)
+        drop[:done] = np.fromfile(file, drop.dtype, done * drop[0].size).reshape(done, *drop.shape[1:])
+    return done
 
 
 def _iou(activations: Tensor, labels: Tensor, classes: int) -> np.ndarray:

@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gandid.errors import UsageError
 
 Control = Literal["capped", "frozen"]
+Precision = Literal["fp32", "bf16"]
 
 
 class StudyConfig(BaseModel):
     """What to study. Its defaults are those of `gandid run`.
 
     `targets` None means every object class of the segmenter; as a mapping it names the units of each target. `units` None
-    means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default.
+    means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default. `chunk` is `K/N`: only
+    the K-th of N equal parts of the latents.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +36,8 @@ class StudyConfig(BaseModel):
     latents: Annotated[int, Field(gt=0)] = 512
     ranking_latents: Annotated[int, Field(gt=0)] = 128
     seed: Annotated[int, Field(ge=0)] = 0
+    precision: Precision = "fp32"
+    chunk: str | None = None
 
     @field_validator("targets", "control", "hold", mode="before")
     @classmethod
@@ -44,6 +48,22 @@ class StudyConfig(BaseModel):
     @classmethod
     def _once_each(cls, value: Any) -> Any:
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+
+    @field_validator("chunk")
+    @classmethod
+    def _one_of_many(cls, value: str | None) -> str | None:
+        if value is not None:
+            numbers = value.split("/")
+            if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+                raise ValueError("write K/N, such as 3/8")
+            if not 1 <= int(numbers[0]) <= int(numbers[1]):
+                raise ValueError("K must be between 1 and N")
+        return value
+
+    def numbers(self) -> range:
+        """The latents to measure."""
+        k, n = map(int, (self.chunk or "1/1").split("/"))
+        return range((k - 1) * self.latents // n, k * self.latents // n)
 
     @classmethod
     def check(cls, **values: Any) -> StudyConfig:

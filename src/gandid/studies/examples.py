@@ -37,11 +37,10 @@ def collect(
     chosen = np.stack([choose(panel, target) for target in design.edits])
     targets, arms = len(design.edits), design.arms
     generator: Any = runner.generator
-    size = generator.resolution
-    images = np.zeros((targets, EXAMPLES, len(arms), size, size, 3), np.uint8)
+    device = runner.device
+    images = np.zeros((targets, EXAMPLES, len(arms), *runner.image_size, 3), np.uint8)
     labels = np.zeros(images.shape[:-1], np.uint8)
     gain = np.full((targets, EXAMPLES, *runner.map_size), np.nan, np.float32)
-    device = next(runner.generator.parameters()).device
     for t, edit in enumerate(design.edits.values()):
         numbers = chosen[t][chosen[t] >= 0]
         if not len(numbers):
@@ -51,10 +50,9 @@ def collect(
         donors = latents(seed, numbers, generator.latent_dim, "donors").to(device) if edit.values is None else None
         made, readings = runner.read(z, [REFERENCE, Arm(edit), *held], donors=donors)
         seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
-        images[t, : len(numbers)] = made.add(1).mul(127.5).clamp(0, 255).byte().permute(1, 0, 3, 4, 2).cpu().numpy()
+        images[t, : len(numbers)] = made.float().add(1).mul(127.5).clamp(0, 255).byte().permute(1, 0, 3, 4, 2).cpu().numpy()
         labels[t, : len(numbers)] = seen.cpu().numpy()
-        statistic = readings.natural[runner.downstream[0]]
-        gain[t, : len(numbers)] = (statistic[0] / statistic[1])[:, 0].cpu().numpy()
+        gain[t, : len(numbers)] = readings.gain(runner.downstream[0], 1).cpu().numpy()
     return {
         "targets": np.array(list(design.edits)),
         "arms": np.array(arms),

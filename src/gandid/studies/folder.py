@@ -1,121 +1,173 @@
-"""The folder of a run: written whole or not at all, never over something else."""
+"""The folder of a run: whose it is, who writes in it, and what lies in it."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import xarray as xr
 import yaml
 from torch import nn
 
 from gandid import did
-from gandid.errors import GandidError, UsageError
+from gandid.errors import UsageError
+from gandid.studies.store import explained, read_panel, verified
+
+LOCK = ".lock"
+RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
+FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
+IN_MEMORY = 2**28  # bytes up to which a panel is read at once
+MAY_DIFFER = ("resolved", "command", "chosen", "latents")  # between runs that are one study
 
 
 def fingerprint(network: object) -> str:
-    """SHA-256 of a network's weights, names and shapes included; of the type's name where it has no weights."""
+    """SHA-256 of a network's weights, names and shapes included, and of its `settings` where it has any."""
     digest = hashlib.sha256(type(network).__qualname__.encode())
     if isinstance(network, nn.Module):
         for name, value in sorted(network.state_dict().items()):
             array = value.detach().cpu().contiguous().numpy()
             digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
+    digest.update(repr(getattr(network, "settings", "")).encode())
     return digest.hexdigest()
 
 
+def versions() -> dict[str, str]:
+    """The versions of what computes: gandid and PyTorch."""
+    return {name: version(name) for name in ("gandid", "torch")}
+
+
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a finished run."""
+    """Whether a folder holds a run with a panel, finished or not."""
     return (folder / "config.yaml").is_file() and (folder / "panel.zarr").is_dir()
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run was finished: what follows from its panel is there too."""
+    return is_run(folder) and all((folder / name).is_file() for name in FOLLOWS)
+
+
+def remove_estimates(folder: Path) -> None:
+    """Remove what follows from a panel that is about to change."""
+    with explained(folder):
+        for name in FOLLOWS:
+            (folder / name).unlink(missing_ok=True)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a finished run, with what was resolved."""
+    """The configuration of a run, with what was resolved."""
     return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write the configuration of a run, whole or not at all."""
+    with replacing(folder / "config.yaml") as aside:
+        aside.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
 def open_panel(folder: Path) -> xr.Dataset:
-    """The panel of a finished run, in memory. Raises `UsageError` if the folder holds none."""
+    """The panel of a run as far as it goes, in memory if it is small; raises `UsageError` if the folder holds none."""
     if not is_run(folder):
         raise UsageError(f"{folder} is not a run: it should hold config.yaml and panel.zarr")
-    with xr.open_zarr(folder / "panel.zarr") as panel:
+    panel = read_panel(folder / "panel.zarr")
+    if panel.nbytes > IN_MEMORY:
+        return panel
+    with verified(folder / "panel.zarr"):
         return panel.load()
 
 
-def holds_same(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether `folder` already holds this very study.
+@contextmanager
+def writing(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Take a run folder for this study, new or to be continued: nobody else may write in it meanwhile.
 
-    False if it is absent or empty. Raises `UsageError` if anything else is there: it is never overwritten.
+    Raises
+    ------
+    UsageError
+        If something else is there, or another process writes in it.
+    GandidError
+        If the folder cannot be made.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not folder.is_dir() or not is_run(folder):
-        raise UsageError(f"{folder} exists and is not a run: choose another --out, or remove it")
-    theirs = _comparable(read_config(folder))
-    ours = _comparable(yaml.safe_load(yaml.safe_dump(config)))
-    different = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
-    if different:
-        told = ", ".join(f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in different[:3])
+    with explained(folder):
+        if folder.exists() and (not folder.is_dir() or (_contents(folder) and not (folder / "config.yaml").is_file())):
+            raise UsageError(f"{folder} exists and is not a run: choose another --out, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UsageError(f"another process is writing in {folder}: wait for it, or choose another --out") from None
+    try:
+        if (folder / "config.yaml").is_file():
+            check_same(folder, config)
+        yield
+    finally:
+        if folder.is_dir() and not _contents(folder):  # nothing came of it
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+        lock.release()
+
+
+def check_same(folder: Path, config: dict[str, Any]) -> None:
+    """Raise `UsageError` unless the run in `folder` is of the study `config`, with as many latents or fewer."""
+    ours = yaml.safe_load(yaml.safe_dump(config))  # as it would read once written
+    theirs = read_config(folder)
+    told = differences(theirs, ours)
+    if told:
         raise UsageError(f"{folder} holds another study ({told}): choose another --out, or remove it")
-    return True
+    more = theirs["latents"] - ours["latents"]
+    if more > 0 or (more and ours.get("chunk")):
+        raise UsageError(
+            f"{folder} holds a study of {theirs['latents']} latents: ask for as many{'' if ours.get('chunk') else ' or more'}"
+        )
 
 
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    flat = {**config, **config.get("resolved", {})}
-    return {key: value for key, value in flat.items() if key not in ("resolved", "command", "chosen")}
+def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """In words, what keeps two configurations from being one study; empty if nothing does."""
+    flat = [{**config, **config.get("resolved", {})} for config in (theirs, ours)]
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    different = [key for key in keys if key not in MAY_DIFFER and flat[0].get(key) != flat[1].get(key)]
+    return ", ".join(f"{key} {flat[0].get(key)} there, {flat[1].get(key)} here" for key in different[:3])
+
+
+def _contents(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.name != LOCK]
+
+
+def write_relation(folder: Path, relation: xr.Dataset) -> None:
+    """Write `relation.csv`."""
+    with replacing(folder / "relation.csv") as aside:
+        relation.to_dataframe().reset_index().to_csv(aside, index=False)
+
+
+def write_examples(folder: Path, examples: dict[str, np.ndarray]) -> None:
+    """Write `examples.npz`."""
+    with replacing(folder / "examples.npz") as aside, aside.open("wb") as file:
+        np.savez_compressed(file, **examples)  # type: ignore[arg-type]
+
+
+def write_estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
+    """Write what follows from the panel alone, `effects.csv` and `checks.csv`, and return it."""
+    effects = did.estimate(panel)
+    with replacing(folder / "effects.csv") as aside:
+        effects.to_frame().to_csv(aside, index=False)
+    with replacing(folder / "checks.csv") as aside:
+        effects.checks.to_csv(aside, index=False)
+    return effects
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """Give a folder to write a run into; it takes its place only when everything is written."""
-    folder = folder.absolute()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise GandidError(f"cannot write to {folder.parent}: {error.strerror}") from error
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()  # only ever an empty one, see `holds_same`
-        aside.rename(folder)
-    except OSError as error:
-        raise GandidError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_parts(
-    folder: Path,
-    config: dict[str, Any],
-    panel: xr.Dataset,
-    relation: xr.Dataset | None,
-    examples: dict[str, np.ndarray],
-) -> None:
-    """Write what a study measured and what follows from it."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    # Format 2: the third has no settled encoding of strings yet.
-    panel.to_zarr(folder / "panel.zarr", mode="w", zarr_format=2)
-    if relation is not None:
-        relation.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
-    write_estimates(folder, panel)
-    np.savez_compressed(folder / "examples.npz", **examples)  # type: ignore[arg-type]
-
-
-def write_estimates(folder: Path, panel: xr.Dataset) -> None:
-    """Write what follows from the panel alone: `effects.csv` and `checks.csv`."""
-    effects = did.estimate(panel)
-    effects.to_frame().to_csv(folder / "effects.csv", index=False)
-    effects.checks.to_csv(folder / "checks.csv", index=False)
-
-
-def package_version() -> str:
-    """The version of gandid."""
-    return version("gandid")
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes its place only when it is whole."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    with explained(path):
+        try:
+            yield aside
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # Independent streams of one seed: the units are chosen on other latents than the effects are measured on.
-STREAMS = {"effects": 0, "ranking": 1, "donors": 2}
+STREAMS = {"effects": 0, "ranking": 1, "donors": 2, "typical": 3}
 
 
 def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects") -> Tensor:
@@ -21,3 +21,11 @@ def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects"
         for index in indices
     ]
     return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(-1, dim))
+
+
+def chunked(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Split latents into chunks that end at multiples of `size`, so that a resumed run has the chunks of an unbroken one."""
+    chunks: dict[int, list[int]] = {}
+    for number in numbers:
+        chunks.setdefault(number // size, []).append(number)
+    return [tuple(chunk) for chunk in chunks.values()]

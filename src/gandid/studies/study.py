@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,26 @@ import xarray as xr
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from gandid.errors import UsageError
+from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import Runner, ablate
+from gandid.interventions import Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
 from gandid.segmenters import Segmenter
 from gandid.studies import folder
-from gandid.studies.config import StudyConfig
-from gandid.studies.design import CHECKED, JUDGED, QUANTILES, Design, Held, exact_checks, measure
+from gandid.studies.config import Precision, StudyConfig
+from gandid.studies.design import Design, Held
 from gandid.studies.examples import collect
-from gandid.studies.latents import latents
+from gandid.studies.executors import Executor, Failed, Local
+from gandid.studies.latents import chunked, latents
+from gandid.studies.memory import rows_that_fit
+from gandid.studies.panel import empty_panel
+from gandid.studies.store import PanelStore
+from gandid.studies.worker import SUMMED, Worker, arithmetic
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
-_ROWS = 128  # images made at once: more of them no longer fit the cache
+LATENTS_KEPT = 16  # at least so many are measured between two writes to the panel
+LATENTS_TOGETHER = 256  # at most so many are measured in one pass
 
 
 class Study:
@@ -41,6 +50,10 @@ class Study:
         Whose output is edited; the default layer of an embedded model.
     seed : int
         Of the latents. Ranking and effects use different latents of the same seed.
+    precision : {"fp32", "bf16"}
+        Of the networks' arithmetic; statistics of sites are computed in fp32 either way.
+    memory : int, optional
+        Bytes that the run may use beside the weights; half of what is free by default.
 
     Raises
     ------
@@ -48,20 +61,31 @@ class Study:
         If there is no such layer, no normalization after it, or no layer was named and the generator has no default.
     """
 
-    def __init__(self, generator: nn.Module, segmenter: Segmenter, layer: str | None = None, seed: int = 0):
+    def __init__(
+        self,
+        generator: nn.Module,
+        segmenter: Segmenter,
+        layer: str | None = None,
+        seed: int = 0,
+        *,
+        precision: Precision = "fp32",
+        memory: int | None = None,
+    ):
         name = getattr(generator, "name", None) or type(generator).__name__
         if layer is None:
             if name not in NAMED:
-                known = ", ".join(getattr(generator, "layers", ()))
-                raise UsageError(f"name the layer to edit: this generator has {known}")
+                raise UsageError(f"name the layer to edit: this generator has {layers_of(generator)}")
             layer = NAMED[name].default_layer
         self.generator: Any = generator
         self.segmenter, self.seed, self.name = segmenter, seed, name
         self.runner = Runner(generator, layer)
         if not self.runner.downstream:
             raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
-        self.device = next(generator.parameters()).device
+        self.device = self.runner.device
         self.discriminator = load_discriminator(name, self.device)
+        self.precision = precision
+        with arithmetic(self.device, precision):
+            self.rows = rows_that_fit(self.runner, segmenter, self._latents(range(2)), memory)
 
     @property
     def layer(self) -> str:
@@ -73,11 +97,11 @@ class Study:
         """The segmenter's object classes: neither background nor `unknown`."""
         return tuple(c for c in self.segmenter.classes if c not in self.segmenter.background and c != "unknown")
 
-    def relate(self, latents: int = 128, progress: Progress | None = None) -> xr.Dataset:
+    def relate(self, latents: int = 128, progress: Progress | None = None, kept: Path | None = None) -> xr.Dataset:
         """ACE, IoU and energy of every unit for every class, over `latents` latents: see `gandid.relation.relate`."""
         z = self._latents(range(latents), "ranking")
-        with _Task(progress, "ranking units", latents) as task:
-            return relate(self.runner, self.segmenter, z, task.advance)
+        with _Task(progress, "ranking units", latents) as task, arithmetic(self.device, self.precision):
+            return relate(self.runner, self.segmenter, z, task.advance, rows=self.rows, kept=kept)
 
     def run(
         self,
@@ -91,6 +115,8 @@ class Study:
         alpha: float = 1.0,
         ranking_latents: int = 128,
         store: str | Path | None = None,
+        chunk: str | None = None,
+        executor: Executor | None = None,
         progress: Progress | None = None,
         command: str | None = None,
     ) -> xr.Dataset:
@@ -114,7 +140,12 @@ class Study:
         ranking_latents : int
             Latents on which the units are ranked; not those of the effects.
         store : str or Path, optional
-            Folder to write the run into (DESIGN, "Public contract"). If it already holds this study, that one is returned.
+            Folder to write the run into (DESIGN, "Public contract"). What it already holds of this study is kept and not
+            computed again: a run that was cut short goes on, and one of fewer latents is extended.
+        chunk : str, optional
+            `K/N`: measure only the K-th of N equal parts of the latents, for `gandid.studies.merge` to join.
+        executor : Executor, optional
+            Where the latents are measured; this process by default.
         progress : rich.progress.Progress, optional
             Where to show progress.
         command : str, optional
@@ -143,43 +174,133 @@ class Study:
             alpha=alpha,
             ranking_latents=ranking_latents,
             seed=self.seed,
+            precision=self.precision,
+            chunk=chunk,
         )
-        named = self._targets(config)
-        held = self._held(config)
-        description: dict[str, Any] = config.model_dump(mode="json")
-        resolved = {
-            "version": folder.package_version(),
-            "weights": {
-                "generator": folder.fingerprint(self.generator),
-                "segmenter": folder.fingerprint(self.segmenter),
-            },
-        }
-        if store is not None and folder.holds_same(Path(store), {**description, "resolved": resolved}):
-            return folder.open_panel(Path(store))
+        named, held = self._targets(config), self._held(config)
+        numbers = config.numbers()
+        executor = executor or Local()
+        if store is None:
+            design, _ = self._design(config, named, held, progress)
+            panel = self._create(None, design, config)
+            self._fill(panel, design, numbers, executor, progress)
+            return panel.read().load()
 
+        path = Path(store)
+        description: dict[str, Any] = config.model_dump(mode="json")
+        description["resolved"] = self._resolved() | {"command": command}
+        with folder.writing(path, description):
+            if (path / "panel.zarr").is_dir():
+                panel = PanelStore(path / "panel.zarr")
+                design = _restored(panel.read(), held, **self._alike(config, held))
+            else:
+                folder.write_config(path, description)
+                design, relation = self._design(config, named, held, progress, path / folder.RANKING)
+                if relation is not None:
+                    folder.write_relation(path, relation)
+                panel = self._create(path / "panel.zarr", design, config)
+                (path / folder.RANKING).unlink(missing_ok=True)
+            if set(panel.latents) >= set(numbers) and folder.is_finished(path):
+                return folder.open_panel(path)
+            folder.remove_estimates(path)  # they would be of another panel
+            description["resolved"]["chosen"] = {target: list(edit.units) for target, edit in design.edits.items()}
+            folder.write_config(path, description)
+            self._fill(panel, design, numbers, executor, progress)
+            with _Task(progress, "writing the run", 1):
+                measured = folder.open_panel(path)
+                with arithmetic(self.device, self.precision):
+                    examples = collect(self.runner, self.segmenter, design, measured, self.seed)
+                folder.write_examples(path, examples)
+                folder.write_estimates(path, measured)
+            return measured
+
+    def ranks(self, config: StudyConfig) -> bool:
+        """Whether units have to be ranked, because some target's are not named."""
+        return any(units is None for units in self._targets(config).values())
+
+    def chunk_length(self, panel: xr.Dataset) -> int:
+        """Latents that are measured between two writes to a panel: whole batches."""
+        batch = int(panel.attrs["batch"])
+        return batch * -(-LATENTS_KEPT // batch)
+
+    def _resolved(self) -> dict[str, Any]:
+        """What a run's numbers depend on beside what was asked."""
+        weights = {"generator": folder.fingerprint(self.generator), "segmenter": folder.fingerprint(self.segmenter)}
+        return {"versions": folder.versions(), "weights": weights}
+
+    def _design(
+        self,
+        config: StudyConfig,
+        named: Mapping[str, tuple[int, ...] | None],
+        held: tuple[Held, ...],
+        progress: Progress | None,
+        kept: Path | None = None,
+    ) -> tuple[Design, xr.Dataset | None]:
+        """The arms, with the units of each target chosen; and the relation that they were chosen by."""
         relation = None
         chosen = {target: units for target, units in named.items() if units is not None}
         if len(chosen) < len(named):
-            relation = self.relate(config.ranking_latents, progress)
+            relation = self.relate(config.ranking_latents, progress, kept)
             count = config.units or min(UNITS, max(1, self.runner.units // 5))
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
         means = self._means(config.ranking_latents) if config.ablation == "mean" else None
-        design = Design(
-            {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()},
-            held,
-            shrinking=config.ablation == "zero" and self.generator.__class__.__module__.startswith("gandid."),
+        edits = {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()}
+        return Design(edits, held, **self._alike(config, held)), relation
+
+    def _alike(self, config: StudyConfig, held: tuple[Held, ...]) -> dict[str, Any]:
+        """What tells which arms of a design are one and the same (see `Design`)."""
+        responds, downstream = self.runner.responds, self.runner.downstream
+        inert = frozenset(h for h in held if not any(responds[site] for site in h.sites(downstream)))
+        return {"shrinking": config.ablation == "zero" and self.runner.closed_form, "inert": inert}
+
+    def _create(self, root: Path | None, design: Design, config: StudyConfig) -> PanelStore:
+        """An empty panel for this design."""
+        batch = max(1, min(self.rows // len(design.distinct()), LATENTS_TOGETHER))
+        attrs = {
+            "generator": config.generator,
+            "segmenter": config.segmenter,
+            "layer": self.layer,
+            "ablation": config.ablation,
+            "alpha": config.alpha,
+            "seed": config.seed,
+            "precision": config.precision,
+            "image_pixels": math.prod(self.runner.image_size),
+            "presence": PRESENCE,
+            "batch": batch,
+            "version": folder.versions()["gandid"],
+        }
+        empty = empty_panel(self.runner, self.segmenter, design, attrs, judged=self.discriminator is not None)
+        return PanelStore.create(root, empty, {name: np.zeros(empty[name].shape) for name in SUMMED})
+
+    def _fill(
+        self, panel: PanelStore, design: Design, numbers: Sequence[int], executor: Executor, progress: Progress | None
+    ) -> None:
+        """Measure the latents that the panel does not have yet."""
+        batch, have = int(panel.read().attrs["batch"]), set(panel.latents)
+        chunks = chunked([number for number in numbers if number not in have], self.chunk_length(panel.read()))
+        make = partial(
+            Worker,
+            self.generator,
+            self.segmenter,
+            self.discriminator,
+            self.layer,
+            design,
+            self.seed,
+            self.precision,
+            batch,
+            self.rows,
         )
-        panel = self._measure(design, config, progress)
-        panel = panel.assign(units=(("target", "rank"), _padded(list(chosen.values()))))
-        if store is not None:
-            description["resolved"] = resolved | {
-                "command": command,
-                "chosen": {target: list(units) for target, units in chosen.items()},
-            }
-            with _Task(progress, "writing the run", 1), folder.writing(Path(store)) as aside:
-                examples = collect(self.runner, self.segmenter, design, panel, self.seed)
-                folder.write_parts(aside, description, panel, relation, examples)
-        return panel
+        with _Task(progress, "running the arms", len(numbers)) as task:
+            task.advance(len(have & set(numbers)))
+            for chunk, measured in executor.map(make, chunks):
+                if isinstance(measured, Failed):
+                    told = f"latents {chunk[0]} to {chunk[-1]} could not be measured: {measured.reason}"
+                    warnings.warn(f"{told}; the same call tries them again", stacklevel=3)
+                    continue
+                panel.append(measured, {name: measured[name] for name in SUMMED})
+                task.advance(len(chunk))
+        if not panel.latents:
+            raise GandidError(f"no latent could be measured: {measured.reason}")
 
     def _targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """{target: units, or None where they are to be ranked}."""
@@ -210,90 +331,12 @@ class Study:
     def _means(self, latents: int) -> Tensor:
         """Each unit's mean over latents and positions: (C,)."""
         z = self._latents(range(latents), "ranking")
-        return torch.cat([self.runner.activations(some).mean(dim=(2, 3)) for some in z.split(64)]).mean(dim=0)
+        with arithmetic(self.device, self.precision):
+            parts = [self.runner.activations(some).float().mean(dim=(2, 3)) for some in z.split(self.rows // 2)]
+        return torch.cat(parts).mean(dim=0)
 
     def _latents(self, indices: range, stream: str = "effects") -> Tensor:
         return latents(self.seed, indices, self.generator.latent_dim, stream).to(self.device)
-
-    def _measure(self, design: Design, config: StudyConfig, progress: Progress | None) -> xr.Dataset:
-        batch = max(2, _ROWS // len(design.distinct()))
-        chunks: list[dict[str, np.ndarray]] = []
-        with _Task(progress, "running the arms", config.latents) as task:
-            for start in range(0, config.latents, batch):
-                indices = range(start, min(start + batch, config.latents))
-                donors = self._latents(indices, "donors") if config.ablation == "resample" else None
-                chunks.append(
-                    measure(
-                        self.runner,
-                        self.segmenter,
-                        design,
-                        self._latents(indices),
-                        donors=donors,
-                        discriminator=self.discriminator if start < JUDGED else None,
-                    )
-                )
-                task.advance(len(indices))
-        checks = exact_checks(self.runner, design, self._latents(range(min(CHECKED, config.latents))))
-        return self._panel(design, config, chunks, checks)
-
-    def _panel(
-        self, design: Design, config: StudyConfig, chunks: list[dict[str, np.ndarray]], checks: dict[str, np.ndarray]
-    ) -> xr.Dataset:
-        """Label the measured arrays (docs/panel.md)."""
-        n, classes = config.latents, self.segmenter.classes
-        dims = {
-            "pixels": ("latent", "target", "arm", "object"),
-            "inside": ("latent", "target", "arm", "object"),
-            "realism": ("latent", "target", "arm"),
-            "strain": ("latent", "target", "arm", "site", "quantile"),
-            "natural": ("latent", "site"),
-            "gain": ("latent", "target"),
-            "gain_outside": ("latent", "target"),
-            "gain_error": ("latent", "target"),
-            "placebo_gap": ("latent", "target"),
-            "baseline_gap": ("latent", "arm"),
-            "gain_map": ("target", "v", "u"),
-            "inpainted_map": ("target", "arm", "y", "x"),
-        }
-        variables: dict[str, Any] = {}
-        for name, axes in dims.items():
-            if axes[0] != "latent":
-                values = np.sum([chunk[name] for chunk in chunks], axis=0).astype(np.float32) / n
-            else:
-                parts = [checks[name]] if name in checks else [chunk[name] for chunk in chunks if name in chunk]
-                if not parts:
-                    continue
-                values = np.concatenate(parts)
-                if len(values) < n:  # measured on the first latents only
-                    values = np.concatenate([values, np.full((n - len(values), *values.shape[1:]), np.nan, np.float32)])
-            variables[name] = (axes, values)
-        arms = design.arms
-        return xr.Dataset(
-            variables,
-            coords={
-                "latent": np.arange(n),
-                "target": list(design.edits),
-                "arm": arms,
-                "object": list(classes),
-                "site": list(self.runner.downstream),
-                "quantile": list(QUANTILES),
-                "edit": ("arm", np.array([arm != "reference" for arm in arms])),
-                "control": ("arm", ["none", "none", *(h.control for h in design.held)]),
-                "held": ("arm", ["none", "none", *(h.which for h in design.held)]),
-                "background": ("object", np.array([c in self.segmenter.background for c in classes])),
-            },
-            attrs={
-                "generator": config.generator,
-                "segmenter": config.segmenter,
-                "layer": self.layer,
-                "ablation": config.ablation,
-                "alpha": config.alpha,
-                "seed": config.seed,
-                "image_pixels": self.generator.resolution**2,
-                "presence": PRESENCE,
-                "version": folder.package_version(),
-            },
-        )
 
 
 class _Task:
@@ -315,9 +358,11 @@ class _Task:
             self.progress.advance(self.task, steps)
 
 
-def _padded(rows: list[tuple[int, ...]]) -> np.ndarray:
-    """Rows of different lengths as one array, -1 where a row ends early."""
-    table = np.full((len(rows), max(map(len, rows))), -1, np.int32)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table
+def _restored(panel: xr.Dataset, held: tuple[Held, ...], **alike: Any) -> Design:
+    """The design of a panel, from what the panel says of its edits."""
+    edits = {}
+    for target in map(str, panel["target"].values):
+        units = tuple(int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0)
+        values = panel["values"].sel(target=target).values[: len(units)] if "values" in panel else None
+        edits[target] = Edit(units, None if values is None else torch.from_numpy(values), float(panel.attrs["alpha"]))
+    return Design(edits, held, **alike)

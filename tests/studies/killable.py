@@ -1,0 +1,46 @@
+"""A study that a test can start in another process, kill, and start again."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from planted import PlantedGenerator, PlantedSegmenter
+
+import gandid
+
+LATENTS = 120
+
+
+def planted(store: Path | None, latents: int = LATENTS, slow: float = 0.0, **asked):
+    """Run the planted study in small chunks; `slow` seconds are spent on each batch, as a real network would."""
+    torch.set_num_threads(1)
+    segmenter = PlantedSegmenter()
+    if slow:
+        segmenter = Slow(slow)
+    study = gandid.Study(PlantedGenerator(), segmenter, layer="paint", seed=5)
+    study.rows = 44  # four latents at a time
+    return study.run(
+        ["a", "b"], units=1, control=["capped", "frozen"], latents=latents, ranking_latents=12, store=store, **asked
+    )
+
+
+class Slow(PlantedSegmenter):
+    __qualname__ = "PlantedSegmenter"  # the same study as with the quick one
+    name = "PlantedSegmenter"
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self, images):
+        time.sleep(self.seconds)
+        return super().__call__(images)
+
+
+def main(store: str, slow: str) -> None:
+    """What a killed process ran."""
+    planted(Path(store), slow=float(slow))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,254 @@
+"""A run survives whatever happens to it: killed, locked, starved of disk, or its folder taken away."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import killable
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+
+import gandid
+from gandid.errors import GandidError, UsageError
+from gandid.studies import open_panel
+from gandid.studies.folder import is_finished
+from gandid.studies.store import PanelStore
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    store = tmp_path_factory.mktemp("unbroken") / "run"
+    return killable.planted(store), store
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killable"])
+    return context
+
+
+def same_files(one, other):
+    for name in ("effects.csv", "checks.csv", "relation.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    with np.load(one / "examples.npz") as a, np.load(other / "examples.npz") as b:
+        assert all(np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f") for name in a.files)
+
+
+def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(truth, processes, tmp_path):
+    panel, unbroken = truth
+    store = tmp_path / "run"
+    start = time.monotonic()
+    process = processes.Process(target=killable.main, args=(str(store), "0.005"))
+    process.start()
+    process.join()
+    whole = time.monotonic() - start
+    assert process.exitcode == 0
+    shutil.rmtree(store)
+
+    moments, lengths = random.Random(0), []
+    for _ in range(KILLS):
+        process = processes.Process(target=killable.main, args=(str(store), "0.005"))
+        process.start()
+        process.join(moments.uniform(0.05, 0.7) * whole)
+        process.kill()
+        process.join()
+        if (store / "panel.zarr").exists():
+            with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
+                lengths.append(read.sizes["latent"])
+                if lengths[-1]:
+                    part = read[["pixels", "inside", "strain", "gain"]].load()
+                    xr.testing.assert_identical(
+                        part.drop_attrs(), panel[list(part)].isel(latent=slice(lengths[-1])).drop_attrs()
+                    )
+        if is_finished(store):
+            same_files(store, unbroken)
+            shutil.rmtree(store)
+    assert len(set(lengths)) > 3  # they were killed at different points
+    xr.testing.assert_identical(killable.planted(store), panel)
+    same_files(store, unbroken)
+
+
+def test_a_panel_can_be_read_while_it_is_written(truth, processes, tmp_path):
+    panel, _ = truth
+    store = tmp_path / "run"
+    process = processes.Process(target=killable.main, args=(str(store), "0.01"))
+    process.start()
+    seen = set()
+    while process.is_alive():
+        if (store / "panel.zarr").exists():
+            with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
+                n = read.sizes["latent"]
+                assert np.array_equal(read["inside"].values, panel["inside"].values[:n])
+                seen.add(n)
+        time.sleep(0.02)
+    assert process.exitcode == 0
+    assert len(seen) > 3
+
+
+def test_what_was_not_published_is_cut_off(truth, tmp_path):
+    panel, unbroken = truth
+    store = tmp_path / "run"
+    killable.planted(store, latents=40)
+    published = (store / "panel.zarr" / ".zmetadata").read_bytes()
+    sums = {path.name: path.read_bytes() for path in store.glob(".sums-*")}
+    killable.planted(store)
+    # As if the second run had been killed just before it published its first chunk, with everything else written.
+    (store / "panel.zarr" / ".zmetadata").write_bytes(published)
+    for name, content in sums.items():
+        (store / name).write_bytes(content)
+    (store / "panel.zarr" / "pixels" / "0.0.0.0.abc.partial").write_bytes(b"half")
+    assert PanelStore(store / "panel.zarr").latents == list(range(40))
+    assert not list((store / "panel.zarr").rglob("*.partial"))
+    xr.testing.assert_identical(killable.planted(store), panel)
+    same_files(store, unbroken)
+
+
+def test_latents_are_added_to_a_panel(truth, tmp_path):
+    panel, unbroken = truth
+    killable.planted(tmp_path / "run", latents=40)
+    xr.testing.assert_identical(killable.planted(tmp_path / "run"), panel)
+    same_files(tmp_path / "run", unbroken)
+    with pytest.raises(UsageError, match="holds a study of 120 latents: ask for as many or more"):
+        killable.planted(tmp_path / "run", latents=60)
+
+
+def test_a_finished_run_computes_nothing(truth, monkeypatch):
+    panel, store = truth
+    monkeypatch.setattr(gandid.Study, "_fill", lambda *_: pytest.fail("computed again"))
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    xr.testing.assert_identical(killable.planted(store), panel)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before | {
+        store / ".lock": (store / ".lock").stat().st_mtime_ns
+    }
+
+
+def test_nothing_is_overwritten(truth, tmp_path):
+    _, store = truth
+    with pytest.raises(UsageError, match=r"holds another study \(alpha 1.0 there, 0.5 here\): choose another --out"):
+        killable.planted(store, alpha=0.5)
+    other = tmp_path / "letters"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="exists and is not a run"):
+        killable.planted(other)
+    assert [p.name for p in other.iterdir()] == ["letter.txt"]
+
+
+def test_other_weights_or_versions_are_another_study(truth, tmp_path):
+    shutil.copytree(truth[1], tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    config["resolved"]["versions"]["torch"] = "1.0.0"
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UsageError, match=r"holds another study \(versions .*1\.0\.0.* there"):
+        killable.planted(tmp_path / "run")
+
+
+def test_two_runs_do_not_share_a_folder(processes, tmp_path):
+    store = tmp_path / "run"
+    process = processes.Process(target=killable.main, args=(str(store), "0.05"))
+    process.start()
+    while not (store / "panel.zarr").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match="another process is writing in"):
+        killable.planted(store)
+    process.kill()
+    process.join()
+    assert (store / ".lock").exists()
+    assert killable.planted(store).sizes["latent"] == killable.LATENTS  # the dead process's lock is nobody's
+
+
+def test_a_damaged_chunk_is_found(truth, tmp_path):
+    shutil.copytree(truth[1], tmp_path / "run")
+    chunk = tmp_path / "run" / "panel.zarr" / "inside" / "0.0.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[-3] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(GandidError, match="is damaged"):
+        open_panel(tmp_path / "run")
+
+
+def test_a_folder_that_is_taken_away(truth, tmp_path, monkeypatch):
+    append, store = PanelStore.append, tmp_path / "run"
+
+    def then_remove(self, rows, sums):
+        append(self, rows, sums)
+        shutil.rmtree(store)
+
+    monkeypatch.setattr(PanelStore, "append", then_remove)
+    with pytest.raises(GandidError, match="was removed while the study ran") as error:
+        killable.planted(store)
+    assert "\n" not in str(error.value)
+    assert not store.exists() or not (store / "panel.zarr").exists()
+
+
+def test_a_folder_that_may_not_be_written(tmp_path):
+    tmp_path.chmod(0o555)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)  # root may write anywhere
+        with pytest.raises(GandidError, match="permission denied"):
+            killable.planted(tmp_path / "run")
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+
+
+FULL = """
+import sys, pathlib, subprocess
+sys.path[:0] = {path!r}
+small = pathlib.Path({small!r})
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size={size}k", "tmpfs", str(small)], check=True)
+import killable
+from gandid.errors import GandidError
+try:
+    killable.planted(small / "run")
+except GandidError as error:
+    print("told:", error)
+subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+panel = killable.planted(small / "run")
+print("then:", panel.sizes["latent"], int(panel["inside"].sum()))
+"""
+
+
+@pytest.mark.parametrize("size", [100, 200])
+def test_a_full_disk(truth, tmp_path, size):
+    """A disk of some hundred KiB fills up; when it is made larger, the same call goes on."""
+    script = FULL.format(path=sys.path, small=str(tmp_path), size=size)
+    alone = ["unshare", "--mount", "--map-root-user"] if os.geteuid() else ["unshare", "--mount"]
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("no private mounts are allowed here")
+    done = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told, then = done.stdout.splitlines()
+    assert "no space left on device" in told
+    assert then == f"then: {killable.LATENTS} {int(truth[0]['inside'].sum())}"
+
+
+def test_an_interrupted_ranking_goes_on(tmp_path, processes):
+    process = processes.Process(target=killable.main, args=(str(tmp_path / "run"), "0.2"))
+    process.start()
+    ranking = tmp_path / "run" / ".ranking"
+    while not (ranking.exists() and ranking.stat().st_size):
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    done = ranking.stat().st_size
+    ranking.write_bytes(ranking.read_bytes() + b"half a latent")
+    unbroken = killable.planted(None)
+    assert done
+    xr.testing.assert_allclose(killable.planted(tmp_path / "run"), unbroken)
+    assert not ranking.exists()
