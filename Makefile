@@ -4,12 +4,13 @@ PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint constraints
+.PHONY: help install demo test test-slow lint constraints
 
 help:
 	@echo "make install   .venv with everything that development needs"
 	@echo "make demo      a study of the embedded rooms; its report is runs/demo/report.html"
-	@echo "make test      all tests (TESTS='tests/did -k gain' runs some)"
+	@echo "make test      the quick tests (TESTS='tests/did -k gain' runs some)"
+	@echo "make test-slow the tests that take longer: killed runs, a cluster, memory"
 	@echo "make lint      ruff and mypy"
 
 install: $(VENV)/.dev
@@ -20,7 +21,10 @@ demo: $(VENV)/.runtime
 	$(VENV)/bin/gandid run --out runs/demo
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest -m "not slow" $(TESTS)
+
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m slow $(TESTS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -39,6 +43,8 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing gandid and its development tools into $(VENV) (some minutes the first time)"
 	$(PIP) --editable '.[dev]'
+# Networks of others, to test with. What they name as their requirements would bring in another PyTorch.
+	$(PIP) --no-deps 'pro-gan-pth==3.4' 'gan-face-generate==1.1.1'
 	@touch $(VENV)/.runtime $@
 
 $(VENV)/bin/python:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,10 +35,14 @@ app.add_typer(train, name="train")
 out, err = Console(), Console(stderr=True)
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Generator = Annotated[str, typer.Option("--generator", help="An embedded model (see `gandid models`) or a checkpoint.")]
+Generator = Annotated[str, typer.Option("--generator", help="A model's name (see `gandid models`) or a checkpoint.")]
 Segmenter = Annotated[str, typer.Option("--segmenter", help="An embedded segmenter or a checkpoint.")]
 Layer = Annotated[str | None, typer.Option("--layer", help="Whose output is edited; the model's default if not given.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the latents.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Such as 4GiB: what the networks' batches may take; half of what is free if not given."),
+]
 
 
 @app.callback()
@@ -65,46 +71,85 @@ def run(
     latents: Annotated[int, typer.Option(help="Latents for the effects.")] = 512,
     ranking_latents: Annotated[int, typer.Option(help="Latents for the ranking of units.")] = 128,
     seed: Seed = 0,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder to write; never overwritten.")] = Path(
-        "runs/latest"
-    ),
-    config: Annotated[Path | None, typer.Option(help="A YAML file with these settings; flags win.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 where a GPU is faster with it.")] = "fp32",
+    chunk: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Measure only the K-th of N parts of the latents, to merge later.")
+    ] = None,
+    out_folder: Annotated[
+        Path,
+        typer.Option("--out", help="Folder of the run; one that was cut short goes on, one of fewer latents grows."),
+    ] = Path("runs/latest"),
+    config: Annotated[Path | None, typer.Option(help="A YAML file with the settings above; flags win.")] = None,
     device: Device = "auto",
+    memory: Memory = None,
+    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster (auto finds one); without, one is started here.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray workers; each holds the networks once.")] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs of each Ray worker; may be a fraction.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate arms, images, time and disk.")] = False,
 ) -> None:
     """Run a difference-in-differences study and write its report."""
     from gandid.report import build
-    from gandid.studies import StudyConfig
+    from gandid.studies import StudyConfig, read_config
+    from gandid.studies.executors import Local, Ray
 
     # Only what was given on the command line may win over the file.
     overrides = {
         name: value
         for name, value in context.params.items()
-        if name not in ("out_folder", "config", "device")
+        if name in StudyConfig.model_fields | {"target": None}
         and (config is None or getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
     }
     if "target" in overrides:
         overrides["targets"] = _targets(overrides.pop("target"))
     asked = StudyConfig.read(config, **overrides) if config else StudyConfig.check(**overrides)
 
-    study = _study(asked.generator, asked.segmenter, asked.layer, asked.seed, device)
-    with _progress() as progress:
-        panel = study.run(
-            asked.targets,
-            asked.units,
-            asked.control,
-            asked.hold,
-            asked.latents,
-            ablation=asked.ablation,
-            alpha=asked.alpha,
-            ranking_latents=asked.ranking_latents,
-            store=out_folder,
-            progress=progress,
-            command=shlex.join(["gandid", *sys.argv[1:]]),
+    if executor not in ("local", "ray"):
+        raise UsageError(f"unknown executor '{executor}': choose local or ray")
+    study = _study(asked.generator, asked.segmenter, asked.layer, asked.seed, device, asked.precision, memory)
+
+    def measure(config: StudyConfig, **how: Any) -> Any:
+        return study.run(
+            config.targets,
+            config.units,
+            config.control,
+            config.hold,
+            config.latents,
+            ablation=config.ablation,
+            alpha=config.alpha,
+            ranking_latents=config.ranking_latents,
+            chunk=config.chunk,
+            **how,
         )
-        task = progress.add_task("writing the report", total=1)
-        build(out_folder)
-        progress.advance(task)
-    _print_results(panel, out_folder)
+
+    if dry_run:
+        from gandid.studies.plan import plan
+
+        print(plan(study, asked, measure, build))
+        return
+    where = Ray(address, workers, gpus_per_worker) if executor == "ray" else Local()
+    with _progress() as progress:
+        command = shlex.join(["gandid", *sys.argv[1:]])
+        panel = measure(asked, store=out_folder, executor=where, progress=progress, command=command)
+        effects = _report(panel, out_folder, progress)
+    _print_results(effects, out_folder)
+    print(f"Arms were made at {read_config(out_folder)['resolved']['images_per_second']:,} images per second.")
+
+
+@app.command(epilog="Example: gandid merge runs/part-1 runs/part-2 --out runs/whole")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of one study with different latents.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="A new folder.")],
+) -> None:
+    """Join runs of one study whose latents were measured apart (`gandid run --chunk K/N`), and report the whole."""
+    from gandid.studies.merge import merge as join
+
+    panel = join(runs, out_folder)
+    with _progress() as progress:
+        effects = _report(panel, out_folder, progress)
+    _print_results(effects, out_folder)
 
 
 @app.command(epilog="Example: gandid relate --layer layer6 --latents 128 --out relation.csv")
@@ -138,25 +183,62 @@ def relate(
 
 @app.command(epilog="Example: gandid report runs/latest")
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write effects, checks, figures and the report of a finished run anew, from its panel."""
-    from gandid.report import build
+    """Write effects, checks, figures and the report of a run anew, from its panel, finished or not."""
     from gandid.studies import open_panel, write_estimates
 
     panel = open_panel(folder)
     write_estimates(folder, panel)
-    build(folder)
-    _print_results(panel, folder)
+    with _progress() as progress:
+        effects = _report(panel, folder, progress)
+    _print_results(effects, folder)
 
 
 @app.command(epilog="Example: gandid models")
 def models() -> None:
-    """List the embedded models."""
-    from gandid.generators import NAMED, load_generator
+    """List the models that have a name: those that ship with the package, and those that are downloaded when first used."""
+    from itertools import groupby
 
-    for model in NAMED.values():
-        network = load_generator(model.name)
-        out.print(f"[bold]{model.name}[/bold]: {network.resolution} px, latents of length {network.latent_dim}")
-        out.print(f"  layers {', '.join(network.layers)}; default {model.default_layer}: {model.why}")
+    from gandid.generators import NAMED, NamedModel
+    from gandid.generators.download import cache_folder, cached_file
+
+    def collection(model: NamedModel) -> tuple[str, ...]:
+        return (
+            model.source,
+            f"licence: {model.licence}",
+            f"edited unless told otherwise: {model.default_layer}, {model.why}",
+        )
+
+    for heading, some in groupby(NAMED.values(), key=collection):
+        print("\n  ".join(heading))
+        for model in some:
+            size = f"{'' if model.weights else 'about '}{model.megabytes:.0f} MB"
+            here = "here" if cached_file(model).is_file() else "to be downloaded"
+            print(f"    {model.name:<22} {model.resolution:>4} px  {size:>12}  {here}")
+        print()
+    print(f"Downloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
+
+
+@app.command(epilog="Example: gandid convert proggan_bedroom.pth bedroom.safetensors")
+def convert(
+    source: Annotated[str, typer.Argument(help="A checkpoint in any public format of PG-GANs, or a model's name.")],
+    target: Annotated[Path, typer.Argument(help="A .safetensors file to write; never overwritten.")],
+) -> None:
+    """Write a PG-GAN's generator as safetensors, from whatever format it is in."""
+    from gandid.generators import Generator, load_generator
+    from gandid.generators.storage import save_generator
+
+    if target.suffix != ".safetensors":
+        raise UsageError(f"{target} is not called .safetensors, which is what convert writes")
+    if target.exists():
+        raise UsageError(f"{target} exists: choose another name, or remove it")
+    network = load_generator(source)
+    if not isinstance(network, Generator):
+        raise UsageError(f"{source} is no PG-GAN: only those can be converted")
+    try:
+        save_generator(network, target)
+    except OSError as error:
+        raise GandidError(f"{target} cannot be written: {error.strerror}") from error
+    print(f"Written: {target} ({network.resolution} px, latents of length {network.latent_dim})")
 
 
 @train.command("generator", epilog="Example: gandid train generator --out runs/generator")
@@ -236,13 +318,31 @@ def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:
     return named
 
 
-def _study(generator: str, segmenter: str, layer: str | None, seed: int, device: str) -> Any:
+def _study(
+    generator: str,
+    segmenter: str,
+    layer: str | None,
+    seed: int,
+    device: str,
+    precision: Any = "fp32",
+    memory: str | None = None,
+) -> Any:
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.studies import Study
 
     place = _device(device)
-    return Study(load_generator(generator, place), load_segmenter(segmenter, place), layer, seed)
+    networks = load_generator(generator, place), load_segmenter(segmenter, place)
+    return Study(*networks, layer, seed, precision=precision, memory=_bytes(memory) if memory else None)
+
+
+def _bytes(text: str) -> int:
+    """A size such as `4GiB` or `800 MB` in bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"--memory {text}: write a size such as 4GiB or 800MB")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 def _device(name: str) -> str:
@@ -269,11 +369,20 @@ def _progress() -> Progress:
     )
 
 
-def _print_results(panel: Any, folder: Path) -> None:
+def _report(panel: Any, folder: Path, progress: Progress) -> Any:
     from gandid import did
+    from gandid.report import build
 
+    task = progress.add_task("writing the report", total=1)
+    effects = did.estimate(panel)
+    build(folder, effects)
+    progress.advance(task)
+    return effects
+
+
+def _print_results(effects: Any, folder: Path) -> None:
     # Not through rich, which would wrap the table's rows.
-    print(did.estimate(panel).summary())
+    print(effects.summary())
     print(f"\nReport: {folder / 'report.html'}")
 
 
@@ -282,8 +391,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    warnings.showwarning = lambda message, *_, **__: err.print(f"gandid: {message}", markup=False, soft_wrap=True)
     try:
         app()
+    except KeyboardInterrupt:
+        err.print("gandid: interrupted; what a run has measured is kept, and the same command goes on")
+        sys.exit(1)
     except GandidError as error:
         if debug:
             raise

@@ -73,7 +73,7 @@ def test_a_report_is_made_anew_from_the_panel_alone(finished):
         (["run", "--latents", "0"], "latents"),
         (["run", "--control", "thawed"], "control"),
         (["run", "--config", "absent.yaml"], "cannot read the configuration"),
-        (["run", "--generator", "letter.txt"], "letter.txt is not a readable safetensors file"),
+        (["run", "--generator", "letter.txt"], "letter.txt is not a checkpoint"),
         (["run", "--out", "letters"], "letters exists and is not a run"),
         (["report", "letters"], "letters is not a run"),
     ],

@@ -30,12 +30,13 @@ class PixelNorm(nn.Module):
         self.eps = eps
 
     def statistic(self, x: Tensor) -> Tensor:
-        """`sigma`, shape (N, 1, H, W), of an input of shape (N, C, H, W)."""
+        """`sigma`, shape (N, 1, H, W), of an input of shape (N, C, H, W); in single precision or better."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         return (x.square().mean(dim=1, keepdim=True) + self.eps).sqrt()
 
     def apply_statistic(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Normalize `x` (N, C, H, W) with a given `sigma` (N, 1, H, W)."""
-        return x / sigma
+        return (x / sigma).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.apply_statistic(x, self.statistic(x))
@@ -70,29 +71,34 @@ class EqualConv2d(nn.Module):
         return F.conv2d(x, kernel * 0.25, self.bias, stride=2, padding=1)
 
 
+class DenseConv2d(EqualConv2d):
+    """Makes a 4x4 map of a 1x1 map, with a bias per channel *and position*: a dense layer and a reshape."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel=4, padding=3)
+        self.bias = nn.Parameter(torch.zeros(out_channels, 4, 4))
+
+    def forward(self, x: Tensor, resample: str | None = None) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale, padding=self.padding) + self.bias
+
+
 class Layer(nn.Module):
     """Normalize, upsample where the resolution doubles, convolve, activate."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, pixel_norm: bool, upsample: bool = False, first: bool = False
-    ):
+    def __init__(self, norm: nn.Module, conv: EqualConv2d, slope: float, upsample: bool = False):
         super().__init__()
-        # The first layer's site puts the latent on the hypersphere, which a network without pixel normalization needs too.
-        self.norm = PixelNorm() if pixel_norm or first else nn.Identity()
-        self.upsample = upsample
-        # The first layer turns a 1x1 map into 4x4: a full convolution, equal to a dense layer and a reshape.
-        self.conv = EqualConv2d(in_channels, out_channels, 4 if first else 3, 3 if first else 1)
+        self.norm, self.conv, self.slope, self.upsample = norm, conv, slope, upsample
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(self.norm(x), "up" if self.upsample else None), SLOPE)
+        return F.leaky_relu(self.conv(self.norm(x), "up" if self.upsample else None), self.slope)
 
 
 class Output(nn.Module):
     """Normalize and project the channels of one resolution to RGB."""
 
-    def __init__(self, in_channels: int, *, pixel_norm: bool):
+    def __init__(self, norm: nn.Module, in_channels: int):
         super().__init__()
-        self.norm = PixelNorm() if pixel_norm else nn.Identity()
+        self.norm = norm
         self.conv = EqualConv2d(in_channels, 3, 1, 0, gain=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,20 +116,49 @@ class Generator(nn.Module):
         Length of a latent. Latents are normalized to the hypersphere of radius `sqrt(latent_dim)`.
     pixel_norm : bool
         False builds the same network without its pixel normalizations (the latent's, `layer1.norm`, stays).
+    unnormalized : sequence of str
+        Layers (or "output") that start without a normalization whatever `pixel_norm` says: published networks differ.
+    eps : float
+        Of the pixel normalizations.
+    slope : float
+        Of the leaky ReLU.
+    dense_bias : bool
+        Whether `layer1` has a bias per channel and position, as a dense layer has.
     """
 
-    def __init__(self, channels: Sequence[int], latent_dim: int, pixel_norm: bool = True):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        latent_dim: int,
+        pixel_norm: bool = True,
+        *,
+        unnormalized: Sequence[str] = (),
+        eps: float = 1e-8,
+        slope: float = SLOPE,
+        dense_bias: bool = False,
+    ):
         super().__init__()
         self.name: str | None = None  # of the embedded model or the file that the weights came from
         self.channels, self.latent_dim, self.pixel_norm = tuple(channels), latent_dim, pixel_norm
+        self.unnormalized, self.eps, self.slope, self.dense_bias = tuple(unnormalized), eps, slope, dense_bias
         self.resolution = 4 * 2 ** (len(channels) - 1)
+
+        def norm(layer: str) -> nn.Module:
+            # The latent is put on the hypersphere, which a network without pixel normalization needs too.
+            normalized = (pixel_norm or layer == "layer1") and layer not in unnormalized
+            return PixelNorm(eps) if normalized else nn.Identity()
+
         before = latent_dim
         for stage, width in enumerate(channels):
-            opening = Layer(before, width, pixel_norm=pixel_norm, upsample=stage > 0, first=stage == 0)
-            self.add_module(f"layer{2 * stage + 1}", opening)
-            self.add_module(f"layer{2 * stage + 2}", Layer(width, width, pixel_norm=pixel_norm))
+            opening, closing = f"layer{2 * stage + 1}", f"layer{2 * stage + 2}"
+            if stage == 0:  # turns a 1x1 map into 4x4: a full convolution, equal to a dense layer and a reshape
+                conv = DenseConv2d(before, width) if dense_bias else EqualConv2d(before, width, kernel=4, padding=3)
+            else:
+                conv = EqualConv2d(before, width, kernel=3, padding=1)
+            self.add_module(opening, Layer(norm(opening), conv, slope, upsample=stage > 0))
+            self.add_module(closing, Layer(norm(closing), EqualConv2d(width, width, kernel=3, padding=1), slope))
             before = width
-        self.output = Output(before, pixel_norm=pixel_norm)
+        self.output = Output(norm("output"), before)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -160,7 +195,8 @@ class Growing(nn.Module):
     def __init__(self, channels: Sequence[int], latent_dim: int, pixel_norm: bool = True):
         super().__init__()
         self.net = Generator(channels, latent_dim, pixel_norm)
-        self.outputs = nn.ModuleList(Output(width, pixel_norm=pixel_norm) for width in channels[:-1])
+        norm = PixelNorm if pixel_norm else nn.Identity
+        self.outputs = nn.ModuleList(Output(norm(), width) for width in channels[:-1])
         self.outputs.append(self.net.output)
 
     def forward(self, z: Tensor, stage: int, alpha: float) -> Tensor:
