@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gandid.errors import UsageError
+from gandid.factory import is_factory
+from gandid.segmenters.function import FunctionSegmenter, load_own
+from gandid.segmenters.names import BACKGROUND, check_background
 from gandid.segmenters.protocol import Segmenter
 from gandid.segmenters.unet import UNKNOWN, UNetSegmenter, read_segmenter, save_segmenter
 
 __all__ = [
+    "BACKGROUND",
     "NAMED",
     "UNKNOWN",
+    "FunctionSegmenter",
     "Segmenter",
     "UNetSegmenter",
     "load_segmenter",
@@ -23,18 +31,39 @@ __all__ = [
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMED = {"rooms": WEIGHTS / "rooms.safetensors"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 
-def load_segmenter(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Segmenter:
-    """Load a segmenter by name or from a file.
+def load_segmenter(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    size: int | tuple[int, int] | None = None,
+    scales: Sequence[float] | None = None,
+    background: Iterable[str] | None = None,
+) -> Segmenter:
+    """Load a segmenter by name, from a file or from a folder.
 
     Parameters
     ----------
     name_or_path : str or path
-        `"rooms"`, the segmenter that ships with the package, or the path of a `.safetensors` file that
-        `gandid train segmenter` wrote. A name wins over a file of the same name.
+        One of
+
+        - `"rooms"`, the segmenter that ships with the package;
+        - a `.safetensors` file that `gandid train segmenter` wrote;
+        - a model of the Hugging Face library `transformers`: a folder, or an id on its hub such as
+          `nvidia/segformer-b0-finetuned-ade-512-512`; see `gandid.segmenters.huggingface.load_huggingface`;
+        - `FILE.py:FACTORY`: the file is run, and `FACTORY()` returns any `Segmenter`, such as a `FunctionSegmenter`.
+
+        A name wins over a file of the same name.
     device : str or torch.device
         Where it computes.
+    size : int or (int, int), optional
+        Height and width of the input of a `transformers` model, in pixels; by default what its folder says.
+    scales : sequence of float, optional
+        A `transformers` model sees the images at its input size times each of these, and its probabilities are averaged.
+    background : iterable of str, optional
+        The classes that fill any hole, in place of those the segmenter names itself.
 
     Returns
     -------
@@ -43,16 +72,29 @@ def load_segmenter(name_or_path: str | os.PathLike[str], device: str | torch.dev
     Raises
     ------
     UsageError
-        If there is no such name and no such file, or the file holds no segmenter.
+        If there is no such name, file or folder, it holds no segmenter, or an option does not fit it.
+    GandidError
+        If a model of the hub is not here and cannot be fetched.
     """
-    path = NAMED.get(str(name_or_path))
-    if path is None:
-        path = Path(name_or_path)
-        if not path.is_file():
-            names = ", ".join(NAMED)
-            raise UsageError(
-                f"unknown segmenter {str(name_or_path)!r}: the names are {names}; or give a .safetensors file"
-            )
-    segmenter = read_segmenter(path, device)
-    segmenter.name = str(name_or_path)
+    name = str(name_or_path)
+    is_file = name in NAMED or Path(name).is_file()
+    if not is_file and not is_factory(name) and (Path(name).is_dir() or HUB_ID.fullmatch(name)):
+        from gandid.segmenters.huggingface import load_huggingface  # transformers takes seconds to import
+
+        return load_huggingface(name, device, size=size, scales=scales or (1.0,), background=background)
+    if size is not None or scales is not None:
+        raise UsageError(f"{name} takes no size or scales: only models of transformers do")
+    segmenter: Any
+    if is_file:
+        segmenter = read_segmenter(NAMED.get(name, Path(name)), device)
+    elif is_factory(name):
+        segmenter = load_own(name, device)
+    else:
+        raise UsageError(
+            f"unknown segmenter '{name}': the names are {', '.join(NAMED)}; or give a .safetensors file, the folder or hub "
+            "id (owner/model) of a Hugging Face model, or FILE.py:FACTORY"
+        )
+    segmenter.name = name
+    if background is not None:
+        segmenter.background = check_background(background, segmenter.classes)
     return segmenter

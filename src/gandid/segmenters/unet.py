@@ -131,7 +131,7 @@ def fold_blocks(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.view(n, height // 2, 2, width // 2, 2).transpose(2, 3)
 
 
-class UNetSegmenter:
+class UNetSegmenter(nn.Module):
     """A `Segmenter` made of a folded `UNet`.
 
     Parameters
@@ -153,14 +153,24 @@ class UNetSegmenter:
         background: tuple[str, ...],
         device: str | torch.device = "cpu",
     ):
+        super().__init__()
         if network.normalized:
             network = network.folded()
-        self.network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: UNet = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name: str | None = None  # under which it was loaded
         self.classes, self.background = tuple(classes), tuple(background)
-        self.device = torch.device(device)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.network.score.weight.device
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """What else than the weights decides a study, as plain values: for its fingerprint."""
+        return {"classes": list(self.classes), "background": list(self.background)}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Label each pixel; the same batch gives the same labels.
 
         Parameters

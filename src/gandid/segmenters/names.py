@@ -1,0 +1,59 @@
+"""Names of classes: unique ones, and which of them are background."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from gandid.errors import UsageError
+
+# What is seen where an object is gone: surfaces and open stretches, in the words of ADE20K, Cityscapes, COCO-Stuff
+# and Pascal VOC. Left out on purpose, and so objects: what scene generators are known to draw as things of their own
+# and what people ablate (tree, plant, vegetation), and what one can take out of a room or a street and see something
+# of this list behind it (window, door, curtain, rug, stairs, bridge, fence, column, counter).
+BACKGROUND = frozenset(
+    {"background", "wall", "floor", "ceiling", "sky", "clouds", "fog"}
+    | {"building", "house", "skyscraper"}
+    | {"road", "sidewalk", "pavement", "path", "dirt track", "runway"}
+    | {"earth", "ground", "land", "terrain", "field", "playingfield", "grass", "sand", "dirt", "gravel", "mud", "snow"}
+    | {"mountain", "hill", "rock", "water", "sea", "river", "lake"}
+)
+
+
+def name_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give each label a name of its own, and tell which names are background.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        As a model's configuration has them: perhaps synonyms with commas between, perhaps the same word twice.
+
+    Returns
+    -------
+    names : tuple of str
+        The first synonym; where another label before has that name, with the label's number behind it; `class N`
+        where there is none.
+    background : tuple of str
+        The names whose first synonym, up to a hyphen (COCO's `wall-brick`), is in `BACKGROUND`, in any case.
+    """
+    names: list[str] = []
+    background: list[str] = []
+    for number, label in enumerate(labels):
+        word = name = label.split(",")[0].strip() or f"class {number}"
+        while name in names:
+            name = f"{name} {number}"
+        names.append(name)
+        if word.lower().split("-")[0] in BACKGROUND:
+            background.append(name)
+    return tuple(names), tuple(background)
+
+
+def check_background(background: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Give a user's background classes as a tuple. Raises `UsageError` if one of them is no class."""
+    chosen = (background,) if isinstance(background, str) else tuple(background)
+    for name in chosen:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the classes are {', '.join(classes)}"
+            raise UsageError(f"unknown background class '{name}': {hint}")
+    return chosen
