@@ -35,8 +35,12 @@ app.add_typer(train, name="train")
 out, err = Console(), Console(stderr=True)
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Generator = Annotated[str, typer.Option("--generator", help="A model's name (see `gandid models`) or a checkpoint.")]
-Segmenter = Annotated[str, typer.Option("--segmenter", help="An embedded segmenter or a checkpoint.")]
+Generator = Annotated[
+    str, typer.Option("--generator", help="A model's name (see `gandid models`), a checkpoint, or FILE.py:FACTORY.")
+]
+Segmenter = Annotated[
+    str, typer.Option("--segmenter", help="An embedded segmenter, a checkpoint, or a Hugging Face folder or id.")
+]
 Layer = Annotated[str | None, typer.Option("--layer", help="Whose output is edited; the model's default if not given.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the latents.")]
 Memory = Annotated[
@@ -57,6 +61,15 @@ def run(
     context: typer.Context,
     generator: Generator = "rooms",
     segmenter: Segmenter = "rooms",
+    segmenter_size: Annotated[
+        int | None, typer.Option(min=1, help="Input size of a Hugging Face segmenter; its own if not given.")
+    ] = None,
+    segmenter_scale: Annotated[
+        list[float], typer.Option(help="Average its probabilities over these scales of that size (repeatable).")
+    ] = [],
+    background: Annotated[
+        list[str], typer.Option(help="Class that fills any hole (repeatable), in place of the segmenter's own list.")
+    ] = [],
     layer: Layer = None,
     target: Annotated[
         list[str], typer.Option(help="Class to ablate, or CLASS=UNIT,UNIT,...; every object if not given.")
@@ -99,16 +112,20 @@ def run(
     overrides = {
         name: value
         for name, value in context.params.items()
-        if name in StudyConfig.model_fields | {"target": None}
+        if name in {*StudyConfig.model_fields, "target", "segmenter_scale"}
         and (config is None or getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
     }
     if "target" in overrides:
         overrides["targets"] = _targets(overrides.pop("target"))
+    if "segmenter_scale" in overrides:
+        overrides["segmenter_scales"] = overrides.pop("segmenter_scale") or None
+    if "background" in overrides:
+        overrides["background"] = overrides["background"] or None
     asked = StudyConfig.read(config, **overrides) if config else StudyConfig.check(**overrides)
 
     if executor not in ("local", "ray"):
         raise UsageError(f"unknown executor '{executor}': choose local or ray")
-    study = _study(asked.generator, asked.segmenter, asked.layer, asked.seed, device, asked.precision, memory)
+    study = _study(asked, device, memory)
 
     def measure(config: StudyConfig, **how: Any) -> Any:
         return study.run(
@@ -134,8 +151,9 @@ def run(
         command = shlex.join(["gandid", *sys.argv[1:]])
         panel = measure(asked, store=out_folder, executor=where, progress=progress, command=command)
         effects = _report(panel, out_folder, progress)
+    speed = read_config(out_folder)["resolved"]["images_per_second"]
+    err.print(f"The arms were made at {speed:,.1f} images per second.")
     _print_results(effects, out_folder)
-    print(f"Arms were made at {read_config(out_folder)['resolved']['images_per_second']:,} images per second.")
 
 
 @app.command(epilog="Example: gandid merge runs/part-1 runs/part-2 --out runs/whole")
@@ -161,9 +179,13 @@ def relate(
     seed: Seed = 0,
     out_file: Annotated[Path, typer.Option("--out", help="CSV file to write.")] = Path("relation.csv"),
     device: Device = "auto",
+    memory: Memory = None,
 ) -> None:
     """Measure IoU, ACE and energy of every unit of a layer for every class."""
-    study = _study(generator, segmenter, layer, seed, device)
+    from gandid.studies import StudyConfig
+
+    asked = StudyConfig.check(generator=generator, segmenter=segmenter, layer=layer, seed=seed)
+    study = _study(asked, device, memory)
     if out_file.exists():
         raise UsageError(f"{out_file} exists: choose another --out, or remove it")
     with _progress() as progress:
@@ -318,22 +340,27 @@ def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:
     return named
 
 
-def _study(
-    generator: str,
-    segmenter: str,
-    layer: str | None,
-    seed: int,
-    device: str,
-    precision: Any = "fp32",
-    memory: str | None = None,
-) -> Any:
+def _study(config: Any, device: str, memory: str | None = None) -> Any:
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.studies import Study
 
     place = _device(device)
-    networks = load_generator(generator, place), load_segmenter(segmenter, place)
-    return Study(*networks, layer, seed, precision=precision, memory=_bytes(memory) if memory else None)
+    segmenter = load_segmenter(
+        config.segmenter,
+        place,
+        size=config.segmenter_size,
+        scales=config.segmenter_scales,
+        background=config.background,
+    )
+    return Study(
+        load_generator(config.generator, place),
+        segmenter,
+        config.layer,
+        config.seed,
+        precision=config.precision,
+        memory=_bytes(memory) if memory else None,
+    )
 
 
 def _bytes(text: str) -> int:

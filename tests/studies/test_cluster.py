@@ -6,7 +6,9 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
+import ray
 import torch
 import xarray as xr
 from killable import planted
@@ -17,8 +19,7 @@ from gandid.errors import UsageError
 from gandid.studies.executors import Ray
 from gandid.studies.latents import latents
 
-psutil = pytest.importorskip("psutil")
-ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,12 @@ def test_a_worker_is_killed_and_the_panel_is_the_same(cluster, tmp_path):
 
 
 class Stubborn(PlantedGenerator):
-    """Refuses one latent."""
+    """Refuses one latent, as long as it does."""
+
+    refuses = True
 
     def forward(self, z):
-        if (z == latents(5, [40], 1)).any():
+        if self.refuses and (z == latents(5, [40], 1)).any():
             raise RuntimeError("latent 40 is refused")
         return super().forward(z)
 
@@ -77,18 +80,26 @@ def test_a_chunk_that_fails_is_told_and_tried_again(cluster, tmp_path):
     with pytest.warns(UserWarning, match=r"latents 32 to 47 could not be measured: .*latent 40 is refused"):
         panel = study.run({"a": [0]}, latents=96, store=tmp_path / "run", executor=Ray(workers=2))
     assert panel["latent"].values.tolist() == [*range(32), *range(48, 96)]
-    # What is missing is measured by the same call once nothing stands in the way; the panel knows its latents by number.
-    healed = gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=5)
-    healed.rows, healed.name = 16, "Stubborn"
-    healed.generator.__class__.__qualname__ = "Stubborn"
-    try:
-        panel = healed.run({"a": [0]}, latents=96, store=tmp_path / "run")
-    finally:
-        healed.generator.__class__.__qualname__ = "PlantedGenerator"
-    assert sorted(panel["latent"].values) == list(range(96))
-    whole = healed.run({"a": [0]}, latents=96)
+    # What is missing is measured by the same call once nothing stands in the way.
+    study.generator.refuses = False
+    panel = study.run({"a": [0]}, latents=96, store=tmp_path / "run")
+    assert panel["latent"].values.tolist() == [*range(32), *range(48, 96), *range(32, 48)]
+    whole = study.run({"a": [0]}, latents=96)
     xr.testing.assert_identical(panel["inside"].sortby("latent"), whole["inside"])
     np.testing.assert_allclose(panel["gain_map"], whole["gain_map"], rtol=1e-6)
+
+
+def test_a_users_own_file_goes_to_the_workers(cluster, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from planted import PlantedGenerator\n"
+        "class Mine(PlantedGenerator):\n"
+        "    pass\n"
+        "def make():\n"
+        "    return Mine()\n"
+    )
+    study = gandid.Study(gandid.load_generator(f"{tmp_path / 'mine.py'}:make"), PlantedSegmenter(), layer="paint")
+    here, there = study.run({"a": [0]}, latents=20), study.run({"a": [0]}, latents=20, executor=Ray(workers=1))
+    xr.testing.assert_identical(here, there)
 
 
 def test_a_cluster_that_is_not_there():

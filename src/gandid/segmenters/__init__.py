@@ -76,15 +76,17 @@ def load_segmenter(
     GandidError
         If a model of the hub is not here and cannot be fetched.
     """
-    name = str(name_or_path)
+    segmenter: Any
+    name, background = str(name_or_path), None if background is None else tuple(background)
     is_file = name in NAMED or Path(name).is_file()
     if not is_file and not is_factory(name) and (Path(name).is_dir() or HUB_ID.fullmatch(name)):
         from gandid.segmenters.huggingface import load_huggingface  # transformers takes seconds to import
 
-        return load_huggingface(name, device, size=size, scales=scales or (1.0,), background=background)
+        segmenter = load_huggingface(name, device, size=size, scales=scales or (1.0,), background=background)
+        segmenter.asked = {"segmenter_size": size, "segmenter_scales": scales, "background": background}
+        return segmenter
     if size is not None or scales is not None:
         raise UsageError(f"{name} takes no size or scales: only models of transformers do")
-    segmenter: Any
     if is_file:
         segmenter = read_segmenter(NAMED.get(name, Path(name)), device)
     elif is_factory(name):
@@ -97,4 +99,5 @@ def load_segmenter(
     segmenter.name = name
     if background is not None:
         segmenter.background = check_background(background, segmenter.classes)
+    segmenter.asked = {"background": background}
     return segmenter

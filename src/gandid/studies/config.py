@@ -18,7 +18,8 @@ class StudyConfig(BaseModel):
     """What to study. Its defaults are those of `gandid run`.
 
     `targets` None means every object class of the segmenter; as a mapping it names the units of each target. `units` None
-    means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default. `chunk` is `K/N`: only
+    means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default. The segmenter's
+    input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `chunk` is `K/N`: only
     the K-th of N equal parts of the latents.
     """
 
@@ -26,6 +27,9 @@ class StudyConfig(BaseModel):
 
     generator: str = "rooms"
     segmenter: str = "rooms"
+    segmenter_size: Annotated[int, Field(gt=0)] | None = None
+    segmenter_scales: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    background: tuple[str, ...] | None = None
     layer: str | None = None
     targets: tuple[str, ...] | dict[str, tuple[int, ...]] | None = None
     units: Annotated[int, Field(gt=0)] | None = None
@@ -39,7 +43,7 @@ class StudyConfig(BaseModel):
     precision: Precision = "fp32"
     chunk: str | None = None
 
-    @field_validator("targets", "control", "hold", mode="before")
+    @field_validator("targets", "control", "hold", "background", mode="before")
     @classmethod
     def _one_is_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -95,8 +96,11 @@ class Ray:
         here: dict[str, Any] = dict(address="local", include_dashboard=False, _node_ip_address="127.0.0.1")
         where = {"address": self.address} if self.address else here
         try:
+            host, _, port = (self.address or "").partition(":")
+            if port.isdigit():  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(log_to_driver=False, logging_level="ERROR", **where)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at '{self.address}': {' '.join(str(error).split())}") from error
         return True
 

@@ -23,8 +23,8 @@ from gandid.studies.store import explained, read_panel, verified
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
-IN_MEMORY = 2**28  # bytes up to which a panel is read at once
-MAY_DIFFER = ("resolved", "command", "chosen", "latents")  # between runs that are one study
+IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
+MAY_DIFFER = ("resolved", "command", "chosen", "latents", "images_per_second")  # between runs that are one study
 
 
 def fingerprint(network: object) -> str:

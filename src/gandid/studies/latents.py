@@ -24,7 +24,7 @@ def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects"
 
 
 def chunked(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """Split latents into chunks that end at multiples of `size`, so that a resumed run has the chunks of an unbroken one."""
+    """Split latents at the multiples of `size`, so that a run that was cut short has the parts of an unbroken one."""
     chunks: dict[int, list[int]] = {}
     for number in numbers:
         chunks.setdefault(number // size, []).append(number)

@@ -69,7 +69,7 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
         run(small.model_copy(update={"latents": 1}), store=store, executor=Local())
         ranking = _timed(lambda: study.relate(RANKED)) / RANKED if ranked else 0.0
         panel = open_panel(store)
-        chunk = study.chunk_length(panel)
+        chunk = study.chunk_length(panel, n)
         count, clock = min(CHUNKS * chunk, max(n - 1, 1)), _Clock()
         before = _size(store)
         whole = _timed(lambda: run(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock))

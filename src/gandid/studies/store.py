@@ -68,7 +68,7 @@ class PanelStore:
             # Format 2: the third has no settled encoding of strings yet.
             empty.to_zarr(target, mode="w", zarr_format=2, encoding=encoding)
             if root is not None:
-                np.savez(_sums_file(root, 0), **{name: np.asarray(value) for name, value in sums.items()})
+                np.savez(_sums_file(root, 0), **sums)  # type: ignore[arg-type]
                 target.rename(root)
         store = cls(target if root is None else root)
         store.sums = {name: np.array(value, np.float64) for name, value in sums.items()}
@@ -97,7 +97,7 @@ class PanelStore:
             if isinstance(self.root, Path):
                 aside = _sums_file(self.root, after).with_suffix(".partial")
                 with aside.open("wb") as file:
-                    np.savez(file, **sums)
+                    np.savez(file, **sums)  # type: ignore[arg-type]
                 self._must_exist()
                 aside.rename(_sums_file(self.root, after))
             zarr.consolidate_metadata(self.root, zarr_format=2)

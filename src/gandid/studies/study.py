@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -34,7 +35,8 @@ from gandid.studies.worker import SUMMED, Worker, arithmetic
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
 LATENTS_KEPT = 16  # at least so many are measured between two writes to the panel
-LATENTS_TOGETHER = 256  # at most so many are measured in one pass
+LATENTS_TOGETHER = 256  # at most so many, but whole batches
+MOST_CHUNKS = 256  # a study is written in about so many
 
 
 class Study:
@@ -164,6 +166,7 @@ class Study:
         config = StudyConfig.check(
             generator=self.name,
             segmenter=getattr(self.segmenter, "name", None) or type(self.segmenter).__name__,
+            **getattr(self.segmenter, "asked", {}),
             layer=self.layer,
             targets={k: tuple(v) for k, v in targets.items()} if isinstance(targets, Mapping) else targets,
             units=units,
@@ -205,7 +208,9 @@ class Study:
             folder.remove_estimates(path)  # they would be of another panel
             description["resolved"]["chosen"] = {target: list(edit.units) for target, edit in design.edits.items()}
             folder.write_config(path, description)
-            self._fill(panel, design, numbers, executor, progress)
+            speed = self._fill(panel, design, numbers, executor, progress)
+            description["resolved"]["images_per_second"] = round(speed, 2)
+            folder.write_config(path, description)
             with _Task(progress, "writing the run", 1):
                 measured = folder.open_panel(path)
                 with arithmetic(self.device, self.precision):
@@ -218,10 +223,10 @@ class Study:
         """Whether units have to be ranked, because some target's are not named."""
         return any(units is None for units in self._targets(config).values())
 
-    def chunk_length(self, panel: xr.Dataset) -> int:
-        """Latents that are measured between two writes to a panel: whole batches."""
-        batch = int(panel.attrs["batch"])
-        return batch * -(-LATENTS_KEPT // batch)
+    def chunk_length(self, panel: xr.Dataset, latents: int) -> int:
+        """Latents that are measured between two writes to a panel: whole batches, few of them in a small study."""
+        batch, kept = int(panel.attrs["batch"]), min(max(latents // MOST_CHUNKS, LATENTS_KEPT), LATENTS_TOGETHER)
+        return batch * -(-kept // batch)
 
     def _resolved(self) -> dict[str, Any]:
         """What a run's numbers depend on beside what was asked."""
@@ -274,10 +279,13 @@ class Study:
 
     def _fill(
         self, panel: PanelStore, design: Design, numbers: Sequence[int], executor: Executor, progress: Progress | None
-    ) -> None:
-        """Measure the latents that the panel does not have yet."""
+    ) -> float:
+        """Measure the latents that the panel does not have yet; returns images made per second."""
+        start, before, reason = time.perf_counter(), len(panel.latents), ""
         batch, have = int(panel.read().attrs["batch"]), set(panel.latents)
-        chunks = chunked([number for number in numbers if number not in have], self.chunk_length(panel.read()))
+        chunks = chunked(
+            [number for number in numbers if number not in have], self.chunk_length(panel.read(), len(numbers))
+        )
         make = partial(
             Worker,
             self.generator,
@@ -294,13 +302,15 @@ class Study:
             task.advance(len(have & set(numbers)))
             for chunk, measured in executor.map(make, chunks):
                 if isinstance(measured, Failed):
-                    told = f"latents {chunk[0]} to {chunk[-1]} could not be measured: {measured.reason}"
+                    reason = measured.reason
+                    told = f"latents {chunk[0]} to {chunk[-1]} could not be measured: {reason}"
                     warnings.warn(f"{told}; the same call tries them again", stacklevel=3)
                     continue
                 panel.append(measured, {name: measured[name] for name in SUMMED})
                 task.advance(len(chunk))
         if not panel.latents:
-            raise GandidError(f"no latent could be measured: {measured.reason}")
+            raise GandidError(f"no latent could be measured: {reason}")
+        return (len(panel.latents) - before) * len(design.distinct()) / (time.perf_counter() - start)
 
     def _targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """{target: units, or None where they are to be ranked}."""

@@ -14,7 +14,7 @@ from gandid.generators import Discriminator
 from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
 from gandid.studies.design import Design, exact_checks, measure, typical_statistics
-from gandid.studies.latents import latents
+from gandid.studies.latents import chunked, latents
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
 JUDGED = 256  # latents whose images the discriminator scores
@@ -72,7 +72,7 @@ class Worker:
         """Measure some latents: the panel's rows (`latent` among them) and the sums over them."""
         step = max(1, min(self.batch, self.rows // 2))  # each latent comes with its reference arm at least
         with arithmetic(self.device, self.precision):
-            batches = [self._batch(numbers[start : start + step]) for start in range(0, len(numbers), step)]
+            batches = [self._batch(some) for some in chunked(numbers, step)]
             checks = self._checks(numbers)
         rows = {
             name: np.sum([batch[name] for batch in batches], axis=0)

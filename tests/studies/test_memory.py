@@ -1,0 +1,36 @@
+"""A study's memory does not grow with its latents."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PEAK = """
+import resource, sys
+sys.path[:0] = {path!r}
+from planted import PlantedGenerator, PlantedSegmenter
+import gandid, gandid.report
+study = gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=5, memory=2**30)
+store, n = sys.argv[1], int(sys.argv[2])
+panel = study.run({{"a": [0], "b": [1]}}, control=["capped", "frozen"], latents=n, store=store)
+effects = gandid.did(panel)
+gandid.report.build(store, effects)
+assert panel.sizes["latent"] == n
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_times_the_latents_take_the_same_memory(tmp_path):
+    peaks = []
+    for n in (1_000, 20_000):
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK.format(path=sys.path), str(tmp_path / str(n)), str(n)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0]
