@@ -46,9 +46,28 @@ def test_the_same_command_again_computes_nothing_and_another_is_refused(finished
     arguments = ["--target", "lamp", "--ranking-latents", "4", "--hold", "first", "--out", "run"]
     assert gandid("run", *arguments, "--latents", "24", cwd=folder).returncode == 0
     assert (folder / "run" / "config.yaml").stat().st_mtime_ns == stamp
-    refused = gandid("run", *arguments, "--latents", "25", cwd=folder)
+    refused = gandid("run", *arguments, "--latents", "24", "--alpha", "0.5", cwd=folder)
     assert refused.returncode == 2
-    assert "run holds another study (latents 24 there, 25 here)" in refused.stderr
+    assert "run holds another study (alpha 1.0 there, 0.5 here)" in refused.stderr
+
+
+def test_a_study_is_planned_before_it_is_run(tmp_path):
+    done = gandid("run", "--target", "lamp=1,2", "--hold", "first", "--latents", "30", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split(None, 1) for line in done.stdout.splitlines())
+    # Both controls are one arm at the first site: reference, live and held are made, once each.
+    assert told["arms"] == "4 per target" and told["rows"] == "120" and told["images"] == "90"
+    assert "on one worker (cpu)" in told["time"] and told["disk"].endswith("MiB")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_study_are_merged(tmp_path):
+    asked = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "8"]
+    for part in ("1", "2"):
+        assert gandid("run", *asked, "--chunk", f"{part}/2", "--out", f"part-{part}", cwd=tmp_path).returncode == 0
+    done = gandid("merge", "part-1", "part-2", "--out", "whole", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 latents" in done.stdout and (tmp_path / "whole" / "report.html").is_file()
 
 
 def test_a_report_is_made_anew_from_the_panel_alone(finished):

@@ -71,6 +71,10 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 class _Counting(TorchDispatchMode):
     """Counts the storages that operations allocate, until they are freed."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler, for seconds, only to keep it away from here
+
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0

@@ -1,0 +1,113 @@
+"""How a study speeds up with workers, and what the one writer can take.
+
+    python benchmarks/scale.py [--latents 200]
+
+Runs the arms of one study of the embedded rooms in this process, on a Ray cluster of one core with one worker, and on one of
+two cores with two workers, side by side in one run, and compares the panels. Then writes a panel of the size of a study of ADE20K's
+classes and prints how many latents per second the writer takes.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+import gandid
+from gandid.studies.executors import Local, Ray
+from gandid.studies.store import PanelStore
+
+UNITS = {"painting": list(range(20)), "rug": list(range(20, 40))}
+
+
+class Timed:
+    """An executor, with the time from its first chunk to its last: what starts a worker comes before."""
+
+    def __init__(self, executor):
+        self.executor, self.speed = executor, 0.0
+
+    def map(self, make, chunks):
+        """See `gandid.studies.executors.Executor`."""
+        latents, start = 0, 0.0
+        for i, result in enumerate(self.executor.map(make, chunks)):
+            yield result
+            if i == 1:
+                start = time.perf_counter()
+            elif i > 1:
+                latents += len(result[0])
+        self.speed = latents / (time.perf_counter() - start)
+
+
+def arms(latents: int) -> dict[str, tuple[float, xr.Dataset]]:
+    """Latents per second and the panel, by executor."""
+    study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), seed=0)
+    results = {}
+
+    def run(name, executor):
+        timed = Timed(executor)
+        panel = study.run(UNITS, control=["capped", "frozen"], latents=latents, executor=timed)
+        results[name] = timed.speed, panel
+
+    torch.set_num_threads(1)
+    run("this process, one thread", Local())
+    torch.set_num_threads(2)
+    run("this process, two threads", Local())
+    import ray
+
+    for cores in (1, 2):
+        ray.init("local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+        run(f"{cores} Ray worker{'s' * (cores - 1)}, one core each", Ray(workers=cores))
+        ray.shutdown()
+    return results
+
+
+def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: int = 256) -> float:
+    """Latents per second that can be appended to a panel with four arms."""
+    rng = np.random.default_rng(0)
+    shape = (targets, 4, classes)
+    empty = xr.Dataset(
+        {
+            name: (("latent", "target", "arm", "object"), np.zeros((0, *shape), np.int32))
+            for name in ("pixels", "inside")
+        }
+        | {"strain": (("latent", "target", "arm", "site", "quantile"), np.zeros((0, targets, 4, 10, 3), np.float32))},
+        coords={"latent": np.arange(0)},
+    )
+    present = rng.random(shape) < 0.1
+    with tempfile.TemporaryDirectory() as folder:
+        store, took = PanelStore.create(Path(folder) / "panel.zarr", empty, {}), 0.0
+        for start in range(0, latents, chunk):
+            counts = [np.where(present, rng.integers(0, 9000, (chunk, *shape)), 0).astype(np.int32) for _ in range(2)]
+            strain = rng.normal(size=(chunk, targets, 4, 10, 3)).astype(np.float32)
+            rows = {
+                "pixels": counts[0],
+                "inside": counts[1],
+                "strain": strain,
+                "latent": np.arange(start, start + chunk),
+            }
+            begin = time.perf_counter()
+            store.append(rows, {})
+            took += time.perf_counter() - begin
+    return latents / took
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--latents", type=int, default=200)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    results = arms(parser.parse_args().latents)
+    base = results["1 Ray worker, one core each"][0]
+    first = next(iter(results.values()))[1]
+    for name, (speed, panel) in results.items():
+        same = "identical" if panel.identical(first) else "not identical"
+        print(f"{name:<34} {speed:6.2f} latents per second, {speed / base:.2f} of one Ray worker; panel {same}")
+    print(f"writer: {writer():,.0f} latents per second (20 targets, 4 arms, 150 classes, in chunks of 256)")
+
+
+if __name__ == "__main__":
+    main()
