@@ -9,17 +9,18 @@ but an effect counts as supported if its *held* arm is: live is what the network
 can be an artefact of the experiment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from gandid.did import estimands
-from gandid.did.inference import ratio_effect
+from gandid.did import blocks, estimands
+from gandid.did.counts import Counts, gather
+from gandid.did.inference import ratio_from_sums
 
 SUPPORT = ("strain", "realism", "unknown", "unknown_inside")
 COLUMNS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]
@@ -75,6 +76,8 @@ def checks(panel: xr.Dataset, bounds: Bounds = DEFAULTS) -> pd.DataFrame:
     - ``unknown_inside`` (support): share of the target's original pixels that belong to no class after the
       edit. Unedited images have none by definition; a held arm may add `Bounds.unknown_inside` to what the
       live arm has.
+    - ``responds`` (per held arm, in a network with a site that cannot): how many of the held sites respond to
+      an edit at all. *flagged* where none does: the DID is 0 because it could be nothing else.
     - ``baseline_gap`` (per arm): what holding does to the unedited image; *failed* for capped and frozen,
       where it must be rounding, *flagged* for other controls, whose DID then needs parallel trends.
     - ``placebo_site``: holding a site upstream of the edit must change nothing, exactly.
@@ -101,18 +104,37 @@ def checks(panel: xr.Dataset, bounds: Bounds = DEFAULTS) -> pd.DataFrame:
         If the panel lacks what every estimate needs (`gandid.did.estimands.prepare`).
     """
     panel = estimands.prepare(panel)
+    return judge(panel, list(gather(panel)), mean_gains(panel), bounds)
+
+
+def judge(
+    panel: xr.Dataset, counted: Sequence[Counts], gains: Mapping[str, Mapping[str, float]], bounds: Bounds
+) -> pd.DataFrame:
+    """What `checks` returns, from the sums of the panel's counts (in turns of targets) and its mean gains."""
     found = [
-        *_target_seen(panel, bounds),
-        *_strain(panel, bounds),
-        *_realism(panel, bounds),
-        *_unknown(panel, bounds),
-        *_unknown_inside(panel, bounds),
+        *(row for counts in counted for row in _target_seen(counts, bounds)),
+        *_strain(panel, counted, bounds),
+        *_realism(panel, counted, bounds),
+        *(row for counts in counted for row in _unknown(panel, counts, bounds)),
+        *(row for counts in counted for row in _unknown_inside(panel, counts, bounds)),
+        *_responds(panel),
         *_baseline_gap(panel, bounds),
         *_placebo_site(panel),
-        *_gain(panel, bounds),
-        *_stability(panel, bounds),
+        *_gain(panel, gains, bounds),
+        *(row for counts in counted for row in _stability(panel, counts, bounds)),
     ]
     return pd.DataFrame(found, columns=COLUMNS)
+
+
+def mean_gains(panel: xr.Dataset) -> dict[str, dict[str, float]]:
+    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
+    found: dict[str, dict[str, float]] = {str(target): {} for target in panel["target"].values}
+    for name in ("gain", "gain_outside"):
+        if name in panel:
+            for target, summary in zip(found, _summaries(panel, name, "target"), strict=True):
+                if summary.measured:
+                    found[target][name] = summary.total / summary.measured
+    return found
 
 
 Row = dict[str, Any]
@@ -128,22 +150,36 @@ def _row(check: str, value: float, bound: float, good: bool, bad: str = "flagged
     } | where
 
 
-def _shown(panel: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
-    """Targets that any image shows, and which images."""
-    for target in panel["target"].values.astype(str):
-        shows = estimands.showing(panel, target)
-        if shows.any():
-            yield target, shows
+class _Summary(NamedTuple):
+    """Of the values that were measured (not NaN) over latents."""
+
+    measured: int
+    largest: float
+    total: float
+
+
+def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[_Summary]:
+    """Of a variable along `latent` and `dim`, for each place on `dim`."""
+
+    def summarize(block: slice) -> tuple[np.ndarray, ...]:
+        values = blocks.read(panel, name, block, dim)
+        measured = ~np.isnan(values)
+        return measured.sum(0), np.fmax.reduce(values, 0), np.where(measured, values, 0).sum(0, np.float64)
+
+    size = panel.sizes[dim]
+    count, largest, total = np.zeros(size, int), np.full(size, np.nan), np.zeros(size)
+    for one in blocks.stream(summarize, blocks.slices(panel, [name])):
+        count, largest, total = count + one[0], np.fmax(largest, one[1]), total + one[2]
+    return [_Summary(int(c), float(m), float(s)) for c, m, s in zip(count, largest, total, strict=True)]
 
 
 def _edited(panel: xr.Dataset) -> list[str]:
     return ["live", *(arm.name for arm in estimands.held_arms(panel))]
 
 
-def _target_seen(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
-    total = panel.sizes["latent"]
-    for target in panel["target"].values.astype(str):
-        count = int(estimands.showing(panel, target).sum())
+def _target_seen(counts: Counts, bounds: Bounds) -> Iterator[Row]:
+    total = len(counts.shown)
+    for target, count in zip(counts.targets, counts.shown.sum(0), strict=True):
         if count < 2:
             seen = f"no image of {total:,} shows" if count == 0 else f"only one image of {total:,} shows"
             detail = f"{seen} '{target}': not estimable"
@@ -153,19 +189,35 @@ def _target_seen(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
         yield _row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
 
 
-def _strain(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
-    if "strain" not in panel or "natural" not in panel or panel.sizes["site"] == 0:
+def _strain(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> Iterator[Row]:
+    held = estimands.held_arms(panel)
+    if "strain" not in panel or "natural" not in panel or panel.sizes["site"] == 0 or not held:
         return
     range_ = panel["natural"].quantile(1 - bounds.tail, "latent").values
     sites = panel["site"].values.astype(str)
-    extreme = abs(panel["strain"]).max("quantile").transpose("latent", "target", "arm", "site")
-    for target, shows in _shown(panel):
-        for arm in estimands.held_arms(panel):
-            strain = extreme.sel(target=target, arm=arm.name).values[shows]
-            typical = strain.mean(0)
+    shown = np.concatenate([counts.shown for counts in counted], 1)
+    arms = [panel["arm"].values.astype(str).tolist().index(arm.name) for arm in held]
+
+    def add_up(block: slice) -> np.ndarray:
+        """Over the images that show the target, strain and how often it is beyond its range: (2, target, arm, site)."""
+        values = blocks.read(panel, "strain", block, "target", "arm", "site", "quantile")
+        target, latent = np.nonzero(shown[block].T)
+        extreme = np.abs(values[latent, target][:, arms]).max(-1, initial=0).astype(np.float64)
+        first = np.flatnonzero(np.diff(target, prepend=-1))
+        result = np.zeros((2, shown.shape[1], len(arms), len(sites)))
+        if len(first):
+            for i, each in enumerate((extreme, extreme > range_)):
+                result[i, target[first]] = np.add.reduceat(each.astype(np.float64), first, axis=0)
+        return result
+
+    totals = np.zeros((2, shown.shape[1], len(arms), len(sites)))
+    for some in blocks.stream(add_up, blocks.slices(panel, ["strain"])):
+        totals += some
+    for t, (target, count) in enumerate(zip(panel["target"].values.astype(str), shown.sum(0), strict=True)):
+        for a, arm in enumerate(held if count else []):
+            typical, beyond = totals[:, t, a] / count
             # The worst site is the one furthest out of its own range, not the one with the largest number.
             worst = int(np.argmax(typical / np.maximum(range_, 1e-6)))
-            beyond = (strain[:, worst] > range_[worst]).mean()
             yield _row(
                 "strain",
                 typical[worst],
@@ -173,68 +225,97 @@ def _strain(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
                 typical[worst] <= range_[worst],
                 target=target,
                 arm=arm.name,
-                detail=f"worst at {sites[worst]}; {beyond:.0%} of the images beyond the natural range",
+                detail=f"worst at {sites[worst]}; {beyond[worst]:.0%} of the images beyond the natural range",
             )
 
 
-def _realism(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
+def _realism(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> Iterator[Row]:
     if "realism" not in panel:
         return
-    for target, shows in _shown(panel):
-        scores = panel["realism"].sel(target=target)
-        low = float(scores.sel(arm="reference").quantile(bounds.tail))
-        usual = float(scores.sel(arm="reference").mean())
-        # Scored on the first latents only: NaN elsewhere.
-        shows = shows & scores.sel(arm="reference").notnull().values
+
+    def scored(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        values = blocks.read(panel, "realism", block, "target", "arm")
+        # Only the first latents are scored; the rest is NaN.
+        where = np.flatnonzero(~np.isnan(values).all((1, 2)))
+        return where + block.start, values[where].astype(np.float64)
+
+    latents, scores = map(np.concatenate, zip(*blocks.stream(scored, blocks.slices(panel, ["realism"])), strict=True))
+    shown = np.concatenate([counts.shown for counts in counted], 1)[latents]
+    names = panel["arm"].values.astype(str).tolist()
+    for t, target in enumerate(panel["target"].values.astype(str)):
+        reference = scores[:, t, names.index("reference")]
+        shows = shown[:, t] & ~np.isnan(reference)
         if not shows.any():
             continue
-        live = float(scores.sel(arm="live").values[shows].mean())
+        low, usual = float(np.nanquantile(reference, bounds.tail)), float(np.nanmean(reference))
+        live = float(scores[shows, t, names.index("live")].mean())
         for arm in _edited(panel):
-            value = float(scores.sel(arm=arm).values[shows].mean())
+            value = float(scores[shows, t, names.index(arm)].mean())
             least = low if arm == "live" else min(low, live - (usual - low))
             detail = f"unedited images: {usual:.2f} on average; live: {live:.2f}"
             yield _row("realism", value, least, value >= least, target=target, arm=arm, detail=detail)
 
 
-def _unknown(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
+def _unknown(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
     if "unknown" not in panel["object"].values:
         return
-    shares = panel["pixels"].sel(object="unknown") / panel.attrs["image_pixels"]
-    for target, shows in _shown(panel):
-        unedited = shares.sel(target=target, arm="reference")
-        high = max(float(unedited.quantile(1 - bounds.tail)), bounds.unknown)
-        usual, live = float(unedited.mean()), float(shares.sel(target=target, arm="live").values[shows].mean())
+    names, size = panel["arm"].values.astype(str).tolist(), int(panel.attrs["image_pixels"])
+    high = max(float(np.quantile(counts.unedited_unknown, 1 - bounds.tail)) / size, bounds.unknown)
+    usual = float(counts.unedited_unknown.mean()) / size
+    for t, (target, count) in enumerate(zip(counts.targets, counts.shown.sum(0), strict=True)):
+        if not count:
+            continue
+        shares = counts.unknown[t] / (count * size)
+        live = float(shares[names.index("live")])
         for arm in _edited(panel):
-            value = float(shares.sel(target=target, arm=arm).values[shows].mean())
+            value = float(shares[names.index(arm)])
             most = high if arm == "live" else max(high, live + high - usual)
             detail = f"unedited images: {usual:.2%} on average; live: {live:.2%}"
             yield _row("unknown", value, most, value <= most, target=target, arm=arm, detail=detail)
 
 
-def _unknown_inside(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
-    if "unknown" not in panel["object"].values:
+def _unknown_inside(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
+    classes = panel["object"].values.astype(str).tolist()
+    if "unknown" not in classes:
         return
-    for target, _ in _shown(panel):
-        counts = panel["inside"].sel(target=target)
-        share = counts.sel(object="unknown").sum("latent") / counts.sum(("latent", "object"))
-        live = float(share.sel(arm="live"))
-        for arm in _edited(panel):
-            value = float(share.sel(arm=arm))
-            high = bounds.unknown_inside + (0.0 if arm == "live" else live)
+    became, hole = counts.sums["filled"].sum(0)[..., classes.index("unknown")], counts.holes["sums"].sum(0)
+    for t in np.flatnonzero(counts.shown.any(0)):
+        shares = became[t] / hole[t]
+        for arm, value in zip(_edited(panel), shares, strict=True):
+            high = bounds.unknown_inside + (0.0 if arm == "live" else shares[0])
             detail = "share of the target's original pixels"
+            target = counts.targets[t]
             yield _row("unknown_inside", value, high, value <= high, target=target, arm=arm, detail=detail)
+
+
+def _responds(panel: xr.Dataset) -> Iterator[Row]:
+    if "responds" not in panel.coords or panel["responds"].all():
+        return
+    responds = dict(zip(panel["site"].values.astype(str), panel["responds"].values.astype(bool), strict=True))
+    for arm in estimands.held_arms(panel):
+        names = {"first": list(responds)[:1], "all": list(responds)}.get(arm.held, arm.held.split("+"))
+        still = [name for name in names if not responds[name]]
+        value = len(names) - len(still)
+        verb = "normalizes" if len(still) == 1 else "normalize"
+        detail = (
+            f"{', '.join(still)} {verb} by stored statistics, as batch normalization does in evaluation mode, "
+            "and cannot respond to an edit"
+        )
+        detail = detail if still else "every held site responds to an edit"
+        yield _row("responds", value, 1, value > 0, arm=arm.name, detail=detail)
 
 
 def _baseline_gap(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
     if "baseline_gap" not in panel:
         return
+    names = panel["arm"].values.astype(str).tolist()
+    summaries = _summaries(panel, "baseline_gap", "arm")
     for arm in estimands.held_arms(panel):
-        gaps = panel["baseline_gap"].sel(arm=arm.name).dropna("latent")
-        if gaps.size == 0:
+        count, value, _ = summaries[names.index(arm.name)]
+        if count == 0:
             continue
-        value = float(gaps.max())
         exact = arm.control in EXACT_CONTROLS
-        detail = f"largest change of {gaps.size} unedited images" + ("" if exact else "; DID needs parallel trends")
+        detail = f"largest change of {count} unedited images" + ("" if exact else "; DID needs parallel trends")
         good = value <= bounds.baseline_gap
         bad = "failed" if exact else "flagged"
         yield _row("baseline_gap", value, bounds.baseline_gap, good, bad, arm=arm.name, detail=detail)
@@ -243,57 +324,45 @@ def _baseline_gap(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
 def _placebo_site(panel: xr.Dataset) -> Iterator[Row]:
     if "placebo_gap" not in panel:
         return
-    for target in panel["target"].values.astype(str):
-        gaps = panel["placebo_gap"].sel(target=target).dropna("latent")
-        if gaps.size:
-            value = float(gaps.max())
-            detail = f"largest change of {gaps.size} images when a site upstream of the edit is held"
+    summaries = _summaries(panel, "placebo_gap", "target")
+    for target, (count, value, _) in zip(panel["target"].values.astype(str), summaries, strict=True):
+        if count:
+            detail = f"largest change of {count} images when a site upstream of the edit is held"
             yield _row("placebo_site", value, 0.0, value == 0, "failed", target=target, detail=detail)
 
 
-def _gain(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
+def _gain(panel: xr.Dataset, gains: Mapping[str, Mapping[str, float]], bounds: Bounds) -> Iterator[Row]:
     if "gain_error" not in panel:
         return
-    for target in panel["target"].values.astype(str):
+    for target, (count, value, _) in zip(gains, _summaries(panel, "gain_error", "target"), strict=True):
         # NaN where the closed form does not hold: ablations other than to zero, other normalizations.
-        errors = panel["gain_error"].sel(target=target).dropna("latent")
-        if errors.size == 0:
+        if count == 0:
             continue
-        value = float(errors.max())
         detail = "largest relative deviation from the closed form"
         for name, where in (("gain", "on the target's pixels"), ("gain_outside", "elsewhere")):
-            if name in panel:
-                gains = panel[name].sel(target=target).dropna("latent")
-                detail += f"; mean gain {float(gains.mean()):.2f} {where}" if gains.size else ""
+            if name in gains[target]:
+                detail += f"; mean gain {gains[target][name]:.2f} {where}"
         yield _row("gain", value, bounds.gain_error, value <= bounds.gain_error, target=target, detail=detail)
 
 
-def _stability(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
-    middle = panel.sizes["latent"] // 2
-    halves = (slice(None, middle), slice(middle, None))
-    worst: dict[tuple[str, str], list[float]] = {}
-    for target, arm, outcome, live, held in estimands.pairs(panel):
+def _stability(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
+    for t, target in enumerate(counts.targets):
         kind = estimands.kinds(panel, target)
-        wanted = np.flatnonzero(kind == {"removed": "target", "inpainted": "object"}.get(outcome))
-        if not len(wanted):
-            continue
-        first, second = (
-            ratio_effect(
-                live.take(half).numerator[:, wanted],
-                live.take(half).denominator,
-                held.take(half).numerator[:, wanted],
-                held.take(half).denominator,
-            )
-            for half in halves
-        )
-        if min(first.n, second.n) >= 2:
-            worst.setdefault((target, arm.name), []).extend(_welch(first, second))
-    for (target, name), found in worst.items():
-        # The level of one comparison at `stability` standard errors, shared among all of the row.
-        bound = float(stats.norm.isf(stats.norm.sf(bounds.stability) / len(found)))
-        value = max(found)
-        detail = f"worst of {len(found)} differences between the halves, in standard errors"
-        yield _row("stability", value, bound, value <= bound, target=target, arm=name, detail=detail)
+        for h, arm in enumerate(estimands.held_arms(panel)):
+            found: list[float] = []
+            for outcome, of in (("removed", "target"), ("inpainted", "object")):
+                wanted = np.flatnonzero(kind == of)
+                halves = [counts.pair(t, h, outcome, wanted, half) for half in (0, 1)]
+                if len(wanted) and min(half.informing for half in halves) >= 2:
+                    first, second = (ratio_from_sums(half.sums, half.products, half.informing) for half in halves)
+                    found += _welch(first, second)
+            if not found:
+                continue
+            # The level of one comparison at `stability` standard errors, shared among all of the row.
+            bound = float(stats.norm.isf(stats.norm.sf(bounds.stability) / len(found)))
+            value = max(found)
+            detail = f"worst of {len(found)} differences between the halves, in standard errors"
+            yield _row("stability", value, bound, value <= bound, target=target, arm=arm.name, detail=detail)
 
 
 def _welch(first: Any, second: Any) -> list[float]:

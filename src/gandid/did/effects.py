@@ -10,8 +10,9 @@ import xarray as xr
 
 from gandid import outcomes
 from gandid.did import estimands
-from gandid.did.checks import DEFAULTS, SUPPORT, Bounds, checks
-from gandid.did.inference import bh, bootstrap, mean_effect, permutation, ratio_effect
+from gandid.did.checks import DEFAULTS, SUPPORT, Bounds, judge, mean_gains
+from gandid.did.counts import Counts, Pair, gather
+from gandid.did.inference import bh, bootstrap, permutation, ratio_from_sums
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,8 @@ MORE = [
 # and must not make those on other objects, which the claims are about, easier to declare.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
 
+BOOTSTRAP = ["se_boot", "ci_boot_low", "ci_boot_high"]
+
 
 @dataclass(frozen=True, repr=False)
 class Effects:
@@ -71,6 +74,10 @@ class Effects:
     """Number of edited units per target, where the panel names them."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """The panel's attributes."""
+    alike: tuple[tuple[str, ...], ...] = ()
+    """The held arms, those that have the same counts in every latent together."""
+    gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
 
     @property
     def targets(self) -> list[str]:
@@ -165,6 +172,11 @@ def estimate(
     (`removed`, `inpainted`) are ratios of sums with linearized errors and a bootstrap over latents.
     Intervals are t intervals with n - 1 degrees of freedom.
 
+    The panel is read once, some latents at a time: one that is opened lazily (``xarray.open_zarr(path, chunks=None)``) may be
+    larger than memory. Sums are of whole numbers and exact, so that nothing depends on the order of latents. Bootstrap and
+    sign flips work on `gandid.did.counts.GROUPS` groups of latents where there are more latents than that
+    (docs/inference.md, "Large panels").
+
     `p` is the sign-flip permutation p-value rather than the t test's (`p_t`), because many pairs of classes
     meet in a few latents only, where the t test is too easily convinced. It flips, per latent, the
     difference of the two arms' contributions: for mean outcomes ``delta(z)``, for ratio outcomes ``a_live /
@@ -194,94 +206,113 @@ def estimate(
     ValueError
         If the panel lacks a variable, arm or attribute that every estimate needs, or has no latent.
     """
-    judged = checks(panel, bounds)
     panel = estimands.prepare(panel)
-    latents = panel.sizes["latent"]
-    seen = {t: bool(estimands.showing(panel, t).sum() >= 2) for t in panel["target"].values.astype(str)}
-    kind = {target: estimands.kinds(panel, target) for target in seen}
+    counted: list[Counts] = []
+    frames: list[pd.DataFrame] = []
+    for counts in gather(panel):
+        for t in range(len(counts.targets)):
+            frames += _frame(panel, counts, t, level, flips, resamples, seed)
+        counts.groups.clear()  # the rest is small
+        counted.append(counts)
+    gains = mean_gains(panel)
+    judged = judge(panel, counted, gains, bounds)
+    about: dict[str, Any] = {
+        "level": level,
+        "units": _units(panel),
+        "attrs": dict(panel.attrs),
+        "alike": _alike([arm.name for arm in estimands.held_arms(panel)], counted),
+        "gains": gains,
+    }
+    if not frames:
+        return Effects(pd.DataFrame(columns=COLUMNS + MORE), judged, panel.sizes["latent"], **about)
+    frame = pd.concat(frames, ignore_index=True)
+    flagged = judged[judged["check"].isin(SUPPORT) & (judged["verdict"] != "ok")]
+    outside = set(zip(flagged["target"], flagged["arm"], strict=True))
+    inside = np.array([pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)])
+    frame["supported"] = frame["estimable"] & inside
+    frame["q"] = _q(frame)
+    return Effects(frame[COLUMNS + MORE], judged, panel.sizes["latent"], **about)
+
+
+def _frame(
+    panel: xr.Dataset, counts: Counts, t: int, level: float, flips: int, resamples: int, seed: int
+) -> list[pd.DataFrame]:
+    """The estimates of one target, none if no arm is held: all columns but `q` and `supported`, and `moved`."""
+    classes = panel["object"].values.astype(str).astype(object)
+    target = counts.targets[t]
+    kind = estimands.kinds(panel, target)
     parts: list[dict[str, np.ndarray]] = []
     values: list[np.ndarray] = []
-    ratios: list[tuple[np.ndarray, ...]] = []
-    for target, arm, outcome, live, held in estimands.pairs(panel):
-        index = estimands.rows(outcome, kind[target])
-        wide = np.ones(len(index))
-        flagged = judged[(judged["target"] == target) & (judged["arm"] == arm.name) & (judged["verdict"] != "ok")]
-        part = _part(outcome, live, held, index, level)
-        estimable = seen[target] & np.isfinite(part["se"])
-        labels = {
-            "target": target,
-            "outcome": outcome,
-            "control": arm.control,
-            "held": arm.held,
-            "arm": arm.name,
-        }
-        part |= {name: np.full(len(index), label, object) for name, label in labels.items()}
-        part |= {
-            "object": panel["object"].values.astype(str).astype(object)[index],
-            "kind": kind[target].astype(object)[index],
-            "estimable": estimable,
-            "supported": estimable & (not flagged["check"].isin(SUPPORT).any()),
-        }
-        parts.append(part)
-        values.append((live.values - held.values)[:, index])
-        if outcome in outcomes.RATIOS:
-            ratios.append((live.numerator[:, index], np.outer(live.denominator, wide)))
-            ratios.append((held.numerator[:, index], np.outer(held.denominator, wide)))
+    for h, arm in enumerate(estimands.held_arms(panel)):
+        for outcome in outcomes.OUTCOMES:
+            index = estimands.rows(outcome, kind)
+            pair = counts.pair(t, h, outcome, index)
+            part = _part(pair, level)
+            labels = {
+                "target": target,
+                "outcome": outcome,
+                "control": arm.control,
+                "held": arm.held,
+                "arm": arm.name,
+            }
+            part |= {name: np.full(len(index), label, object) for name, label in labels.items()}
+            part |= {
+                "object": classes[index],
+                "kind": kind[index].astype(object),
+                "estimable": (counts.shown[:, t].sum() >= 2) & np.isfinite(part["se"]),
+                "moved": pair.moved,
+            }
+            part |= _bootstrap(counts, t, h, index, level, resamples, seed) if outcome in outcomes.RATIOS else {}
+            parts.append({name: np.full(len(index), np.nan) for name in BOOTSTRAP} | part)
+            values.append(counts.gaps(t, h, outcome, index[pair.moved]))
     if not parts:
-        return Effects(pd.DataFrame(columns=COLUMNS + MORE), judged, latents, level, _units(panel), dict(panel.attrs))
+        return []
     frame = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    frame["p"] = permutation(np.concatenate(values, 1), flips, seed)
-    _add_bootstrap(frame, ratios, level, resamples, seed)
+    frame["p"] = 1.0
+    frame.loc[frame["moved"], "p"] = permutation(np.concatenate(values, 1), flips, seed)
     # A target that no image shows has no effects, whatever its units do to other things.
     numbers = [name for name in frame if frame[name].dtype == float]
     frame.loc[~frame["estimable"], numbers] = np.nan
-    moved = np.concatenate([np.any(value != 0, axis=0) for value in values])
-    frame["q"] = _q(frame, moved)
-    frame = frame[COLUMNS + MORE]
-    return Effects(frame, judged, latents, level, _units(panel), dict(panel.attrs))
+    return [frame]
 
 
-def _part(
-    outcome: str, live: estimands.Contribution, held: estimands.Contribution, index: np.ndarray, level: float
-) -> dict[str, np.ndarray]:
-    """Columns of one (target, arm, outcome), one row per class of `index`."""
-    a, b = live.numerator[:, index], held.numerator[:, index]
-    if outcome in outcomes.RATIOS:
-        did = ratio_effect(a, live.denominator, b, held.denominator, level=level)
-        one = ratio_effect(a, live.denominator, level=level)
-        other = ratio_effect(b, held.denominator, level=level)
-    else:
-        did, one, other = mean_effect(a - b, level), mean_effect(a, level), mean_effect(b, level)
-    part = {"tau_live": one.value, "tau_held": other.value, "did": did.value, "p_t": did.p}
-    for name, found in (("", did), ("live", one), ("held", other)):
+def _part(pair: Pair, level: float) -> dict[str, np.ndarray]:
+    """Columns of one (target, arm, outcome), one row per class."""
+    did = ratio_from_sums(pair.sums, pair.products, pair.informing, level)
+    live = ratio_from_sums(pair.sums[:2], pair.products[:2, :2], pair.informing_live, level)
+    held = ratio_from_sums(pair.sums[2:], pair.products[2:, 2:], pair.informing_held, level)
+    part = {"tau_live": live.value, "tau_held": held.value, "did": did.value, "p_t": did.p}
+    for name, found in (("", did), ("live", live), ("held", held)):
         part |= {f"se_{name}".strip("_"): found.se}
         part |= {"_".join(filter(None, ("ci", name, end))): getattr(found, end) for end in ("low", "high")}
-    return part | {"n": np.full(len(index), did.n)}
+    return part | {"n": np.full(len(did.value), did.n)}
 
 
-def _add_bootstrap(
-    frame: pd.DataFrame, ratios: list[tuple[np.ndarray, ...]], level: float, resamples: int, seed: int
-) -> None:
-    """Fill the bootstrap's columns: live and held share resamples, so their difference is paired."""
-    frame[["se_boot", "ci_boot_low", "ci_boot_high"]] = np.nan
-    if not ratios or resamples < 2:
-        return
-    # `ratios` alternates between live and held, each pair with as many columns as its part has rows.
-    above, below = (np.concatenate([ratio[i] for ratio in ratios[0::2] + ratios[1::2]], 1) for i in (0, 1))
-    live, held = np.split(bootstrap(above, below, resamples, seed), 2, axis=1)
+def _bootstrap(
+    counts: Counts, t: int, h: int, index: np.ndarray, level: float, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The bootstrap's columns of a ratio: live and held share resamples, so their difference is paired."""
+    arms = [0, 1 + h]
+    filled, hole = counts.groups["filled"][:, t, arms][:, :, index], counts.groups["hole"][:, t, arms]
+    result = np.zeros((3, len(index)))
+    result[:, resamples < 2 or not hole.any(0).all()] = np.nan
+    # Most classes never take a pixel of most targets, in any resample.
+    moving = np.flatnonzero(filled.any((0, 1)) & ~np.isnan(result[0]))
+    wide = np.ones(len(moving))
+    live, held = (bootstrap(filled[:, i, moving], np.outer(hole[:, i], wide), resamples, seed) for i in (0, 1))
     draws = live - held
-    # Resamples without the target say nothing about it; a target in no image has none left.
+    # Resamples without the target say nothing about it.
     usable = np.isfinite(draws).sum(0) >= 2
     tails = [50 * (1 - level), 50 * (1 + level)]
-    result = np.full((3, draws.shape[1]), np.nan)
-    result[0, usable] = np.nanstd(draws[:, usable], 0, ddof=1)
-    result[1:, usable] = np.nanpercentile(draws[:, usable], tails, 0)
-    where = frame["outcome"].isin(outcomes.RATIOS)
-    frame.loc[where, ["se_boot", "ci_boot_low", "ci_boot_high"]] = result.T
+    result[:, moving[~usable]] = np.nan
+    result[0, moving[usable]] = np.nanstd(draws[:, usable], 0, ddof=1)
+    result[1:, moving[usable]] = np.nanpercentile(draws[:, usable], tails, 0)
+    return dict(zip(BOOTSTRAP, result, strict=True))
 
 
-def _q(frame: pd.DataFrame, moved: np.ndarray) -> pd.Series:
+def _q(frame: pd.DataFrame) -> pd.Series:
     """Benjamini-Hochberg within each family; 1 where the two arms agree in every latent."""
+    moved = frame["moved"]
     q = frame["p"].where(~moved | frame["p"].isna(), np.nan)
     family = [frame["outcome"], frame["control"], frame["held"], frame["kind"].map(FAMILY)]
     tested = frame["p"].where(moved)
@@ -292,3 +323,10 @@ def _units(panel: xr.Dataset) -> dict[str, int]:
     if "units" not in panel:
         return {}
     return {str(t): int((panel["units"].sel(target=t) >= 0).sum()) for t in panel["target"].values}
+
+
+def _alike(names: list[str], counted: list[Counts]) -> tuple[tuple[str, ...], ...]:
+    """The held arms, those that agree for every target joined under the first of them."""
+    alike = np.logical_and.reduce([counts.alike for counts in counted]) if counted else np.eye(len(names), dtype=bool)
+    first = [int(np.flatnonzero(row)[0]) for row in alike]
+    return tuple(tuple(names[j] for j in range(len(names)) if first[j] == i) for i in dict.fromkeys(first))

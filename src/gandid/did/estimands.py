@@ -1,16 +1,10 @@
-"""From a panel to per-latent contributions: what each arm says about each outcome of each pair.
+"""What a panel must have, and what its arms and classes are to a target."""
 
-Every outcome, mean or ratio, is here a ratio of sums ``sum(numerator) / sum(denominator)`` over latents; a
-mean outcome's denominator is 1. This lets one piece of inference serve all.
-"""
-
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-
-from gandid import outcomes
 
 NEEDED = ("pixels", "inside")
 
@@ -25,46 +19,22 @@ class Held:
     baseline: str
 
 
-@dataclass(frozen=True)
-class Contribution:
-    """Per-latent parts of ``tau = Y(edited) - Y(unedited)`` of an arm, an outcome and a target."""
-
-    numerator: np.ndarray
-    """Shape (N, C), one column per class."""
-    denominator: np.ndarray
-    """Shape (N,): ones for mean outcomes, the target's original pixels for ratios."""
-
-    @property
-    def tau(self) -> np.ndarray:
-        """The arm's effect, shape (C,); NaN where the denominators sum to 0."""
-        total = self.denominator.sum()
-        return self.numerator.sum(0) / total if total > 0 else np.full(self.numerator.shape[1], np.nan)
-
-    @property
-    def values(self) -> np.ndarray:
-        """Per-latent values whose mean is `tau`, shape (N, C)."""
-        mean = self.denominator.mean() if len(self.denominator) else 0.0
-        return self.numerator / mean if mean > 0 else np.full(self.numerator.shape, np.nan)
-
-    def take(self, latents: np.ndarray | slice) -> "Contribution":
-        """The same of some of the latents."""
-        return Contribution(self.numerator[latents], self.denominator[latents])
-
-
 def prepare(panel: xr.Dataset) -> xr.Dataset:
-    """Check a panel, and sort it by latent, so that no result depends on the order of storage.
+    """Check a panel; nothing along `latent` is read.
 
     Raises
     ------
     ValueError
-        If a variable, an arm or an attribute that every estimate needs is absent, a target is no class, or
-        the panel has no latent.
+        If a variable, an arm or an attribute that every estimate needs is absent, counts are no whole numbers, a target is
+        no class, or the panel has no latent.
     """
     if not isinstance(panel, xr.Dataset):
         raise ValueError(f"a panel is an xarray.Dataset, not {type(panel).__name__}")
     for name in NEEDED:
         if name not in panel:
             raise ValueError(f"the panel has no variable '{name}'")
+        if panel[name].dtype.kind not in "iu":
+            raise ValueError(f"the panel's '{name}' are {panel[name].dtype}, not whole numbers of pixels")
     if "image_pixels" not in panel.attrs:
         raise ValueError("the panel has no attribute 'image_pixels'")
     if panel.sizes["latent"] == 0:
@@ -77,7 +47,16 @@ def prepare(panel: xr.Dataset) -> xr.Dataset:
     for target in panel["target"].values.astype(str):
         if target not in classes:
             raise ValueError(f"the panel's target '{target}' is not among its classes")
-    return panel.sortby("latent") if "latent" in panel.coords else panel
+    return panel
+
+
+def ranks(panel: xr.Dataset) -> np.ndarray:
+    """Each latent's place among all by number, so that no result depends on the order of storage; shape (N,)."""
+    total = panel.sizes["latent"]
+    place = np.arange(total)
+    if "latent" in panel.coords:
+        place[np.argsort(panel["latent"].values, kind="stable")] = np.arange(total)
+    return place
 
 
 def held_arms(panel: xr.Dataset) -> list[Held]:
@@ -108,65 +87,9 @@ def kinds(panel: xr.Dataset, target: str) -> np.ndarray:
     )
 
 
-def showing(panel: xr.Dataset, target: str) -> np.ndarray:
-    """Whether each latent's unedited image shows the target: at least the panel's `presence` of it; (N,)."""
-    counts = panel["pixels"].sel(target=target, arm="reference", object=target).values
-    return (counts > 0) & (counts >= presence(panel) * int(panel.attrs["image_pixels"]))
-
-
-def presence(panel: xr.Dataset) -> float:
-    """Share of the image from which a class counts as present."""
-    return float(panel.attrs.get("presence", 0.003))
-
-
-def contributions(panel: xr.Dataset, target: str, arm: str, baseline: str) -> dict[str, Contribution]:
-    """The five outcomes of one edited arm against its unedited one.
-
-    Parameters
-    ----------
-    panel
-        As `prepare` returns it.
-    target, arm, baseline
-        The target; the names of the edited and the unedited arm.
-
-    Returns
-    -------
-    dict of str to Contribution
-        By outcome. `removed` is given for every class but means the target alone; `inpainted` is 0 for the
-        target.
-    """
-    size = int(panel.attrs["image_pixels"])
-    classes = list(panel["object"].values.astype(str))
-    index = classes.index(target)
-
-    def counts(name: str, of: str) -> np.ndarray:
-        return panel[name].sel(target=target, arm=of).transpose("latent", "object").values.astype(np.float64)
-
-    pixels, inside = counts("pixels", arm), counts("inside", arm)
-    pixels0, inside0 = counts("pixels", baseline), counts("inside", baseline)
-    ones = np.ones(len(pixels))
-    gone = outcomes.removed(inside, index)
-    filled = outcomes.inpainted(inside, index)
-    return {
-        "area": Contribution(outcomes.area(pixels - pixels0, size), ones),
-        "removed": Contribution(np.repeat(gone.numerator[:, None], len(classes), 1), gone.denominator),
-        "inpainted": Contribution(filled.numerator, filled.denominator),
-        "collateral": Contribution(
-            outcomes.collateral(pixels, inside, size) - outcomes.collateral(pixels0, inside0, size), ones
-        ),
-        "emerged": Contribution(outcomes.emerged(pixels0, pixels, size, presence(panel)), ones),
-    }
-
-
-def pairs(panel: xr.Dataset) -> Iterator[tuple[str, Held, str, Contribution, Contribution]]:
-    """Every (target, held arm, outcome) of a panel with the contributions of the live and of the held arm."""
-    arms = held_arms(panel)
-    for target in panel["target"].values.astype(str):
-        live = contributions(panel, target, "live", "reference")
-        for arm in arms:
-            held = contributions(panel, target, arm.name, arm.baseline)
-            for outcome in outcomes.OUTCOMES:
-                yield target, arm, outcome, live[outcome], held[outcome]
+def present(panel: xr.Dataset) -> int:
+    """Pixels from which a class counts as present: the panel's `presence`, a share of the image."""
+    return math.ceil(float(panel.attrs.get("presence", 0.003)) * int(panel.attrs["image_pixels"]))
 
 
 def rows(outcome: str, kind: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Latents are independent draws and each is its own control, so that every estimat
 some per-latent value, exactly (mean outcomes) or to first order (ratios of sums).
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,9 +55,9 @@ def mean_effect(delta: np.ndarray, level: float = 0.95) -> Estimate:
     """
     delta = np.asarray(delta, np.float64)
     if len(delta) == 0:
-        return _inform(np.full(delta.shape[1:], np.nan), delta, level)
+        return _inform(np.full(delta.shape[1:], np.nan), delta.sum(0), 0, level)
     value = delta.mean(0)
-    return _inform(value, delta - value, level)
+    return _inform(value, ((delta - value) ** 2).sum(0), len(delta), level)
 
 
 def ratio_effect(
@@ -94,7 +95,45 @@ def ratio_effect(
     if held_numerator is not None and held_denominator is not None:
         other = linearize(np.asarray(held_numerator)[informs], np.asarray(held_denominator)[informs])
         value, influence = value - other[0], influence - other[1]
-    return _inform(value, influence, level)
+    return _inform(value, (influence**2).sum(0), len(influence), level)
+
+
+def ratio_from_sums(sums: np.ndarray, products: np.ndarray, n: int, level: float = 0.95) -> Estimate:
+    """The same as `ratio_effect`, from sums of whole numbers over latents, without rounding up to the last division.
+
+    With ``v`` the latent's vector of numerator and denominator (of two arms: live's, then held's), the influence value is
+    ``w . v`` for a vector ``w`` that depends on the sums alone, so that the sum of its squares is ``w' M w``, with ``M`` the
+    sums of products. As it stands this cancels badly; in Python's integers, which have no bounds, it is exact.
+
+    Parameters
+    ----------
+    sums
+        Sums of v over latents, integers of shape (2, K) or (4, K).
+    products
+        Sums of the products of v with itself, integers of shape (2, 2, K) or (4, 4, K).
+    n
+        Latents whose denominator is not 0 (in one of the arms).
+    level
+        Coverage of the t interval with n - 1 degrees of freedom.
+
+    Returns
+    -------
+    Estimate
+        Fields of shape (K,); NaN where a denominator sums to 0.
+    """
+    parts, matrix = np.asarray(sums, object), np.asarray(products, object)
+    a, b = parts[:2]
+    if not all(total > 0 for total in parts[1::2].ravel()):
+        nothing = np.full(parts.shape[1:], np.nan)
+        return Estimate(nothing, nothing, nothing, nothing, nothing, n)
+    if len(parts) == 2:
+        value, weights, scale = a / b, [b, -a], b * b
+    else:
+        c, d = parts[2:]
+        value = (a * d - c * b) / (b * d)
+        weights, scale = [b * d * d, -a * d * d, -b * b * d, b * b * c], b * b * d * d
+    squares = sum(matrix[i, j] * weights[i] * weights[j] for i in range(len(parts)) for j in range(len(parts)))
+    return _inform(value.astype(np.float64), (n * n * squares / (scale * scale)).astype(np.float64), n, level)
 
 
 def linearize(numerator: np.ndarray, denominator: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +167,8 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int =
     Parameters
     ----------
     numerators, denominators
-        Shape (N, K), one column per ratio; a mean is a ratio over ones.
+        Shape (N, K), one column per ratio; a mean is a ratio over ones. Rows may be sums over groups of latents: groups of
+        independent latents are independent too.
     resamples
         Number of resamples B.
     seed
@@ -140,16 +180,14 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int =
         Shape (B, K); NaN in resamples whose denominators sum to 0.
     """
     numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    n = len(numerators)
-    rng = np.random.default_rng(seed)
     ratios = np.full((resamples, numerators.shape[1]), np.nan)
-    if n == 0:
+    if len(numerators) == 0:
         return ratios
+    times = _times(len(numerators), resamples, seed)
     for start in range(0, resamples, BLOCK):
-        size = min(BLOCK, resamples - start)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        counts = times[start : start + BLOCK].astype(np.float64)
         below = counts @ denominators
-        np.divide(counts @ numerators, below, out=ratios[start : start + size], where=below > 0)
+        np.divide(counts @ numerators, below, out=ratios[start : start + BLOCK], where=below > 0)
     return ratios
 
 
@@ -159,6 +197,9 @@ def permutation(values: np.ndarray, flips: int = 9999, seed: int = 0) -> np.ndar
     Exact if the values are symmetric about 0 under the null hypothesis, which a difference of two arms of
     the same latents is when the arms are exchangeable. Zeros do not count: adding latents without effect
     changes the p-value by nothing but the draw of signs.
+
+    Rows may be sums over groups of latents: flips of whole groups are a subgroup of all flips, under which the test is as
+    exact (Hemerik and Goeman 2018, on tests by a subgroup of transformations).
 
     Parameters
     ----------
@@ -181,13 +222,38 @@ def permutation(values: np.ndarray, flips: int = 9999, seed: int = 0) -> np.ndar
     tested = size > 0
     values, size = values[:, tested], size[tested]
     reached = np.abs(values.sum(0)) - TIE * size
-    rng = np.random.default_rng(seed)
+    if not tested.any():
+        return p
     hits = np.zeros(len(size))
+    drawn = _signs(len(values), flips, seed)
     for start in range(0, flips, BLOCK):
-        signs = rng.integers(0, 2, (min(BLOCK, flips - start), len(values))) * 2.0 - 1.0
+        signs = drawn[start : start + BLOCK].astype(np.float64)
         hits += (np.abs(signs @ values) >= reached).sum(0)
     p[tested] = (hits + 1) / (flips + 1)
     return p
+
+
+# The draws are the same for every target of a panel; they are made once, as small as they can be.
+
+
+@lru_cache(maxsize=1)
+def _times(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n rows is drawn in each resample, (resamples, n)."""
+    rng = np.random.default_rng(seed)
+    times = np.empty((resamples, n), np.int16)
+    for start in range(0, resamples, BLOCK):
+        times[start : start + BLOCK] = rng.multinomial(n, np.full(n, 1 / n), size=min(BLOCK, resamples - start))
+    return times
+
+
+@lru_cache(maxsize=1)
+def _signs(n: int, flips: int, seed: int) -> np.ndarray:
+    """Random signs, (flips, n)."""
+    rng = np.random.default_rng(seed)
+    signs = np.empty((flips, n), np.int8)
+    for start in range(0, flips, BLOCK):
+        signs[start : start + BLOCK] = rng.integers(0, 2, (min(BLOCK, flips - start), n)) * 2 - 1
+    return signs
 
 
 def bh(p: np.ndarray) -> np.ndarray:
@@ -211,13 +277,12 @@ def bh(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def _inform(value: np.ndarray, influence: np.ndarray, level: float) -> Estimate:
-    """An estimate from its per-latent influence values of mean 0, shape (n, ...)."""
-    n = len(influence)
+def _inform(value: np.ndarray, squares: np.ndarray, n: int, level: float) -> Estimate:
+    """An estimate from the sum of squares of its n influence values, which have mean 0."""
     if n < 2:
         unknown = np.full(np.shape(value), np.nan)
         return Estimate(value, unknown, unknown, unknown, unknown, n)
-    se = np.sqrt((influence**2).sum(0) / (n * (n - 1)))
+    se = np.sqrt(squares / (n * (n - 1)))
     # Where every latent agrees, se is 0 up to the rounding of the mean, which must not pass for a tiny error.
     se = np.where(se <= 1e-12 * np.abs(value), 0.0, se)
     half = np.asarray(stats.t.ppf((1 + level) / 2, n - 1) * se)

@@ -26,7 +26,7 @@ SUPPORT_WORDS = {
 def sentence(effects: "Effects", target: str, control: str) -> str:
     """What ablating one target does to the others, and how much of that normalization causes."""
     rows = effects.frame[effects.frame["target"] == target]
-    checks = effects.checks[effects.checks["target"] == target]
+    checks = effects.checks[effects.checks["target"].isin([target, ""])]
     if not rows["estimable"].any():
         seen = checks.loc[checks["check"] == "target_seen", "detail"]
         why = seen.iloc[0] if len(seen) else f"'{target}': not estimable"
@@ -93,6 +93,9 @@ def _arm(rows: pd.DataFrame, checks: pd.DataFrame) -> str:
     """What normalization causes, by one held arm."""
     first = rows.iloc[0]
     lead = f"{_mechanism(first['control'], first['held'])} ({first['control']} control, {first['held']} held)"
+    still = checks[(checks["check"] == "responds") & (checks["verdict"] != "ok")]
+    if len(still):
+        return f"{lead}: exactly none, since {still['detail'].iloc[0]}."
     if why := _out_of_support(checks):
         return f"{lead}: no claim, since the held arm leaves the network's range ({why})."
     shown = rows[(rows["q"] < SHOWN) & rows["kind"].isin(["target", "object"])]

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from gandid.did import Effects, estimands, estimate
+from gandid.did import Effects, estimate
 from gandid.did.checks import SUPPORT
 from gandid.errors import UsageError
 
@@ -52,6 +52,7 @@ class Run:
     path: Path
     config: dict[str, Any]
     panel: xr.Dataset
+    """What the panel has beside the latents: its maps and units, its coordinates and attributes."""
     effects: Effects
     arms: list[Arm]
     """Held arms, those that are the same in every count joined."""
@@ -95,6 +96,11 @@ class Run:
         """The effects by target, outcome and arm: the page asks for them a thousand times."""
         return dict(iter(self.effects.frame.groupby(["target", "outcome", "arm"], sort=False)))  # type: ignore[arg-type]
 
+    def shown(self, target: str) -> int:
+        """How many unedited images show the target."""
+        checks = self.effects.checks
+        return int(checks.loc[(checks["check"] == "target_seen") & (checks["target"] == target), "value"].iloc[0])
+
     def units(self, target: str) -> list[int]:
         """The units that were ablated, best first."""
         if "units" not in self.panel:
@@ -102,8 +108,15 @@ class Run:
         return [int(unit) for unit in self.panel["units"].sel(target=target).values if unit >= 0]
 
 
-def read(path: Path) -> Run:
-    """Read a run folder and estimate its effects again from its panel.
+def read(path: Path, effects: Effects | None = None) -> Run:
+    """Read a run folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    effects
+        What `gandid.did.estimate` says of its panel; estimated here if not given.
 
     Raises
     ------
@@ -123,12 +136,13 @@ def read(path: Path) -> Run:
     if not isinstance(config, dict):
         raise UsageError(f"'{path / 'config.yaml'}' does not hold a configuration")
     try:
-        with xr.open_zarr(path / "panel.zarr", chunks=None, consolidated=False) as stored:
-            panel = stored.load()
-        effects = estimate(panel)
-        arms = _arms(panel)
-    except (ValueError, KeyError, OSError) as error:
+        # Opened lazily: what is along the latents may be larger than memory, and only the estimates need it.
+        with xr.open_zarr(path / "panel.zarr", chunks=None) as stored:
+            effects = effects or estimate(stored)
+            panel = stored.drop_dims("latent").load()
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UsageError(f"'{path / 'panel.zarr'}' is not a panel: {error}") from error
+    arms = [Arm(names[0], names, _label(list(names))) for names in effects.alike]
     if not arms:
         raise UsageError(f"'{path / 'panel.zarr'}' has no held arm: there is nothing to compare live with")
     relation = path / "relation.csv"
@@ -167,21 +181,6 @@ def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
         else:
             groups.append([index])
     return [(_label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups]
-
-
-def _arms(panel: xr.Dataset) -> list[Arm]:
-    groups: list[list[str]] = []
-    for arm in estimands.held_arms(panel):
-        # An arm with an unedited image of its own differs in its baseline, if in nothing else.
-        for group in groups:
-            counts = (panel[name] for name in ("pixels", "inside"))
-            own = arm.baseline != "reference"
-            if not own and all((one.sel(arm=arm.name) == one.sel(arm=group[0])).all() for one in counts):
-                group.append(arm.name)
-                break
-        else:
-            groups.append([arm.name])
-    return [Arm(group[0], tuple(group), _label(group)) for group in groups]
 
 
 def _label(names: list[str]) -> str:

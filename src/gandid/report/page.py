@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from gandid.did import Effects
 from gandid.did.checks import SUPPORT
-from gandid.did.estimands import showing
 from gandid.did.words import SHOWN, SUPPORT_WORDS, VISIBLE
 from gandid.report import figures, folder, pictures
 from gandid.report.folder import Arm, Run
@@ -42,7 +42,7 @@ OUTCOMES = {
 }
 
 
-def build(run: Path) -> Path:
+def build(run: Path, effects: Effects | None = None) -> Path:
     """Write the report of a finished run: ``report.html`` and ``figures/*.png`` and ``*.svg``.
 
     Everything is computed from the folder; no generator is needed.
@@ -51,6 +51,8 @@ def build(run: Path) -> Path:
     ----------
     run
         A folder with ``config.yaml`` and ``panel.zarr``, and ``relation.csv`` and ``examples.npz`` if any.
+    effects
+        What `gandid.did.estimate` says of the panel; estimated again if not given.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def build(run: Path) -> Path:
     UsageError
         If the folder is not a finished run.
     """
-    read = folder.read(Path(run))
+    read = folder.read(Path(run), effects)
     _files(read)
     page = read.path / "report.html"
     # Whoever has the old page open, or is cut off here, keeps a whole page.
@@ -188,7 +190,7 @@ def _legend(run: Run) -> list[dict[str, str]]:
 
 
 def _target(run: Run, target: str, slug: str, colours: dict[str, str], sentence: str) -> dict[str, Any]:
-    shown = int(showing(run.panel, target).sum())
+    shown = run.shown(target)
     said: dict[str, Any] = {
         "name": target,
         "slug": slug,
@@ -466,10 +468,8 @@ def _has_examples(run: Run, target: str) -> bool:
 
 
 def _mean(run: Run, name: str, target: str) -> str:
-    if name not in run.panel:
-        return ""
-    values = run.panel[name].sel(target=target).values
-    return f"{np.nanmean(values):.2f}" if np.isfinite(values).any() else ""
+    gains = run.effects.gains[target]
+    return f"{gains[name]:.2f}" if name in gains else ""
 
 
 def _slugs(names: Iterable[str]) -> dict[str, str]:

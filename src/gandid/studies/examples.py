@@ -13,6 +13,7 @@ from gandid.studies.design import Design
 from gandid.studies.latents import latents
 
 EXAMPLES = 6
+AMONG = 1024  # latents among which they are looked for: those that the panel has first
 
 
 def choose(panel: xr.Dataset, target: str, count: int = EXAMPLES) -> np.ndarray:
@@ -34,7 +35,8 @@ def collect(
     runner: Runner, segmenter: Segmenter, design: Design, panel: xr.Dataset, seed: int
 ) -> dict[str, np.ndarray]:
     """Images, labels and gain of the chosen latents in every arm (docs/panel.md, "Examples")."""
-    chosen = np.stack([choose(panel, target) for target in design.edits])
+    among = panel[["inside"]].isel(latent=slice(AMONG)).load()
+    chosen = np.stack([choose(among, target) for target in design.edits])
     targets, arms = len(design.edits), design.arms
     generator: Any = runner.generator
     device = runner.device

@@ -3,8 +3,8 @@
 One process writes. It appends the rows of some latents to every variable and only then publishes their new length, by
 replacing the group's consolidated metadata, which is one file. A reader (`xarray.open_zarr`) goes by that file, so it sees a
 chunk of latents in all variables or in none; a writer that was killed leaves nothing that counts, and the next one cuts off
-what was not published. Zarr writes each file aside and renames it, and each chunk carries a CRC32C checksum that is verified
-whenever it is read.
+what was not published. Zarr writes each file aside and renames it, and each chunk carries Zstandard's checksum, which is
+verified whenever it is read.
 
 Sums over latents (the maps) cannot be appended: they lie beside the group, in a file that is named after the number of
 latents it holds and written before that number is published.
@@ -27,8 +27,11 @@ from zarr.errors import ZarrUserWarning
 
 from gandid.errors import GandidError
 
-LATENTS_PER_CHUNK = 256  # in storage; what is computed at a time may be less
-COMPRESSOR = numcodecs.Blosc("zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
+# Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
+WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
+COMPRESSOR = numcodecs.Zstd(
+    1, checksum=True
+)  # a filter before a shuffling compressor would leave it nothing to shuffle
 
 
 class PanelStore:
@@ -59,8 +62,8 @@ class PanelStore:
         encoding = {}
         for name, variable in empty.variables.items():
             if variable.dims[:1] == ("latent",):
-                chunks = (LATENTS_PER_CHUNK, *variable.shape[1:])
-                encoding[name] = {"chunks": chunks, "compressors": COMPRESSOR, "filters": [numcodecs.CRC32C()]}
+                latents = LATENTS_PER_CHUNK if name in WIDE else LATENTS_PER_SMALL_CHUNK
+                encoding[name] = {"chunks": (latents, *variable.shape[1:]), "compressors": COMPRESSOR}
         target: Any = zarr.storage.MemoryStore() if root is None else root.with_name(f".{root.name}-new")
         with explained(root), _quiet():
             if root is not None:

@@ -193,7 +193,9 @@ def _calibrate(segmenter: UNetSegmenter, scenes: int, resolution: int, seed: int
         margins.append((scores[..., unknown] - scores[..., :unknown].amax(dim=-1)).flatten())
     margin = torch.cat(margins)
     limit = margin.kthvalue(math.ceil(len(margin) * (1 - IMPERFECT_UNKNOWN))).values
-    segmenter.network.score.bias.view(4, len(CLASSES))[:, unknown] -= limit
+    bias = segmenter.network.score.bias
+    assert bias is not None
+    bias.view(4, len(CLASSES))[:, unknown] -= limit
 
 
 def _render(scenes: int, resolution: int, seed: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
