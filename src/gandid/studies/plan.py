@@ -71,9 +71,9 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
         panel = open_panel(store)
         chunk = study.chunk_length(panel, n)
         count, clock = min(CHUNKS * chunk, max(n - 1, 1)), _Clock()
-        before = _size(store)
+        before = _size(store / "panel.zarr")
         whole = _timed(lambda: run(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock))
-        each = (_size(store) - before) / count
+        each = (_size(store / "panel.zarr") - before) / count
         after = whole - clock.seconds + _timed(lambda: finish(store))
         images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
         return Plan(
