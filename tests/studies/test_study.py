@@ -8,7 +8,7 @@ import yaml
 from planted import PlantedGenerator, PlantedSegmenter
 
 import gandid
-from gandid.errors import UsageError
+from gandid.errors import GandidError, UsageError
 from gandid.generators import Generator
 from gandid.studies import StudyConfig, read_config
 from gandid.studies.latents import latents
@@ -194,3 +194,34 @@ def test_parts_are_merged_into_the_whole(tmp_path):
     with pytest.raises(UsageError, match="exists: choose another"):
         merge([tmp_path / "part-1", tmp_path / "part-2"], tmp_path / "merged")
     assert not (tmp_path / "bad").exists()
+
+
+class Small(Thirds):
+    """Runs out of memory where it is given more images than it holds, as a GPU does."""
+
+    holds = 10**9
+    name = "Thirds"
+
+    def __call__(self, images):
+        if len(images) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(images)
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on():
+    def run(holds):
+        segmenter = Small()
+        study = gandid.Study(tiny(), segmenter, layer="layer2")
+        segmenter.holds = holds
+        panel = study.run(["red", "green"], units=2, control=["capped", "frozen"], latents=20, ranking_latents=3)
+        return panel, study.rows
+
+    whole, rows = run(10**9)
+    for holds in (12, 3):
+        small, fewer = run(holds)
+        assert fewer < rows
+        np.testing.assert_array_equal(whole["units"], small["units"])
+        np.testing.assert_allclose(whole["inside"], small["inside"], atol=1)
+        np.testing.assert_allclose(whole["gain"], small["gain"], atol=1e-4)
+    with pytest.raises(GandidError, match="one image and its reference do not fit the memory of cpu"):
+        run(0)

@@ -30,7 +30,7 @@ from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
 from gandid.studies.store import PanelStore
-from gandid.studies.worker import SUMMED, Worker, arithmetic
+from gandid.studies.worker import SUMMED, Worker, arithmetic, fewer_rows
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
@@ -102,8 +102,12 @@ class Study:
     def relate(self, latents: int = 128, progress: Progress | None = None, kept: Path | None = None) -> xr.Dataset:
         """ACE, IoU and energy of every unit for every class, over `latents` latents: see `gandid.relation.relate`."""
         z = self._latents(range(latents), "ranking")
-        with _Task(progress, "ranking units", latents) as task, arithmetic(self.device, self.precision):
-            return relate(self.runner, self.segmenter, z, task.advance, rows=self.rows, kept=kept)
+        while True:
+            try:
+                with _Task(progress, "ranking units", latents) as task, arithmetic(self.device, self.precision):
+                    return relate(self.runner, self.segmenter, z, task.advance, rows=self.rows, kept=kept)
+            except torch.OutOfMemoryError:
+                self.rows = fewer_rows(self.rows, self.device)
 
     def run(
         self,

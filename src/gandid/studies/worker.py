@@ -27,6 +27,15 @@ def arithmetic(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def fewer_rows(rows: int, device: torch.device) -> int:
+    """Half as many images at once, after a device ran out of memory; raises `GandidError` where they are two already."""
+    if rows <= 2:
+        raise GandidError(f"one image and its reference do not fit the memory of {device}")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return rows // 2
+
+
 class Worker:
     """Measures the latents of one study: a function of their numbers and of nothing else.
 
@@ -74,34 +83,28 @@ class Worker:
         with arithmetic(self.device, self.precision):
             batches = [self._batch(some) for some in chunked(numbers, step)]
             checks = self._checks(numbers)
-        rows = {
-            name: np.sum([batch[name] for batch in batches], axis=0)
-            if name in SUMMED
-            else np.concatenate([batch[name] for batch in batches])
-            for name in batches[0]
-        }
+        rows = {name: _joined(name, [batch[name] for batch in batches]) for name in batches[0]}
         return rows | checks | {"latent": np.array(numbers)}
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        if len(numbers) > max(1, self.rows // 2):  # fewer fit than was thought
+            halves = [self._batch(some) for some in np.array_split(np.array(numbers), 2)]
+            return {name: _joined(name, [half[name] for half in halves]) for name in halves[0]}
         judged = np.array(numbers) < JUDGED
-        while True:
-            try:
-                measured = measure(
-                    self.runner,
-                    self.segmenter,
-                    self.design,
-                    self._latents(numbers),
-                    {site: of[[number % len(of) for number in numbers]] for site, of in self._typical.items()},
-                    rows=self.rows,
-                    donors=self._latents(numbers, "donors") if self.resamples else None,
-                    discriminator=self.discriminator if judged.any() else None,
-                )
-                break
-            except torch.OutOfMemoryError as error:
-                if self.rows <= 2:
-                    raise GandidError(f"one image and its reference do not fit the {self.device}") from error
-                self.rows //= 2
-                torch.cuda.empty_cache()
+        try:
+            measured = measure(
+                self.runner,
+                self.segmenter,
+                self.design,
+                self._latents(numbers),
+                {site: of[[number % len(of) for number in numbers]] for site, of in self._typical.items()},
+                rows=self.rows,
+                donors=self._latents(numbers, "donors") if self.resamples else None,
+                discriminator=self.discriminator if judged.any() else None,
+            )
+        except torch.OutOfMemoryError:
+            self.rows = fewer_rows(self.rows, self.device)
+            return self._batch(numbers)
         if self.discriminator is not None:
             shape = (len(numbers), *measured["strain"].shape[1:3])
             scores = measured.get("realism", np.full(shape, np.nan, np.float32))
@@ -123,3 +126,8 @@ class Worker:
     def _latents(self, numbers: Sequence[int], stream: str = "effects") -> Tensor:
         generator: Any = self.runner.generator
         return latents(self.seed, numbers, generator.latent_dim, stream).to(self.device)
+
+
+def _joined(name: str, parts: list[np.ndarray]) -> np.ndarray:
+    """A variable of several batches as one: along the latents, or summed over them."""
+    return np.sum(parts, axis=0) if name in SUMMED else np.concatenate(parts)
