@@ -73,9 +73,7 @@ def main() -> None:
         took = time.perf_counter() - start
         resolved = yaml.safe_load((folder / "run" / "config.yaml").read_text())["resolved"]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(
-        f"{asked.latents} latents, {len(targets)} targets: {took:,.0f} s, of which ranking {asked.ranking_latents} latents"
-    )
+    print(f"{asked.latents} latents, {len(targets)} targets, units not ranked: {took:,.0f} s")
     print(f"{resolved['images_per_second']:.2f} images per second, peak {peak / 2**30:.2f} GiB, budget {asked.memory}")
 
 
