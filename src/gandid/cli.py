@@ -125,7 +125,9 @@ def run(
 
     if executor not in ("local", "ray"):
         raise UsageError(f"unknown executor '{executor}': choose local or ray")
-    study = _study(asked, device, memory)
+    # Workers without a GPU of their own share this machine's memory, or a GPU's.
+    share = 1.0 if executor == "local" else min(1.0, gpus_per_worker or 1 / workers)
+    study = _study(asked, device, memory, share)
 
     def measure(config: StudyConfig, **how: Any) -> Any:
         return study.run(
@@ -152,7 +154,8 @@ def run(
         panel = measure(asked, store=out_folder, executor=where, progress=progress, command=command)
         effects = _report(panel, out_folder, progress)
     speed = read_config(out_folder)["resolved"]["images_per_second"]
-    err.print(f"The arms were made at {speed:,.1f} images per second.")
+    if speed:
+        err.print(f"The arms were made at {speed:,.1f} images per second.")
     _print_results(effects, out_folder)
 
 
@@ -340,12 +343,14 @@ def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:
     return named
 
 
-def _study(config: Any, device: str, memory: str | None = None) -> Any:
+def _study(config: Any, device: str, memory: str | None = None, share: float = 1.0) -> Any:
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.studies import Study
+    from gandid.studies.memory import default_budget
 
     place = _device(device)
+    budget = _bytes(memory) if memory else default_budget(place)
     segmenter = load_segmenter(
         config.segmenter,
         place,
@@ -359,7 +364,7 @@ def _study(config: Any, device: str, memory: str | None = None) -> Any:
         config.layer,
         config.seed,
         precision=config.precision,
-        memory=_bytes(memory) if memory else None,
+        memory=int(share * budget),
     )
 
 

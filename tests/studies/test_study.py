@@ -120,6 +120,9 @@ def test_a_target_that_is_never_seen_is_not_estimable():
         ({"hold": ["layer9.norm"]}, "unknown site 'layer9.norm': after paint come norm"),
         ({"control": ["thawed"]}, "control"),
         ({"ablation": "knife"}, "ablation"),
+        ({"chunk": "4/3"}, "chunk: write K/N with K from 1 to N, such as 3/8 .got .4/3"),
+        ({"chunk": "half"}, "chunk: write K/N with K from 1 to N"),
+        ({"chunk": "1/9", "latents": 8}, "8 latents are too few for so many parts"),
     ],
 )
 def test_bad_requests_get_one_line(tmp_path, asked, told):

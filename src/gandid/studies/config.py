@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gandid.errors import UsageError
 
@@ -57,12 +57,16 @@ class StudyConfig(BaseModel):
     @classmethod
     def _one_of_many(cls, value: str | None) -> str | None:
         if value is not None:
-            numbers = value.split("/")
-            if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-                raise ValueError("write K/N, such as 3/8")
-            if not 1 <= int(numbers[0]) <= int(numbers[1]):
-                raise ValueError("K must be between 1 and N")
+            k, _, n = value.partition("/")
+            if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+                raise ValueError("write K/N with K from 1 to N, such as 3/8")
         return value
+
+    @model_validator(mode="after")
+    def _some_for_each(self) -> StudyConfig:
+        if not self.numbers():
+            raise ValueError(f"{self.latents} latents are too few for so many parts")
+        return self
 
     def numbers(self) -> range:
         """The latents to measure."""
@@ -76,8 +80,11 @@ class StudyConfig(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "configuration"
-            raise UsageError(f"{where}: {first['msg'].lower()} (got {first['input']!r})") from error
+            told = first["msg"].removeprefix("Value error, ")
+            where = ".".join(str(part) for part in first["loc"])
+            if where:
+                told = f"{where}: {told[0].lower()}{told[1:]} (got {first['input']!r})"
+            raise UsageError(told) from error
 
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> StudyConfig:

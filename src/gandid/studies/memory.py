@@ -40,7 +40,7 @@ def rows_that_fit(runner: Runner, segmenter: Segmenter, z: Tensor, budget: int |
         If not even an image and its reference fit.
     """
     if budget is None:
-        budget = int(SHARE * free_memory(z.device))
+        budget = default_budget(z.device)
     # What does not grow with the batch is counted as if it did: the estimate errs on the safe side.
     made: list[Tensor] = []
     making = peak_bytes(lambda: made.append(runner.read(z, [REFERENCE, Arm()])[0].flatten(0, 1)))
@@ -54,11 +54,11 @@ def rows_that_fit(runner: Runner, segmenter: Segmenter, z: Tensor, budget: int |
     return min(fit, MOST_ROWS if z.device.type == "cpu" else MOST_ROWS_GPU)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+def default_budget(device: torch.device | str) -> int:
+    """Half of the bytes that are free on a device."""
+    device = torch.device(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE * free)
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:

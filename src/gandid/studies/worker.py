@@ -88,7 +88,8 @@ class Worker:
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         if len(numbers) > max(1, self.rows // 2):  # fewer fit than was thought
-            halves = [self._batch(some) for some in np.array_split(np.array(numbers), 2)]
+            middle = len(numbers) // 2
+            halves = [self._batch(numbers[:middle]), self._batch(numbers[middle:])]
             return {name: _joined(name, [half[name] for half in halves]) for name in halves[0]}
         judged = np.array(numbers) < JUDGED
         try:
