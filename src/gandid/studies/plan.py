@@ -13,10 +13,10 @@ from gandid.studies.config import StudyConfig
 from gandid.studies.executors import Chunk, Failed, Local, Measured
 from gandid.studies.folder import open_panel
 from gandid.studies.study import Study
-from gandid.studies.worker import Worker
+from gandid.studies.worker import JUDGED, Worker
 
-RANKED = 2  # latents of the calibration's ranking
-CHUNKS = 2  # of latents that the calibration measures
+CHUNKS = 2  # of latents that the calibration measures at most
+SECONDS = 20.0  # that it should not take much more than
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Plan:
 
 
 def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Callable[[Path], Any]) -> Plan:
-    """Estimate what a study takes by running a little of it: some latents of the ranking, two chunks of the arms.
+    """Estimate what a study takes by running a little of it, on units that were not ranked.
+
+    The ranking is reckoned at the speed of the arms, whose images go the same way.
 
     Parameters
     ----------
@@ -61,45 +63,50 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
     finish : callable
         Does what follows a run, given its folder: its report.
     """
-    n, ranked = len(config.numbers()), study.ranks(config)
-    small = config.model_copy(update={"ranking_latents": RANKED, "chunk": None})
+    named, n = study.targets(config), len(config.numbers())
+    ranked = any(units is None for units in named.values())
+    small = config.model_copy(
+        update={"chunk": None, "targets": {t: units or study.some_units(config) for t, units in named.items()}}
+    )
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "run"
+        store, first, clock = Path(folder) / "run", _Clock(), _Clock()
         # The first pass through anything is slower than the others.
-        run(small.model_copy(update={"latents": 1}), store=store, executor=Local())
-        ranking = _timed(lambda: study.relate(RANKED)) / RANKED if ranked else 0.0
+        run(small.model_copy(update={"latents": 1}), store=store, executor=first)
         panel = open_panel(store)
-        chunk = study.chunk_length(panel, n)
-        count, clock = min(CHUNKS * chunk, max(n - 1, 1)), _Clock()
+        most = CHUNKS * study.chunk_length(panel, n)
+        count = max(1, min(most, n - 1, round(SECONDS / first.seconds)))
         before = _size(store / "panel.zarr")
         whole = _timed(lambda: run(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock))
         each = (_size(store / "panel.zarr") - before) / count
         after = whole - clock.seconds + _timed(lambda: finish(store))
+        # Beyond the first latents, neither realism nor exact checks are measured: so it is with the last part of many.
+        parts, plain = -(-JUDGED // count) + 1, _Clock()
+        later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
+        run(later, store=Path(folder) / "later", executor=plain)
         images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
+        judged = min(n, JUDGED) * clock.blocks
+        seconds = (judged * clock.seconds + (images - judged) * plain.seconds) / (count * clock.blocks) + after
         return Plan(
             arms=panel.sizes["arm"],
             rows=n * panel.sizes["target"] * panel.sizes["arm"],
             images=images,
-            seconds=ranking * config.ranking_latents + clock.seconds / count * n + after,
+            seconds=seconds,
             disk=_size(store) + each * (n - 1 - count),
             device=str(study.device),
         )
 
 
 class _Clock(Local):
-    """Measures in this process, and how long that and what is done with the measurements takes."""
+    """Measures in this process, and how long that and what is done with the measurements takes, once there is a worker."""
 
     seconds = 0.0
     blocks = 0  # images per latent
 
     def map(self, make: Callable[[], Worker], chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Measured | Failed]]:
-        def noted() -> Worker:
-            worker = make()
-            self.blocks = len(worker.design.distinct())
-            return worker
-
+        worker = make()
+        self.blocks = len(worker.design.distinct())
         start = time.perf_counter()
-        yield from super().map(noted, chunks)
+        yield from super().map(lambda: worker, chunks)
         self.seconds = time.perf_counter() - start
 
 

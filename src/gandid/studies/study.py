@@ -184,7 +184,7 @@ class Study:
             precision=self.precision,
             chunk=chunk,
         )
-        named, held = self._targets(config), self._held(config)
+        named, held = self.targets(config), self._held(config)
         numbers = config.numbers()
         executor = executor or Local()
         if store is None:
@@ -223,9 +223,12 @@ class Study:
                 folder.write_estimates(path, measured)
             return measured
 
-    def ranks(self, config: StudyConfig) -> bool:
-        """Whether units have to be ranked, because some target's are not named."""
-        return any(units is None for units in self._targets(config).values())
+    def some_units(self, config: StudyConfig) -> tuple[int, ...]:
+        """As many units as a target of this configuration has, unranked."""
+        return tuple(range(self._unit_count(config)))
+
+    def _unit_count(self, config: StudyConfig) -> int:
+        return config.units or min(UNITS, max(1, self.runner.units // 5))
 
     def chunk_length(self, panel: xr.Dataset, latents: int) -> int:
         """Latents that are measured between two writes to a panel: whole batches, few of them in a small study."""
@@ -250,7 +253,7 @@ class Study:
         chosen = {target: units for target, units in named.items() if units is not None}
         if len(chosen) < len(named):
             relation = self.relate(config.ranking_latents, progress, kept)
-            count = config.units or min(UNITS, max(1, self.runner.units // 5))
+            count = self._unit_count(config)
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
         means = self._means(config.ranking_latents) if config.ablation == "mean" else None
         edits = {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()}
@@ -316,7 +319,7 @@ class Study:
             raise GandidError(f"no latent could be measured: {reason}")
         return (len(panel.latents) - before) * len(design.distinct()) / (time.perf_counter() - start)
 
-    def _targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
+    def targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """{target: units, or None where they are to be ranked}."""
         asked = config.targets or self.objects
         named: dict[str, tuple[int, ...] | None] = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
