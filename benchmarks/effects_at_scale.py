@@ -147,7 +147,7 @@ def _scenes(rng: np.random.Generator, n: int, classes: int) -> np.ndarray:
 
 def write(path: Path, latents: int, targets: int, classes: int) -> None:
     """Write a panel as a study does, some latents at a time."""
-    store = PanelStore.create(path, empty(targets, classes), {})
+    store = PanelStore.create(path, empty(targets, classes))
     with ThreadPoolExecutor(2) as pool:
         starts = range(0, latents, AT_ONCE)
         for some in range(0, len(starts), 4):

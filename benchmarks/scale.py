@@ -79,7 +79,7 @@ def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: in
     )
     present = rng.random(shape) < 0.1
     with tempfile.TemporaryDirectory() as folder:
-        store, took = PanelStore.create(Path(folder) / "panel.zarr", empty, {}), 0.0
+        store, took = PanelStore.create(Path(folder) / "panel.zarr", empty), 0.0
         for start in range(0, latents, chunk):
             counts = [np.where(present, rng.integers(0, 9000, (chunk, *shape)), 0).astype(np.int32) for _ in range(2)]
             strain = rng.normal(size=(chunk, targets, 4, 10, 3)).astype(np.float32)

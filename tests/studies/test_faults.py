@@ -119,6 +119,24 @@ def test_latents_are_added_to_a_panel(truth, tmp_path):
         killable.planted(tmp_path / "run", latents=60)
 
 
+def test_a_panel_whose_hidden_files_were_lost_is_extended(truth, tmp_path):
+    panel, _ = truth
+    killable.planted(tmp_path / "run", latents=40)
+    for hidden in tmp_path.glob("run/.*"):
+        hidden.unlink()
+    extended = killable.planted(tmp_path / "run")
+    xr.testing.assert_identical(extended["inside"], panel["inside"])
+    xr.testing.assert_allclose(extended[["gain_map", "inpainted_map"]], panel[["gain_map", "inpainted_map"]])
+
+
+def test_what_a_killed_writer_left_beside_a_file_is_in_nobodys_way(tmp_path):
+    store = tmp_path / "run"
+    store.mkdir()
+    (store / ".4711-config.yaml").write_text("half a conf")  # killed before there was a configuration
+    assert killable.planted(store, latents=8).sizes["latent"] == 8
+    assert not (store / ".4711-config.yaml").exists()
+
+
 def test_a_finished_run_computes_nothing(truth, monkeypatch):
     panel, store = truth
     monkeypatch.setattr(gandid.Study, "_fill", lambda *_: pytest.fail("computed again"))

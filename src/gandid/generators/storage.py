@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gandid.errors import UsageError
+from gandid.files import write_safetensors
 from gandid.generators.pggan import Discriminator, Generator
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -103,16 +102,7 @@ def check_architecture(architecture: dict[str, Any]) -> None:
 
 
 def _save(network: nn.Module, kind: str, architecture: dict, path: Path) -> Path:
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        # One entry: the order of several differs from save to save, and with it the file's hash.
-        save_file(weights, aside, metadata={"gandid": json.dumps({"kind": kind, "architecture": architecture})})
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    return write_safetensors(path, network.state_dict(), {"kind": kind, "architecture": architecture})
 
 
 def _architecture(path: Path, about: dict[str, Any], kind: str) -> dict[str, Any]:

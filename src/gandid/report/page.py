@@ -3,7 +3,6 @@
 What the page says is gathered here, as plain values; how it looks is in ``templates/``.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from gandid.did import Effects
 from gandid.did.checks import SUPPORT
 from gandid.did.words import SHOWN, SUPPORT_WORDS, VISIBLE
+from gandid.files import replacing
 from gandid.report import figures, folder, pictures
 from gandid.report.folder import Arm, Run
 
@@ -29,6 +29,7 @@ CHECKS = {
     "unknown_inside": ("Unknown pixels in the hole", "Does it know what the target turned into?"),
     "baseline_gap": ("Baseline gap", "Does holding leave the unedited image as it is?"),
     "placebo_site": ("Placebo site", "Does holding a site upstream of the edit change nothing?"),
+    "responds": ("Sites that respond", "Can a held site's statistic respond to an edit at all?"),
     "gain": ("Gain", "Does the measured gain follow its closed form?"),
     "stability": ("Stability", "Do two halves of the latents agree?"),
 }
@@ -67,10 +68,8 @@ def build(run: Path, effects: Effects | None = None) -> Path:
     read = folder.read(Path(run), effects)
     _files(read)
     page = read.path / "report.html"
-    # Whoever has the old page open, or is cut off here, keeps a whole page.
-    draft = page.with_suffix(".html.part")
-    draft.write_text(_html(read), encoding="utf-8")
-    os.replace(draft, page)
+    with replacing(page) as aside:
+        aside.write_text(_html(read), encoding="utf-8")
     return page
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from gandid.errors import UsageError
+from gandid.files import write_safetensors
 
 UNKNOWN = "unknown"
 WIDTHS = (24, 48, 96)
@@ -220,17 +220,13 @@ class UNetSegmenter(nn.Module):
 
 def save_segmenter(path: Path, segmenter: UNetSegmenter) -> None:
     """Write a segmenter as safetensors, with what is needed to build it again in the file's metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry, for the order of several would differ from file to file, and with it the file's hash.
     about = {
         "format": FORMAT,
         "widths": segmenter.network.widths,
         "classes": segmenter.classes,
         "background": segmenter.background,
     }
-    metadata = {"gandid": json.dumps(about)}
-    state = segmenter.network.state_dict()
-    save_file({name: value.cpu().contiguous() for name, value in state.items()}, path, metadata)
+    write_safetensors(path, segmenter.network.state_dict(), about)
 
 
 def read_segmenter(path: Path, device: str | torch.device = "cpu") -> UNetSegmenter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from torch import nn
 
 from gandid import did
 from gandid.errors import UsageError
+from gandid.files import is_aside, replacing
 from gandid.studies.store import explained, read_panel, verified
 
 LOCK = ".lock"
@@ -67,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the configuration of a run, whole or not at all."""
-    with replacing(folder / "config.yaml") as aside:
+    with _replacing(folder / "config.yaml") as aside:
         aside.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
@@ -103,6 +103,8 @@ def writing(folder: Path, config: dict[str, Any]) -> Iterator[None]:
         except filelock.Timeout:
             raise UsageError(f"another process is writing in {folder}: wait for it, or choose another --out") from None
     try:
+        for left in [entry for entry in folder.iterdir() if is_aside(entry.name)]:
+            left.unlink()
         if (folder / "config.yaml").is_file():
             check_same(folder, config)
         yield
@@ -135,39 +137,35 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(f"{key} {flat[0].get(key)} there, {flat[1].get(key)} here" for key in different[:3])
 
 
-def _contents(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.name != LOCK]
+def _contents(folder: Path) -> list[Path]:
+    """What lies in a folder, without what a writer that was killed may have left."""
+    return [entry for entry in folder.iterdir() if entry.name != LOCK and not is_aside(entry.name)]
 
 
 def write_relation(folder: Path, relation: xr.Dataset) -> None:
     """Write `relation.csv`."""
-    with replacing(folder / "relation.csv") as aside:
+    with _replacing(folder / "relation.csv") as aside:
         relation.to_dataframe().reset_index().to_csv(aside, index=False)
 
 
 def write_examples(folder: Path, examples: dict[str, np.ndarray]) -> None:
     """Write `examples.npz`."""
-    with replacing(folder / "examples.npz") as aside, aside.open("wb") as file:
+    with _replacing(folder / "examples.npz") as aside, aside.open("wb") as file:
         np.savez_compressed(file, **examples)  # type: ignore[arg-type]
 
 
 def write_estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
     """Write what follows from the panel alone, `effects.csv` and `checks.csv`, and return it."""
     effects = did.estimate(panel)
-    with replacing(folder / "effects.csv") as aside:
+    with _replacing(folder / "effects.csv") as aside:
         effects.to_frame().to_csv(aside, index=False)
-    with replacing(folder / "checks.csv") as aside:
+    with _replacing(folder / "checks.csv") as aside:
         effects.checks.to_csv(aside, index=False)
     return effects
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write, which takes its place only when it is whole."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    with explained(path):
-        try:
-            yield aside
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+def _replacing(path: Path) -> Iterator[Path]:
+    """As `replacing`, and what the file system may raise as one line."""
+    with explained(path), replacing(path) as aside:
+        yield aside

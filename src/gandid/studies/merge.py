@@ -11,8 +11,7 @@ import xarray as xr
 
 from gandid.errors import UsageError
 from gandid.studies import folder
-from gandid.studies.store import LATENTS_PER_CHUNK, PanelStore, verified
-from gandid.studies.worker import SUMMED
+from gandid.studies.store import LATENTS_PER_CHUNK, SUMMED, PanelStore, read_sums, verified
 
 
 def merge(runs: Sequence[Path], out: Path) -> xr.Dataset:
@@ -71,13 +70,12 @@ def merge(runs: Sequence[Path], out: Path) -> xr.Dataset:
 def _join(runs: Sequence[Path], panels: Sequence[xr.Dataset], out: Path) -> None:
     first = panels[0]
     empty = first.isel(latent=slice(0)).drop_encoding().load()
-    joined = PanelStore.create(out / "panel.zarr", empty, {name: np.zeros(first[name].shape) for name in SUMMED})
+    empty = empty.assign({name: xr.zeros_like(first[name]) for name in SUMMED})
+    joined = PanelStore.create(out / "panel.zarr", empty)
     growing = [name for name, variable in first.variables.items() if variable.dims[:1] == ("latent",)]
     for run, panel in zip(runs, panels, strict=True):
         n = panel.sizes["latent"]
-        sums = PanelStore.sums_of(run / "panel.zarr", n) or {
-            name: panel[name].values.astype(np.float64) * n for name in SUMMED
-        }
+        sums = read_sums(run / "panel.zarr")
         for start in range(0, n, LATENTS_PER_CHUNK):
             with verified(run):
                 some = panel.isel(latent=slice(start, start + LATENTS_PER_CHUNK)).load()

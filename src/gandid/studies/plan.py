@@ -66,7 +66,10 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
     named, n = study.targets(config), len(config.numbers())
     ranked = any(units is None for units in named.values())
     small = config.model_copy(
-        update={"chunk": None, "targets": {t: units or study.some_units(config) for t, units in named.items()}}
+        update={
+            "chunk": None,
+            "targets": {t: units or tuple(range(study.unit_count(config))) for t, units in named.items()},
+        }
     )
     with tempfile.TemporaryDirectory() as folder:
         store, first, clock = Path(folder) / "run", _Clock(), _Clock()
@@ -84,7 +87,7 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         run(later, store=Path(folder) / "later", executor=plain)
         images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
-        judged = min(n, JUDGED) * clock.blocks
+        judged = sum(number < JUDGED for number in config.numbers()) * clock.blocks
         seconds = (judged * clock.seconds + (images - judged) * plain.seconds) / (count * clock.blocks) + after
         return Plan(
             arms=panel.sizes["arm"],

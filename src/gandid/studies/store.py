@@ -29,9 +29,9 @@ from gandid.errors import GandidError
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
 WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
-COMPRESSOR = numcodecs.Zstd(
-    1, checksum=True
-)  # a filter before a shuffling compressor would leave it nothing to shuffle
+# No filter: before a shuffling compressor it would leave nothing to shuffle.
+COMPRESSOR = numcodecs.Zstd(1, checksum=True)
+SUMMED = ("gain_map", "inpainted_map")  # means over the latents in the panel, kept as sums beside it
 
 
 class PanelStore:
@@ -51,14 +51,11 @@ class PanelStore:
             self.latents: list[int] = [int(number) for number in np.asarray(published["latent"][:])]  # type: ignore[index]
             self._growing = [name for name, array in self._arrays() if _dimensions(array)[:1] == ["latent"]]
             self._cut()
-            self.sums = self.sums_of(root, len(self.latents)) if isinstance(root, Path) else {}
+        self.sums = read_sums(root)
 
     @classmethod
-    def create(cls, root: Path | None, empty: xr.Dataset, sums: Mapping[str, np.ndarray]) -> PanelStore:
-        """Make a panel without latents, from a dataset whose `latent` has length 0; in memory if `root` is None.
-
-        `sums` are the variables that are stored as means over latents, given as sums, here zeros.
-        """
+    def create(cls, root: Path | None, empty: xr.Dataset) -> PanelStore:
+        """Make a panel without latents, from a dataset whose `latent` has length 0; in memory if `root` is None."""
         encoding = {}
         for name, variable in empty.variables.items():
             if variable.dims[:1] == ("latent",):
@@ -71,11 +68,8 @@ class PanelStore:
             # Format 2: the third has no settled encoding of strings yet.
             empty.to_zarr(target, mode="w", zarr_format=2, encoding=encoding)
             if root is not None:
-                np.savez(_sums_file(root, 0), **sums)  # type: ignore[arg-type]
                 target.rename(root)
-        store = cls(target if root is None else root)
-        store.sums = {name: np.array(value, np.float64) for name, value in sums.items()}
-        return store
+        return cls(target if root is None else root)
 
     def append(self, rows: Mapping[str, np.ndarray], sums: Mapping[str, np.ndarray]) -> None:
         """Add latents: `rows` has every variable along `latent`, with the same number of rows; `sums` are added up.
@@ -108,15 +102,6 @@ class PanelStore:
         self.sums = dict(sums)
         if isinstance(self.root, Path):
             _sums_file(self.root, before).unlink(missing_ok=True)
-
-    @staticmethod
-    def sums_of(root: Path, latents: int) -> dict[str, np.ndarray]:
-        """The sums over a panel's latents; empty if they were not kept."""
-        file = _sums_file(root, latents)
-        if not file.is_file():
-            return {}
-        with np.load(file) as stored:
-            return {name: stored[name] for name in stored.files}
 
     def read(self) -> xr.Dataset:
         """The panel as it stands; variables are read when they are used."""
@@ -161,6 +146,17 @@ def read_panel(root: Path | zarr.storage.MemoryStore) -> xr.Dataset:
     """
     with verified(root):
         return xr.open_zarr(root, chunks=None, consolidated=True)
+
+
+def read_sums(root: Path | zarr.storage.MemoryStore) -> dict[str, np.ndarray]:
+    """The sums over a panel's latents, as they were kept, or of its means where they were not (to float32's rounding)."""
+    panel = read_panel(root)
+    latents = panel.sizes["latent"]
+    with verified(root):
+        if isinstance(root, Path) and _sums_file(root, latents).is_file():
+            with np.load(_sums_file(root, latents)) as stored:
+                return {name: stored[name] for name in stored.files}
+        return {name: panel[name].values.astype(np.float64) * latents for name in SUMMED if name in panel}
 
 
 def _dimensions(array: zarr.Array) -> list[str]:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from rich.progress import Progress
@@ -29,8 +28,8 @@ from gandid.studies.executors import Executor, Failed, Local
 from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
-from gandid.studies.store import PanelStore
-from gandid.studies.worker import SUMMED, Worker, arithmetic, fewer_rows
+from gandid.studies.store import SUMMED, PanelStore
+from gandid.studies.worker import Worker, arithmetic, fewer_rows
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
@@ -223,11 +222,8 @@ class Study:
                 folder.write_estimates(path, measured)
             return measured
 
-    def some_units(self, config: StudyConfig) -> tuple[int, ...]:
-        """As many units as a target of this configuration has, unranked."""
-        return tuple(range(self._unit_count(config)))
-
-    def _unit_count(self, config: StudyConfig) -> int:
+    def unit_count(self, config: StudyConfig) -> int:
+        """How many units are edited of a target whose units are not named."""
         return config.units or min(UNITS, max(1, self.runner.units // 5))
 
     def chunk_length(self, panel: xr.Dataset, latents: int) -> int:
@@ -253,7 +249,7 @@ class Study:
         chosen = {target: units for target, units in named.items() if units is not None}
         if len(chosen) < len(named):
             relation = self.relate(config.ranking_latents, progress, kept)
-            count = self._unit_count(config)
+            count = self.unit_count(config)
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
         means = self._means(config.ranking_latents) if config.ablation == "mean" else None
         edits = {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()}
@@ -282,7 +278,7 @@ class Study:
             "version": folder.versions()["gandid"],
         }
         empty = empty_panel(self.runner, self.segmenter, design, attrs, judged=self.discriminator is not None)
-        return PanelStore.create(root, empty, {name: np.zeros(empty[name].shape) for name in SUMMED})
+        return PanelStore.create(root, empty)
 
     def _fill(
         self, panel: PanelStore, design: Design, numbers: Sequence[int], executor: Executor, progress: Progress | None

@@ -15,11 +15,11 @@ from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
 from gandid.studies.design import Design, exact_checks, measure, typical_statistics
 from gandid.studies.latents import chunked, latents
+from gandid.studies.store import SUMMED
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
 JUDGED = 256  # latents whose images the discriminator scores
 TYPICAL = 8  # latents whose statistics stand for those of other images
-SUMMED = ("gain_map", "inpainted_map")  # kept as sums over latents, not per latent
 
 
 def arithmetic(device: torch.device, precision: str) -> torch.autocast:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import torch
 
 from gandid.errors import UsageError
+from gandid.files import replacing
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` beside `path` and rename it into place, so that a kill leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, aside)
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        torch.save(state, aside)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ and resumed ends with the weights of one that was not.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gandid.errors import UsageError
+from gandid.files import replacing
 from gandid.generators.pggan import Discriminator, Growing
 from gandid.generators.storage import save_discriminator, save_generator
 from gandid.scenes import rooms
@@ -219,9 +219,8 @@ def _scenes(path: Path, schedule: Schedule, progress: Progress) -> np.ndarray:
             seed = 1_000_000 + schedule.seed * 10_000 + start // chunk
             images, _ = rooms.render(min(chunk, schedule.scenes - start), size, seed=seed)
             scenes[start : start + chunk] = images.add(1).mul(127.5).round().byte().numpy()
-        aside = path.with_suffix(".tmp.npy")
-        np.save(aside, scenes)
-        os.replace(aside, path)
+        with replacing(path) as aside:
+            np.save(aside, scenes)
     return np.load(path, mmap_mode="r")
 
 

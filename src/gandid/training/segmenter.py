@@ -9,7 +9,6 @@ corruptions that it never saw.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +168,9 @@ def train_segmenter(
                 save_grid(out / f"samples-{step:06d}.png", pictures[:16], truth[:16], segmenter)
 
     path = out / "rooms.safetensors"
-    aside = out / f"rooms.{os.getpid()}.tmp"
     segmenter = UNetSegmenter(average, CLASSES, rooms.BACKGROUND)
     _calibrate(segmenter, min(scenes, CALIBRATION_SCENES), resolution, seed)
-    save_segmenter(aside, segmenter)
-    os.replace(aside, path)
+    save_segmenter(path, segmenter)
     return path
 
 

@@ -1,0 +1,42 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write beside `path`, with its suffix, which takes its place only when it is whole."""
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def is_aside(name: str) -> bool:
+    """Whether a file's name is one that `replacing` gives: where it remains, its process was killed."""
+    return re.fullmatch(r"\.\d+-.+", name) is not None
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Write tensors, and what is to be known of them in the metadata's entry `gandid`; returns `path`."""
+    from safetensors.torch import save_file  # brings PyTorch, which not all who write files need
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with replacing(path) as aside:
+        # One entry: the order of several differs from save to save, and with it the file's hash.
+        save_file(weights, aside, metadata={"gandid": json.dumps(about)})
+    return path
