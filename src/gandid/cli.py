@@ -129,34 +129,19 @@ def run(
     share = 1.0 if executor == "local" else min(1.0, gpus_per_worker or 1 / workers)
     study = _study(asked, device, memory, share)
 
-    def measure(config: StudyConfig, **how: Any) -> Any:
-        return study.run(
-            config.targets,
-            config.units,
-            config.control,
-            config.hold,
-            config.latents,
-            ablation=config.ablation,
-            alpha=config.alpha,
-            ranking_latents=config.ranking_latents,
-            chunk=config.chunk,
-            **how,
-        )
-
     if dry_run:
         from gandid.studies.plan import plan
 
-        print(plan(study, asked, measure, build))
+        print(plan(study, asked, build))
         return
     where = Ray(address, workers, gpus_per_worker) if executor == "ray" else Local()
     with _progress() as progress:
-        command = shlex.join(["gandid", *sys.argv[1:]])
-        panel = measure(asked, store=out_folder, executor=where, progress=progress, command=command)
-        effects = _report(panel, out_folder, progress)
+        command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress)
+        study.execute(asked, store=out_folder, executor=where, progress=progress, command=command, finish=report)
     speed = read_config(out_folder)["resolved"]["images_per_second"]
     if speed:
         err.print(f"The arms were made at {speed:,.1f} images per second.")
-    _print_results(effects, out_folder)
+    _print_results(report.effects, out_folder)
 
 
 @app.command(epilog="Example: gandid merge runs/part-1 runs/part-2 --out runs/whole")
@@ -167,10 +152,10 @@ def merge(
     """Join runs of one study whose latents were measured apart (`gandid run --chunk K/N`), and report the whole."""
     from gandid.studies.merge import merge as join
 
-    panel = join(runs, out_folder)
     with _progress() as progress:
-        effects = _report(panel, out_folder, progress)
-    _print_results(effects, out_folder)
+        report = _Report(progress)
+        join(runs, out_folder, report)
+    _print_results(report.effects, out_folder)
 
 
 @app.command(epilog="Example: gandid relate --layer layer6 --latents 128 --out relation.csv")
@@ -211,10 +196,9 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run
     """Write effects, checks, figures and the report of a run anew, from its panel, finished or not."""
     from gandid.studies import open_panel, write_estimates
 
-    panel = open_panel(folder)
-    write_estimates(folder, panel)
+    effects = write_estimates(folder, open_panel(folder))
     with _progress() as progress:
-        effects = _report(panel, folder, progress)
+        _Report(progress)(folder, effects)
     _print_results(effects, folder)
 
 
@@ -401,15 +385,20 @@ def _progress() -> Progress:
     )
 
 
-def _report(panel: Any, folder: Path, progress: Progress) -> Any:
-    from gandid import did
-    from gandid.report import build
+class _Report:
+    """Builds the report of a run when its effects are there, and keeps them to be printed when the bars are gone."""
 
-    task = progress.add_task("writing the report", total=1)
-    effects = did.estimate(panel)
-    build(folder, effects)
-    progress.advance(task)
-    return effects
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.effects: Any = None
+
+    def __call__(self, folder: Path, effects: Any) -> None:
+        from gandid.report import build
+
+        task = self.progress.add_task("writing the report", total=1)
+        build(folder, effects)
+        self.progress.advance(task)
+        self.effects = effects
 
 
 def _print_results(effects: Any, folder: Path) -> None:

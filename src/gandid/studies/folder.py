@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from gandid.studies.store import explained, read_panel, verified
 
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
+Finish = Callable[[Path, did.Effects], Any]  # what is done with a run once its effects are there: its report, say
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
 MAY_DIFFER = ("resolved", "command", "chosen", "latents", "images_per_second")  # between runs that are one study

@@ -14,7 +14,7 @@ from gandid.studies import folder
 from gandid.studies.store import LATENTS_PER_CHUNK, SUMMED, PanelStore, read_sums, verified
 
 
-def merge(runs: Sequence[Path], out: Path) -> xr.Dataset:
+def merge(runs: Sequence[Path], out: Path, finish: folder.Finish | None = None) -> xr.Dataset:
     """Write a run with the latents of all `runs` into the folder `out`.
 
     Parameters
@@ -23,6 +23,8 @@ def merge(runs: Sequence[Path], out: Path) -> xr.Dataset:
         Folders of runs of one study (the same weights, arms, seed and versions) with disjoint latents.
     out : Path
         A new folder.
+    finish : callable, optional
+        Is given `out` and the effects of the whole once they are there; see `Study.execute`.
 
     Returns
     -------
@@ -60,10 +62,12 @@ def merge(runs: Sequence[Path], out: Path) -> xr.Dataset:
             if (runs[0] / name).is_file():
                 shutil.copy(runs[0] / name, out / name)
         merged = folder.open_panel(out)
-        folder.write_estimates(out, merged)
+        effects = folder.write_estimates(out, merged)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
+    if finish:
+        finish(out, effects)
     return merged
 
 

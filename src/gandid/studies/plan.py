@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gandid.studies.config import StudyConfig
 from gandid.studies.executors import Chunk, Failed, Local, Measured
-from gandid.studies.folder import open_panel
+from gandid.studies.folder import Finish, open_panel
 from gandid.studies.study import Study
 from gandid.studies.worker import JUDGED, Worker
 
@@ -48,7 +47,7 @@ class Plan:
         )
 
 
-def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Callable[[Path], Any]) -> Plan:
+def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
     """Estimate what a study takes by running a little of it, on units that were not ranked.
 
     The ranking is reckoned at the speed of the arms, whose images go the same way.
@@ -58,10 +57,8 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
     study : Study
     config : StudyConfig
         What would be run.
-    run : callable
-        Runs a configuration of the study: `run(config, store=Path, executor=Executor)`.
     finish : callable
-        Does what follows a run, given its folder: its report.
+        What would follow it, see `Study.execute`.
     """
     named, n = study.targets(config), len(config.numbers())
     ranked = any(units is None for units in named.values())
@@ -74,18 +71,20 @@ def plan(study: Study, config: StudyConfig, run: Callable[..., Any], finish: Cal
     with tempfile.TemporaryDirectory() as folder:
         store, first, clock = Path(folder) / "run", _Clock(), _Clock()
         # The first pass through anything is slower than the others.
-        run(small.model_copy(update={"latents": 1}), store=store, executor=first)
+        study.execute(small.model_copy(update={"latents": 1}), store=store, executor=first)
         panel = open_panel(store)
         most = CHUNKS * study.chunk_length(panel, n)
         count = max(1, min(most, n - 1, round(SECONDS / first.seconds)))
         before = _size(store / "panel.zarr")
-        whole = _timed(lambda: run(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock))
+        more = small.model_copy(update={"latents": 1 + count})
+        start = time.perf_counter()
+        study.execute(more, store=store, executor=clock, finish=finish)
+        after = time.perf_counter() - start - clock.seconds
         each = (_size(store / "panel.zarr") - before) / count
-        after = whole - clock.seconds + _timed(lambda: finish(store))
         # Beyond the first latents, neither realism nor exact checks are measured: so it is with the last part of many.
         parts, plain = -(-JUDGED // count) + 1, _Clock()
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
-        run(later, store=Path(folder) / "later", executor=plain)
+        study.execute(later, store=Path(folder) / "later", executor=plain)
         images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
         judged = sum(number < JUDGED for number in config.numbers()) * clock.blocks
         seconds = (judged * clock.seconds + (images - judged) * plain.seconds) / (count * clock.blocks) + after
@@ -111,12 +110,6 @@ class _Clock(Local):
         start = time.perf_counter()
         yield from super().map(lambda: worker, chunks)
         self.seconds = time.perf_counter() - start
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _size(folder: Path) -> int:

@@ -15,6 +15,7 @@ import xarray as xr
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from gandid import did
 from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Edit, Runner, ablate, layers_of
@@ -25,6 +26,7 @@ from gandid.studies.config import Precision, StudyConfig
 from gandid.studies.design import Design, Held
 from gandid.studies.examples import collect
 from gandid.studies.executors import Executor, Failed, Local
+from gandid.studies.folder import Finish
 from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
@@ -167,10 +169,6 @@ class Study:
             If a target, unit, control or site is unknown, or `store` is something else than this study.
         """
         config = StudyConfig.check(
-            generator=self.name,
-            segmenter=getattr(self.segmenter, "name", None) or type(self.segmenter).__name__,
-            **getattr(self.segmenter, "asked", {}),
-            layer=self.layer,
             targets={k: tuple(v) for k, v in targets.items()} if isinstance(targets, Mapping) else targets,
             units=units,
             control=control,
@@ -179,10 +177,25 @@ class Study:
             ablation=ablation,
             alpha=alpha,
             ranking_latents=ranking_latents,
-            seed=self.seed,
-            precision=self.precision,
             chunk=chunk,
         )
+        return self.execute(config, store=store, executor=executor, progress=progress, command=command)
+
+    def execute(
+        self,
+        config: StudyConfig,
+        *,
+        store: str | Path | None = None,
+        executor: Executor | None = None,
+        progress: Progress | None = None,
+        command: str | None = None,
+        finish: Finish | None = None,
+    ) -> xr.Dataset:
+        """As `run`, of a configuration; its networks, layer, seed and precision are this study's.
+
+        `finish` is given the folder `store` and the effects of the run in it, once they are there: the report's `build` is one.
+        """
+        config = StudyConfig.check(**config.model_dump() | self._own())
         named, held = self.targets(config), self._held(config)
         numbers = config.numbers()
         executor = executor or Local()
@@ -207,7 +220,10 @@ class Study:
                 panel = self._create(path / "panel.zarr", design, config)
                 (path / folder.RANKING).unlink(missing_ok=True)
             if set(panel.latents) >= set(numbers) and folder.is_finished(path):
-                return folder.open_panel(path)
+                measured = folder.open_panel(path)
+                if finish:
+                    finish(path, did.estimate(measured))
+                return measured
             folder.remove_estimates(path)  # they would be of another panel
             description["resolved"]["chosen"] = {target: list(edit.units) for target, edit in design.edits.items()}
             folder.write_config(path, description)
@@ -219,7 +235,9 @@ class Study:
                 with arithmetic(self.device, self.precision):
                     examples = collect(self.runner, self.segmenter, design, measured, self.seed)
                 folder.write_examples(path, examples)
-                folder.write_estimates(path, measured)
+                effects = folder.write_estimates(path, measured)
+            if finish:
+                finish(path, effects)
             return measured
 
     def unit_count(self, config: StudyConfig) -> int:
@@ -230,6 +248,17 @@ class Study:
         """Latents that are measured between two writes to a panel: whole batches, few of them in a small study."""
         batch, kept = int(panel.attrs["batch"]), min(max(latents // MOST_CHUNKS, LATENTS_KEPT), LATENTS_TOGETHER)
         return batch * -(-kept // batch)
+
+    def _own(self) -> dict[str, Any]:
+        """What of a configuration this study has settled."""
+        return {
+            "generator": self.name,
+            "segmenter": getattr(self.segmenter, "name", None) or type(self.segmenter).__name__,
+            **getattr(self.segmenter, "asked", {}),
+            "layer": self.layer,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
 
     def _resolved(self) -> dict[str, Any]:
         """What a run's numbers depend on beside what was asked."""
