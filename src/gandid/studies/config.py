@@ -12,6 +12,22 @@ from gandid.errors import UsageError
 
 Control = Literal["capped", "frozen"]
 Precision = Literal["fp32", "bf16"]
+Ranking = Literal["exact", "screened", "optimized"]
+Threshold = Literal["quantile", "maximizing"]
+
+
+class TypeBounds(BaseModel):
+    """What makes a target `type-1`, `type-2` or `disentangled` (THEORY, "Unit-object relation"); all are shares.
+
+    `type-1` if less than `removed` of it is removed, or the edited units carry less than `concentration` of the positive ACE on
+    it; otherwise `type-2` if other objects in-paint at least `inpainted` of its original pixels, and `disentangled` if not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    removed: Annotated[float, Field(ge=0, le=1)] = 0.8
+    concentration: Annotated[float, Field(ge=0, le=1)] = 0.5
+    inpainted: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class StudyConfig(BaseModel):
@@ -19,8 +35,10 @@ class StudyConfig(BaseModel):
 
     `targets` None means every object class of the segmenter; as a mapping it names the units of each target. `units` None
     means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default. The segmenter's
-    input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `chunk` is `K/N`: only
-    the K-th of N equal parts of the latents.
+    input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `ranking` says how the units are chosen
+    and `iou_threshold` where a unit counts as active, see `gandid.relation.relate`. `figure` asks for the paper's figure, and so
+    for what it shows beside the effects: the relation after each ablation, and insertion. `chunk` is `K/N`: only the K-th of N
+    equal parts of the latents.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +56,11 @@ class StudyConfig(BaseModel):
     ablation: Literal["zero", "mean", "resample"] = "zero"
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     latents: Annotated[int, Field(gt=0)] = 512
+    ranking: Ranking = "exact"
     ranking_latents: Annotated[int, Field(gt=0)] = 128
+    iou_threshold: Threshold = "quantile"
+    types: TypeBounds = TypeBounds()
+    figure: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Precision = "fp32"
     chunk: str | None = None

@@ -25,7 +25,15 @@ RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.r
 Finish = Callable[[Path, did.Effects], Any]  # what is done with a run once its effects are there: its report, say
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
-MAY_DIFFER = ("resolved", "command", "chosen", "latents", "images_per_second")  # between runs that are one study
+MAY_DIFFER = (
+    "resolved",
+    "command",
+    "chosen",
+    "latents",
+    "images_per_second",
+    "figure",
+    "types",
+)  # between runs that are one study
 
 
 def fingerprint(network: object) -> str:
