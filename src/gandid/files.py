@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`, with its suffix, which takes its place only when it is whole."""
+    """Give a file or folder to write beside `path`, with its suffix, which takes its place only when it is whole."""
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield aside
+        if aside.is_dir():
+            remove(path)  # a folder takes no other's place; whoever is killed here has neither, and writes it again
         aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_aside(name: str) -> bool:

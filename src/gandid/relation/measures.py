@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,11 +13,13 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
-from gandid import outcomes
-from gandid.interventions import REFERENCE, Arm, Runner, ablate
+from gandid.interventions import REFERENCE, Runner
+from gandid.relation.ablations import Kept, area, drops
+from gandid.relation.activating import MostActivating
+from gandid.relation.iou import TOP_QUANTILE, TOP_QUANTILES, Overlap, Quantiles
 from gandid.segmenters import Segmenter
 
-TOP_QUANTILE = 0.01  # share of a unit's activations above the threshold of its IoU, as in GAN Dissection
+Threshold = Literal["quantile", "maximizing"]
 
 
 def relate(
@@ -26,6 +30,7 @@ def relate(
     *,
     rows: int = 128,
     kept: Path | None = None,
+    iou_threshold: Threshold = "quantile",
 ) -> xr.Dataset:
     """Measure how every unit of the runner's layer relates to every class.
 
@@ -42,48 +47,65 @@ def relate(
     kept : Path, optional
         File that keeps the single-unit ablations, which are the long part, as they are done; what it holds already, from a run
         that was cut short, is not done again.
+    iou_threshold : {"quantile", "maximizing"}
+        A unit counts as active where its activation is at least what its top 1 % of activations reach; or, for each class, at
+        least that of `TOP_QUANTILES` with which its IoU with the class is largest.
 
     Returns
     -------
     xarray.Dataset
-        Over `unit` and `object`:
-
-        - `ace`, the average causal effect of ablating the unit alone, `E[area(live)] - E[area(ablated)]`, a share of the
-          image (Bau et al. 2018, eq. 3, for one unit); `ace_se`, its standard error over latents;
-        - `iou`, in [0, 1], of the unit's top 1 % of activations, upsampled bilinearly, with the class's mask;
-        - `energy`, in [0, 1], the share of the unit's squared activation that lies on the class's pixels.
+        See docs/relation.md.
     """
-    units, classes, n = runner.units, segmenter.classes, len(z)
-    drop = np.empty((n, units, len(classes)))
-    energy = torch.zeros(units, len(classes), dtype=torch.float64)
-    activations, labels = [], []
-    batch = max(1, rows // (units + 1))
-    done = _read_kept(kept, drop)
-    for start in range(0, n, batch):
-        some = z[start : start + batch]
-        seen = segmenter(runner.run(some, [REFERENCE])[0])
-        if start + len(some) > done:
-            drop[start : start + batch] = _ablate_each(runner, segmenter, some, seen, rows)
-            if kept is not None:
-                with kept.open("ab") as file:
-                    drop[max(start, done) : start + batch].tofile(file)
-        maps = runner.activations(some).float()
-        masks = F.one_hot(seen, len(classes)).permute(0, 3, 1, 2).float()
-        share = F.interpolate(masks, size=maps.shape[2:], mode="area")
+    classes, n = segmenter.classes, len(z)
+    before = np.empty((n, len(classes)))
+    drop = np.empty((n, runner.units, len(classes)), np.float32)
+    energy = torch.zeros(runner.units, len(classes), dtype=torch.float64)
+    quantiles, top = Quantiles(runner.units), MostActivating(runner.units, runner.map_size)
+    store = Kept(kept)
+    batch = max(1, rows // (runner.units + 1))
+    for start, _, seen, maps in _unedited(runner, segmenter, z, rows):
+        before[start : start + len(seen)] = area(seen, len(classes)).numpy()
+        quantiles.add(maps)
+        top.add(start, maps)
+        share = F.interpolate(_masks(seen, len(classes)), size=maps.shape[2:], mode="area")
         energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
-        activations.append(maps.cpu())
-        labels.append(seen.cpu())
+    for start in range(0, n, batch):
+        some, stop = z[start : start + batch], min(start + batch, n)
+        ablate_each = partial(drops, runner, segmenter, some, before[start:stop], range(runner.units), rows)
+        drop[start:stop] = store.rows(len(some), drop.shape[1:], ablate_each)
         on_progress(len(some))
+    overlap = Overlap(quantiles.above((TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES), len(classes))
+    shown = np.unique(top.latents)
+    pictures = np.empty((len(shown), *runner.image_size, 3), np.uint8)
+    for start, images, seen, maps in _unedited(runner, segmenter, z, rows):
+        overlap.add(maps, seen)
+        here = np.flatnonzero((shown >= start) & (shown < start + len(seen)))
+        pictures[here] = _bytes(images[torch.from_numpy(shown[here] - start).to(images.device)])
+    iou, threshold = overlap.best()
     measures = {
-        "ace": drop.mean(axis=0),
-        "ace_se": drop.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(drop.shape[1:], np.nan),
-        "iou": _iou(torch.cat(activations), torch.cat(labels), len(classes)),
+        "ace": drop.mean(axis=0, dtype=np.float64),
+        "ace_se": drop.std(axis=0, ddof=1, dtype=np.float64) / np.sqrt(n) if n > 1 else np.full(drop.shape[1:], np.nan),
+        "iou": iou,
         "energy": (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-30)).numpy(),
     }
     return xr.Dataset(
-        {name: (("unit", "object"), values) for name, values in measures.items()},
-        coords={"unit": np.arange(units), "object": list(classes)},
-        attrs={"layer": runner.layer, "latents": n},
+        {name: (("unit", "object"), values) for name, values in measures.items()}
+        | {
+            "exact": ("unit", np.full(runner.units, True)),
+            "threshold": ("unit", threshold[:, 0]) if iou_threshold == "quantile" else (("unit", "object"), threshold),
+            "drop": (("latent", "unit", "object"), drop),
+            "area": (("latent", "object"), before.astype(np.float32)),
+            "top_latent": (("unit", "place"), top.latents),
+            "top_map": (("unit", "place", "v", "u"), top.maps),
+            "image": (("shown", "y", "x", "channel"), pictures),
+        },
+        coords={
+            "unit": np.arange(runner.units),
+            "object": list(classes),
+            "latent": np.arange(n),
+            "shown": shown,
+        },
+        attrs={"layer": runner.layer, "latents": n, "ranking": "exact", "iou_threshold": iou_threshold},
     )
 
 
@@ -93,43 +115,21 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
     return tuple(int(unit) for unit in order[:count])
 
 
-def _ablate_each(runner: Runner, segmenter: Segmenter, z: Tensor, seen: Tensor, rows: int) -> np.ndarray:
-    """Loss of area (n, units, classes) to each unit's ablation; `seen` (n, H, W) labels the unedited images."""
-    classes, size = len(segmenter.classes), seen[0].numel()
-    before = outcomes.area(outcomes.pixels(seen.cpu().numpy(), classes), size)
-    group = max(1, rows // len(z) - 1)
-    after = []
-    for start in range(0, runner.units, group):
-        arms = [Arm(ablate((unit,))) for unit in range(start, min(start + group, runner.units))]
-        labels = segmenter(runner.run(z, [REFERENCE, *arms])[1:].flatten(0, 1)).unflatten(0, (len(arms), len(z)))
-        after.append(outcomes.area(outcomes.pixels(labels.cpu().numpy(), classes), size))
-    return (before - np.concatenate(after)).transpose(1, 0, 2)
+def _unedited(
+    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """(number of the first latent, images, labels, activations) of batches of unedited images."""
+    for start in range(0, len(z), rows):
+        images, readings = runner.read(z[start : start + rows], [REFERENCE])
+        yield start, images[0], segmenter(images[0]), readings.layer.float()
 
 
-def _read_kept(kept: Path | None, drop: np.ndarray) -> int:
-    """Fill `drop` with the whole latents that a file holds, cut off a part of one, and return how many they are."""
-    if kept is None or not kept.exists():
-        return 0
-    size = drop[0].nbytes
-    done = min(kept.stat().st_size // size, len(drop))
-    with kept.open("r+b") as file:
-        file.truncate(done * size)
-        drop[:done] = np.fromfile(file, drop.dtype, done * drop[0].size).reshape(done, *drop.shape[1:])
-    return done
+def _masks(labels: Tensor, classes: int) -> Tensor:
+    """Labels (n, H, W) as one map per class (n, classes, H, W), 0 or 1."""
+    return F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
 
 
-def _iou(activations: Tensor, labels: Tensor, classes: int) -> np.ndarray:
-    """Intersection over union (units, classes) of thresholded activations (n, units, h, w) with labels (n, H, W)."""
-    flat = activations.transpose(0, 1).flatten(1)
-    above = max(1, round(TOP_QUANTILE * flat.shape[1]))
-    threshold = flat.topk(above, dim=1).values[:, -1]
-    both = torch.zeros(flat.shape[0], classes, dtype=torch.float64)
-    active, shown = torch.zeros(flat.shape[0], 1, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
-    for maps, seen in zip(activations.split(16), labels.split(16), strict=True):
-        large = F.interpolate(maps, size=seen.shape[1:], mode="bilinear", align_corners=False)
-        hot = (large >= threshold[:, None, None]).transpose(0, 1).flatten(1).float()
-        masks = F.one_hot(seen, classes).flatten(0, 2).float()
-        both += (hot @ masks).double()
-        active += hot.sum(dim=1, keepdim=True).double()
-        shown += masks.sum(dim=0).double()
-    return (both / (active + shown - both).clamp_min(1)).numpy()
+def _bytes(images: Tensor) -> np.ndarray:
+    """Images (n, 3, H, W) in [-1, 1] as pictures (n, H, W, 3) uint8."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()

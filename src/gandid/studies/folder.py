@@ -17,8 +17,8 @@ from torch import nn
 
 from gandid import did
 from gandid.errors import UsageError
-from gandid.files import is_aside, replacing
-from gandid.studies.store import explained, read_panel, verified
+from gandid.files import is_aside, remove, replacing
+from gandid.studies.store import explained, read_panel, verified, write_dataset
 
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
@@ -113,7 +113,7 @@ def writing(folder: Path, config: dict[str, Any]) -> Iterator[None]:
             raise UsageError(f"another process is writing in {folder}: wait for it, or choose another --out") from None
     try:
         for left in [entry for entry in folder.iterdir() if is_aside(entry.name)]:
-            left.unlink()
+            remove(left)
         if (folder / "config.yaml").is_file():
             check_same(folder, config)
         yield
@@ -152,9 +152,16 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def write_relation(folder: Path, relation: xr.Dataset) -> None:
-    """Write `relation.csv`."""
+    """Write `relation.zarr`, and its measures as `relation.csv`; see docs/relation.md."""
+    write_dataset(folder / "relation.zarr", relation)
     with _replacing(folder / "relation.csv") as aside:
-        relation.to_dataframe().reset_index().to_csv(aside, index=False)
+        write_measures(aside, relation)
+
+
+def write_measures(path: Path, relation: xr.Dataset) -> None:
+    """Write a CSV with one row per unit and class."""
+    measures = relation[["ace", "ace_se", "iou", "energy", "exact"]]
+    measures.to_dataframe(["unit", "object"]).reset_index().to_csv(path, index=False)
 
 
 def write_examples(folder: Path, examples: dict[str, np.ndarray]) -> None:

@@ -61,6 +61,8 @@ def merge(runs: Sequence[Path], out: Path, finish: folder.Finish | None = None) 
         for name in ("relation.csv", "examples.npz"):
             if (runs[0] / name).is_file():
                 shutil.copy(runs[0] / name, out / name)
+        if (runs[0] / "relation.zarr").is_dir():
+            shutil.copytree(runs[0] / "relation.zarr", out / "relation.zarr")
         merged = folder.open_panel(out)
         effects = folder.write_estimates(out, merged)
     except BaseException:

@@ -26,6 +26,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from gandid.errors import GandidError
+from gandid.files import replacing
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
 WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
@@ -157,6 +158,12 @@ def read_sums(root: Path | zarr.storage.MemoryStore) -> dict[str, np.ndarray]:
             with np.load(_sums_file(root, latents)) as stored:
                 return {name: stored[name] for name in stored.files}
         return {name: panel[name].values.astype(np.float64) * latents for name in SUMMED if name in panel}
+
+
+def write_dataset(path: Path, dataset: xr.Dataset) -> None:
+    """Write a dataset as a Zarr group, a folder, whole or not at all."""
+    with explained(path), replacing(path) as aside, _quiet():
+        dataset.to_zarr(aside, mode="w", zarr_format=2)  # as the panel
 
 
 def _dimensions(array: zarr.Array) -> list[str]:
