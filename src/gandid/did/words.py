@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gandid.did.checks import SUPPORT
+from gandid.did.sequences import CARRIED
 
 if TYPE_CHECKING:
     from gandid.did.effects import Effects
@@ -126,6 +127,8 @@ def _claims(rows: pd.DataFrame) -> list[str]:
         # Of an interval that excludes 0 the signs are said by the verb; one that does not keeps its own.
         interval = [abs(end) for end in ends] if ends[0] * ends[1] > 0 else ends if more else [-ends[0], -ends[1]]
         evidence = f"[{min(interval):.1f}, {max(interval):.1f}], {_q(row['q'])}"
+        if row["carried"] < CARRIED:
+            evidence += f", carried by {row['carried']:.0f} images only"
         name = row["object"]
         verb = {
             ("removed", True): f"removes {size:.1f} points more of it",
