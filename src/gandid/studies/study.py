@@ -195,7 +195,7 @@ class Study:
 
         `finish` is given the folder `store` and the effects of the run in it, once they are there: the report's `build` is one.
         """
-        config = StudyConfig.check(**config.model_dump() | self._own())
+        config = self._settled(config)
         named, held = self.targets(config), self._held(config)
         numbers = config.numbers()
         executor = executor or Local()
@@ -206,8 +206,7 @@ class Study:
             return panel.read().load()
 
         path = Path(store)
-        description: dict[str, Any] = config.model_dump(mode="json")
-        description["resolved"] = self._resolved() | {"command": command}
+        description = self._description(config, command)
         with folder.writing(path, description):
             if (path / "panel.zarr").is_dir():
                 panel = PanelStore(path / "panel.zarr")
@@ -240,6 +239,14 @@ class Study:
                 finish(path, effects)
             return measured
 
+    def check(self, config: StudyConfig, store: Path | None = None) -> None:
+        """Raise the `UsageError` that `execute` would, before anything is computed or written."""
+        config = self._settled(config)
+        self.targets(config)
+        self._held(config)
+        if store is not None and (store / "config.yaml").is_file():
+            folder.check_same(store, self._description(config, None))
+
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
         return config.units or min(UNITS, max(1, self.runner.units // 5))
@@ -248,6 +255,14 @@ class Study:
         """Latents that are measured between two writes to a panel: whole batches, few of them in a small study."""
         batch, kept = int(panel.attrs["batch"]), min(max(latents // MOST_CHUNKS, LATENTS_KEPT), LATENTS_TOGETHER)
         return batch * -(-kept // batch)
+
+    def _settled(self, config: StudyConfig) -> StudyConfig:
+        """A configuration with what this study has settled in place of what it says."""
+        return StudyConfig.check(**config.model_dump() | self._own())
+
+    def _description(self, config: StudyConfig, command: str | None) -> dict[str, Any]:
+        """What `config.yaml` says of a run."""
+        return config.model_dump(mode="json") | {"resolved": self._resolved() | {"command": command}}
 
     def _own(self) -> dict[str, Any]:
         """What of a configuration this study has settled."""
