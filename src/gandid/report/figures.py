@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -327,7 +328,7 @@ def save(figure: Figure, path: pathlib.Path) -> None:
         figure.savefig(path.with_name(path.name + ".svg"), dpi=200, metadata={"Date": None})
 
 
-def inline(figure: Figure, name: str, alt: str) -> str:
+def inline(figure: Figure, name: str, alt: str) -> Markup:
     """A figure as an SVG element for the page: text stays text, colours follow the page's."""
     buffer = io.StringIO()
     with _styled(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -350,7 +351,8 @@ def inline(figure: Figure, name: str, alt: str) -> str:
     )
     box = re.search(r'viewBox="[^"]+"', svg)
     head = f'<svg class="chart" role="img" aria-label="{_escape(alt)}" {box[0] if box else ""}>'
-    return re.sub(r"\n\s*", "\n", head + svg[svg.index(">") + 1 :])
+    # Safe in a page: what comes from outside in it is escaped, by matplotlib and here.
+    return Markup(re.sub(r"\n\s*", "\n", head + svg[svg.index(">") + 1 :]))
 
 
 def arm_style(run: Run, arm: Arm | None) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import yaml
 
 from gandid.did import Effects, estimate
 from gandid.did.checks import SUPPORT
+from gandid.did.words import SHOWN, VISIBLE
 from gandid.errors import UsageError
 
 # What an 8-bit image may differ by where two arms are the same computation in another order.
@@ -60,6 +61,14 @@ class Run:
     examples: Examples | None
     background: dict[str, bool] = field(default_factory=dict)
     """By class, in the segmenter's order."""
+    activity: xr.Dataset | None = None
+    """Where units are active and on which images: ``relation.zarr`` without what is along its latents."""
+    types: pd.DataFrame | None = None
+    """The type of each target, by target (``types.csv``)."""
+    after: xr.Dataset | None = None
+    """The relation after each ablation (``after.zarr``)."""
+    insertion: xr.Dataset | None = None
+    """What insertion does (``insertion.zarr``)."""
 
     @property
     def targets(self) -> list[str]:
@@ -100,6 +109,10 @@ class Run:
         """How many unedited images show the target."""
         checks = self.effects.checks
         return int(checks.loc[(checks["check"] == "target_seen") & (checks["target"] == target), "value"].iloc[0])
+
+    def has_examples(self, target: str) -> bool:
+        """Whether there are images of the target's ablation."""
+        return self.examples is not None and len(self.examples.images.get(target, ())) > 0
 
     def units(self, target: str) -> list[int]:
         """The units that were ablated, best first."""
@@ -158,7 +171,16 @@ def read(path: Path, effects: Effects | None = None) -> Run:
         pd.read_csv(relation) if relation.is_file() else None,
         _examples(path / "examples.npz"),
         background,
+        _dataset(path / "relation.zarr"),
+        _table(path / "types.csv", "target"),
+        _dataset(path / "after.zarr"),
+        _dataset(path / "insertion.zarr"),
     )
+
+
+def claimed(row: Any) -> bool:
+    """Whether an effect counts as shown: beyond noise, visible, and in support."""
+    return bool(row["q"] < SHOWN and row["supported"] and abs(row["did"]) >= VISIBLE / 2)
 
 
 def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
@@ -197,6 +219,26 @@ def _label(names: list[str]) -> str:
     what = " / ".join(where.get(site, site.replace("+", " + ")) for site in sites)
     # Controls that agree need not be told apart: the site is simply held.
     return f"{what} {controls[0]}" if len(controls) == 1 else f"{what} held"
+
+
+def _dataset(path: Path) -> xr.Dataset | None:
+    """A dataset of the folder, but for what it has per latent, in memory; None if it is not there."""
+    if not path.is_dir():
+        return None
+    try:
+        with xr.open_zarr(path, chunks=None) as stored:
+            return stored.drop_dims("latent", errors="ignore").load()
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UsageError(f"'{path}' cannot be read: {error}") from error
+
+
+def _table(path: Path, index: str) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        return pd.read_csv(path).set_index(index)
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"'{path}' cannot be read: {error}") from error
 
 
 def _examples(path: Path) -> Examples | None:

@@ -15,6 +15,8 @@ SPECK = 4
 WIDEST = 192
 # Up to this width an image is stored losslessly; a page of 200 larger PNGs would be too heavy to mail.
 LOSSLESS = 96
+# The longest side of a unit's images, of which a page has hundreds.
+THUMBNAIL = 128
 
 
 class Change(NamedTuple):
@@ -74,6 +76,36 @@ def picture(image: np.ndarray) -> str:
     if found.width > WIDEST:
         found = found.resize((WIDEST, round(WIDEST * found.height / found.width)), Image.Resampling.LANCZOS)
     return _uri(found, "JPEG", quality=90)
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """A data URI of an image of shape (H, W, 3), uint8, at most `THUMBNAIL` wide and high, as WebP."""
+    height, width = size_within(image.shape[:2], THUMBNAIL)
+    found = Image.fromarray(image)
+    if found.size != (width, height):
+        found = found.resize((width, height), Image.Resampling.LANCZOS)
+    return _uri(found, "WEBP", quality=88, method=6)
+
+
+def size_within(size: tuple[int, ...], longest: int) -> tuple[int, int]:
+    """Height and width scaled down, if need be, so that neither is larger than `longest`."""
+    height, width = size
+    scale = min(1.0, longest / max(height, width))
+    return round(height * scale), round(width * scale)
+
+
+def upsampled(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map (h, w) brought to `size` bilinearly, pixels taken as areas (PyTorch's ``align_corners=False``)."""
+    factors = size[0] / values.shape[0], size[1] / values.shape[1]
+    return ndimage.zoom(values, factors, order=1, mode="nearest", grid_mode=True)
+
+
+def signed_heat(values: np.ndarray, positive: str, negative: str) -> str:
+    """A data URI of a map with values in [-1, 1]: two colours, the more opaque the stronger; one pixel per position."""
+    ink = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (positive, negative)], np.uint8)
+    alpha = (np.clip(np.abs(np.nan_to_num(values)), 0, 1) * 255).round().astype(np.uint8)
+    rgba = np.concatenate([ink[(values < 0).astype(int)], alpha[..., None]], axis=-1)
+    return _uri(Image.fromarray(rgba), "PNG", optimize=True)
 
 
 def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
