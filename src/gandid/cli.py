@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,10 @@ Segmenter = Annotated[
     str, typer.Option("--segmenter", help="An embedded segmenter, a checkpoint, or a Hugging Face folder or id.")
 ]
 Layer = Annotated[str | None, typer.Option("--layer", help="Whose output is edited; the model's default if not given.")]
+Layers = Annotated[
+    list[str],
+    typer.Option("--layer", help="Whose output is edited; the model's default if not given; several: a sweep."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the latents.")]
 Memory = Annotated[
     str | None,
@@ -70,7 +75,7 @@ def run(
     background: Annotated[
         list[str], typer.Option(help="Class that fills any hole (repeatable), in place of the segmenter's own list.")
     ] = [],
-    layer: Layer = None,
+    layer: Layers = [],
     target: Annotated[
         list[str], typer.Option(help="Class to ablate, or CLASS=UNIT,UNIT,...; every object if not given.")
     ] = [],
@@ -101,9 +106,12 @@ def run(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray workers; each holds the networks once.")] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs of each Ray worker; may be a fraction.")] = 0.0,
+    figure: Annotated[
+        bool, typer.Option("--figure", help="Make the paper's figure: the relation after each ablation, and insertion.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate arms, images, time and disk.")] = False,
 ) -> None:
-    """Run a difference-in-differences study and write its report."""
+    """Run a difference-in-differences study and write its report; with several layers, a study at each and one of them all."""
     from gandid.report import build
     from gandid.studies import StudyConfig, read_config
     from gandid.studies.executors import Local, Ray
@@ -121,20 +129,27 @@ def run(
         overrides["segmenter_scales"] = overrides.pop("segmenter_scale") or None
     if "background" in overrides:
         overrides["background"] = overrides["background"] or None
+    layers = list(dict.fromkeys(overrides.pop("layer", [])))
+    if len(layers) == 1:
+        overrides["layer"] = layers[0]
     asked = StudyConfig.read(config, **overrides) if config else StudyConfig.check(**overrides)
 
     if executor not in ("local", "ray"):
         raise UsageError(f"unknown executor '{executor}': choose local or ray")
     # Workers without a GPU of their own share this machine's memory, or a GPU's.
     share = 1.0 if executor == "local" else min(1.0, gpus_per_worker or 1 / workers)
-    study = _study(asked, device, memory, share)
+    where = Ray(address, workers, gpus_per_worker) if executor == "ray" else Local()
+    make = _studies(asked, device, memory, share)
+    if len(layers) > 1:
+        _sweep([make(one) for one in layers], asked, out_folder, where, dry_run)
+        return
+    study = make(asked.layer)
 
     if dry_run:
         from gandid.studies.plan import plan
 
         print(plan(study, asked, build))
         return
-    where = Ray(address, workers, gpus_per_worker) if executor == "ray" else Local()
     with _progress() as progress:
         command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress)
         study.execute(asked, store=out_folder, executor=where, progress=progress, command=command, finish=report)
@@ -142,6 +157,22 @@ def run(
     if speed:
         err.print(f"The arms were made at {speed:,.1f} images per second.")
     _print_results(report.effects, out_folder)
+
+
+def _sweep(studies: list[Any], asked: Any, out_folder: Path, where: Any, dry_run: bool) -> None:
+    """One study at several layers, or what that would take."""
+    from gandid.report import build
+    from gandid.studies.plan import plan
+    from gandid.studies.sweep import check, sweep, total
+
+    check(studies, asked, out_folder)
+    if dry_run:
+        print(total([plan(study, asked, build) for study in studies]))
+        return
+    with _progress() as progress:
+        command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress, anew=False)
+        sweep(studies, asked, out_folder, executor=where, progress=progress, command=command, finish=report)
+    _print_sweep(out_folder)
 
 
 @app.command(epilog="Example: gandid merge runs/part-1 runs/part-2 --out runs/whole")
@@ -192,10 +223,18 @@ def relate(
 
 
 @app.command(epilog="Example: gandid report runs/latest")
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a sweep of layers.")]) -> None:
     """Write effects, checks, figures and the report of a run anew, from its panel, finished or not."""
     from gandid.studies import open_panel, write_estimates
+    from gandid.studies.sweep import is_sweep, read_sweep, write_tables
 
+    if is_sweep(folder):
+        with _progress() as progress:
+            task = progress.add_task("writing the report", total=1)
+            write_tables(folder, read_sweep(folder))
+            progress.advance(task)
+        _print_sweep(folder)
+        return
     effects = write_estimates(folder, open_panel(folder))
     with _progress() as progress:
         _Report(progress)(folder, effects)
@@ -257,16 +296,24 @@ def train_generator_command(
     ),
     seed: Seed = 0,
     pixel_norm: Annotated[bool, typer.Option(help="Without: the same network without pixel normalization.")] = True,
+    resolution: Annotated[
+        int, typer.Option(help="64, as embedded, or 32: smaller networks, a quarter of an hour each.")
+    ] = 64,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
     device: Device = "auto",
 ) -> None:
     """Train a rooms generator by progressive growing."""
-    from gandid.training.generator import Schedule, train_generator
+    from dataclasses import replace
+
+    from gandid.training.generator import SCHEDULES, train_generator
 
     if evaluate:
         _evaluate_generator()
         return
-    weights = train_generator(out_folder, Schedule(seed=seed, pixel_norm=pixel_norm), _device(device))
+    if resolution not in SCHEDULES:
+        raise UsageError(f"there is no schedule for {resolution} px: choose {' or '.join(map(str, SCHEDULES))}")
+    schedule = replace(SCHEDULES[resolution], seed=seed, pixel_norm=pixel_norm)
+    weights = train_generator(out_folder, schedule, _device(device))
     out.print(f"Written: {weights}")
 
 
@@ -327,7 +374,12 @@ def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:
     return named
 
 
-def _study(config: Any, device: str, memory: str | None = None, share: float = 1.0) -> Any:
+def _study(config: Any, device: str, memory: str | None = None) -> Any:
+    return _studies(config, device, memory)(config.layer)
+
+
+def _studies(config: Any, device: str, memory: str | None = None, share: float = 1.0) -> Callable[[str | None], Any]:
+    """What makes the study at a layer; all share the networks."""
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.studies import Study
@@ -342,13 +394,9 @@ def _study(config: Any, device: str, memory: str | None = None, share: float = 1
         scales=config.segmenter_scales,
         background=config.background,
     )
-    return Study(
-        load_generator(config.generator, place),
-        segmenter,
-        config.layer,
-        config.seed,
-        precision=config.precision,
-        memory=int(share * budget),
+    network = load_generator(config.generator, place)
+    return lambda layer: Study(
+        network, segmenter, layer, config.seed, precision=config.precision, memory=int(share * budget)
     )
 
 
@@ -386,15 +434,21 @@ def _progress() -> Progress:
 
 
 class _Report:
-    """Builds the report of a run when its effects are there, and keeps them to be printed when the bars are gone."""
+    """Builds the report of a run when its effects are there, and keeps them to be printed when the bars are gone.
 
-    def __init__(self, progress: Progress):
-        self.progress = progress
+    Not `anew`: a page that was written after the effects is left as it is.
+    """
+
+    def __init__(self, progress: Progress, *, anew: bool = True):
+        self.progress, self.anew = progress, anew
         self.effects: Any = None
 
     def __call__(self, folder: Path, effects: Any) -> None:
         from gandid.report import build
 
+        page, computed = folder / "report.html", folder / "effects.csv"
+        if not self.anew and page.is_file() and page.stat().st_mtime_ns >= computed.stat().st_mtime_ns:
+            return
         task = self.progress.add_task("writing the report", total=1)
         build(folder, effects)
         self.progress.advance(task)
@@ -402,9 +456,21 @@ class _Report:
 
 
 def _print_results(effects: Any, folder: Path) -> None:
+    from gandid.studies.folder import types_in_words
+
     # Not through rich, which would wrap the table's rows.
     print(effects.summary())
+    for line in types_in_words(folder):
+        print(line)
     print(f"\nReport: {folder / 'report.html'}")
+
+
+def _print_sweep(folder: Path) -> None:
+    from gandid.report.sweep import build
+
+    page = build(folder)
+    print("\n".join(page.said))
+    print(f"\nReport: {page.path}")
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from gandid.training.checkpoints import load_checkpoint, save_checkpoint
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a training run consists of; its defaults made the embedded rooms generator.
+    """What a training run consists of; its defaults made the embedded rooms generator, `SCHEDULES[32]` the seeds of docs/twins.md.
 
     `images` counts training images per stage (4, 8, 16, ... pixels); a stage without images is skipped. `fade` counts those
     at the start of a stage over which its resolution fades in.
@@ -58,6 +58,14 @@ class Schedule:
         for stage, (images, fade) in enumerate(zip(self.images, self.fade, strict=True)):
             for step in range(images // self.batch):
                 yield stage, step, min(1.0, step * self.batch / fade) if fade else 1.0
+
+
+# By resolution. At 32 px, networks small enough that one core trains one in a quarter of an hour: many seeds tell more than one
+# good one of how far training itself decides an effect.
+SCHEDULES = {
+    64: Schedule(),
+    32: Schedule(channels=(64, 64, 48, 24), images=(0, 16_000, 48_000, 64_000), fade=(0, 0, 16_000, 24_000)),
+}
 
 
 class Trainer:
