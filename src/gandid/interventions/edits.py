@@ -27,12 +27,15 @@ class Edit:
         Share of the way, in [0, 1]. Less than 1 is partial ablation.
     region : Tensor of shape (h, w) or (N, h, w), optional
         Weights in [0, 1] at the layer's resolution; everywhere by default.
+    then : Edit, optional
+        Another edit, made after this one.
     """
 
     units: tuple[int, ...]
     values: Tensor | None
     alpha: float = 1.0
     region: Tensor | None = None
+    then: Edit | None = None
 
     def apply_(self, x: Tensor, donor: Tensor | None = None) -> Tensor:
         """Edit `x` (N, C, h, w) in place, with the layer's output `donor` (N, C, h, w) for the other latents."""
@@ -47,7 +50,7 @@ class Edit:
         if self.region is not None:
             weight = weight * self.region.to(x).expand(len(x), *x.shape[2:])[:, None]
         x[:, units] = torch.lerp(before, after, weight)
-        return x
+        return self.then.apply_(x, donor) if self.then else x
 
 
 def ablate(

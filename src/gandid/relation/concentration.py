@@ -7,8 +7,6 @@ NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,9 +20,9 @@ def positive(ace: npt.ArrayLike) -> np.ndarray:
     return part / part.sum(axis=-1, keepdims=True)
 
 
-def share(ace: npt.ArrayLike, units: Sequence[int]) -> np.ndarray:
+def share(ace: npt.ArrayLike, units: npt.ArrayLike) -> np.ndarray:
     """Share of the positive ACE that some units carry, in [0, 1]; ACE of shape (..., units) gives shape (...)."""
-    return positive(ace)[..., list(units)].sum(axis=-1)
+    return positive(ace)[..., np.asarray(units, int)].sum(axis=-1)
 
 
 def top_share(ace: npt.ArrayLike, count: int) -> np.ndarray:

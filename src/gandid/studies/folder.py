@@ -11,6 +11,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import pandas as pd
 import xarray as xr
 import yaml
 from torch import nn
@@ -18,12 +19,15 @@ from torch import nn
 from gandid import did
 from gandid.errors import UsageError
 from gandid.files import is_aside, remove, replacing
+from gandid.relation import types
+from gandid.studies.config import TypeBounds
 from gandid.studies.store import explained, read_panel, verified, write_dataset
 
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
 Finish = Callable[[Path, did.Effects], Any]  # what is done with a run once its effects are there: its report, say
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
+TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
 MAY_DIFFER = (
     "resolved",
@@ -65,7 +69,7 @@ def is_finished(folder: Path) -> bool:
 def remove_estimates(folder: Path) -> None:
     """Remove what follows from a panel that is about to change."""
     with explained(folder):
-        for name in FOLLOWS:
+        for name in (*FOLLOWS, TYPES):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -170,14 +174,50 @@ def write_examples(folder: Path, examples: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, **examples)  # type: ignore[arg-type]
 
 
+def read_relation(folder: Path) -> xr.Dataset | None:
+    """The relation of a run, its variables read when they are used; None where all units were named by the user."""
+    return read_panel(folder / "relation.zarr") if (folder / "relation.zarr").is_dir() else None
+
+
 def write_estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
-    """Write what follows from the panel alone, `effects.csv` and `checks.csv`, and return it."""
+    """Write what follows from the panel, `types.csv`, `effects.csv` and `checks.csv`, and return the effects."""
+    _write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
     effects = did.estimate(panel)
     with _replacing(folder / "effects.csv") as aside:
         effects.to_frame().to_csv(aside, index=False)
     with _replacing(folder / "checks.csv") as aside:
         effects.checks.to_csv(aside, index=False)
     return effects
+
+
+def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset) -> None:
+    """Bring a finished run up to what may be asked of it anew: its figure, and the bounds of the types."""
+    there = read_config(folder)
+    asked = {key: config[key] for key in ("figure", "types")}
+    if {key: there.get(key) for key in asked} != asked:
+        (folder / TYPES).unlink(missing_ok=True)
+        write_config(folder, there | asked)
+    if not (folder / TYPES).is_file():
+        _write_types(folder, panel)
+
+
+def types_in_words(folder: Path) -> list[str]:
+    """The rule of a run's types, and a sentence per target; nothing where the run has none."""
+    if not (folder / TYPES).is_file():
+        return []
+    frame = pd.read_csv(folder / TYPES)
+    edited = (read_panel(folder / "panel.zarr")["units"] >= 0).sum("rank")
+    units = dict(zip(map(str, edited["target"].values), map(int, edited.values), strict=True))
+    return [types.rule(frame), *types.sentences(frame, units)] if len(frame) else []
+
+
+def _write_types(folder: Path, panel: xr.Dataset) -> None:
+    relation = read_relation(folder)
+    if relation is None or "drop" not in relation:
+        return
+    bounds = TypeBounds(**read_config(folder).get("types", {}))
+    with _replacing(folder / TYPES) as aside, verified(folder):
+        types.types(panel, relation, bounds).to_csv(aside, index=False)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gandid.errors import UsageError
-from gandid.studies import folder
+from gandid.studies import figure, folder
 from gandid.studies.store import LATENTS_PER_CHUNK, SUMMED, PanelStore, read_sums, verified
 
 
@@ -61,8 +61,10 @@ def merge(runs: Sequence[Path], out: Path, finish: folder.Finish | None = None) 
         for name in ("relation.csv", "examples.npz"):
             if (runs[0] / name).is_file():
                 shutil.copy(runs[0] / name, out / name)
-        if (runs[0] / "relation.zarr").is_dir():
-            shutil.copytree(runs[0] / "relation.zarr", out / "relation.zarr")
+        for name in ("relation.zarr", figure.AFTER, figure.INSERTION):
+            having = next((run for run in runs if (run / name).is_dir()), None)
+            if having:
+                shutil.copytree(having / name, out / name)
         merged = folder.open_panel(out)
         effects = folder.write_estimates(out, merged)
     except BaseException:

@@ -21,7 +21,7 @@ from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
 from gandid.segmenters import Segmenter
-from gandid.studies import folder
+from gandid.studies import figure, folder
 from gandid.studies.config import Precision, StudyConfig
 from gandid.studies.design import Design, Held
 from gandid.studies.examples import collect
@@ -121,6 +121,7 @@ class Study:
         ablation: str = "zero",
         alpha: float = 1.0,
         ranking_latents: int = 128,
+        figure: bool = False,
         store: str | Path | None = None,
         chunk: str | None = None,
         executor: Executor | None = None,
@@ -146,6 +147,9 @@ class Study:
             `zero`, `mean` or `resample`, and the share of the way there.
         ranking_latents : int
             Latents on which the units are ranked; not those of the effects.
+        figure : bool
+            Measure what the paper's figure shows beside the effects, too: the relation after each ablation, and insertion
+            (docs/relation.md). It is written into `store`; a finished run is given it without being run again.
         store : str or Path, optional
             Folder to write the run into (DESIGN, "Public contract"). What it already holds of this study is kept and not
             computed again: a run that was cut short goes on, and one of fewer latents is extended.
@@ -166,7 +170,8 @@ class Study:
         Raises
         ------
         UsageError
-            If a target, unit, control or site is unknown, or `store` is something else than this study.
+            If a target, unit, control or site is unknown, `store` is something else than this study, or `figure` is asked for
+            without a `store`.
         """
         config = StudyConfig.check(
             targets={k: tuple(v) for k, v in targets.items()} if isinstance(targets, Mapping) else targets,
@@ -177,6 +182,7 @@ class Study:
             ablation=ablation,
             alpha=alpha,
             ranking_latents=ranking_latents,
+            figure=figure,
             chunk=chunk,
         )
         return self.execute(config, store=store, executor=executor, progress=progress, command=command)
@@ -200,6 +206,8 @@ class Study:
         numbers = config.numbers()
         executor = executor or Local()
         if store is None:
+            if config.figure:
+                raise UsageError("what the figure shows is written into a run's folder: name a store")
             design, _ = self._design(config, named, held, progress)
             panel = self._create(None, design, config)
             self._fill(panel, design, numbers, executor, progress)
@@ -218,8 +226,11 @@ class Study:
                     folder.write_relation(path, relation)
                 panel = self._create(path / "panel.zarr", design, config)
                 (path / folder.RANKING).unlink(missing_ok=True)
+            description["figure"] = config.figure or figure.is_complete(path)
             if set(panel.latents) >= set(numbers) and folder.is_finished(path):
+                self._add_figure(path, config, design, progress)
                 measured = folder.open_panel(path)
+                folder.revise(path, description, measured)
                 if finish:
                     finish(path, did.estimate(measured))
                 return measured
@@ -229,6 +240,7 @@ class Study:
             speed = self._fill(panel, design, numbers, executor, progress)
             description["resolved"]["images_per_second"] = round(speed, 2)
             folder.write_config(path, description)
+            self._add_figure(path, config, design, progress)
             with _Task(progress, "writing the run", 1):
                 measured = folder.open_panel(path)
                 with arithmetic(self.device, self.precision):
@@ -358,6 +370,43 @@ class Study:
         if not panel.latents:
             raise GandidError(f"no latent could be measured: {reason}")
         return (len(panel.latents) - before) * len(design.distinct()) / (time.perf_counter() - start)
+
+    def _add_figure(self, path: Path, config: StudyConfig, design: Design, progress: Progress | None) -> None:
+        """Measure what the figure shows, if it is asked for and not there: see `gandid.studies.figure`."""
+        if not config.figure or figure.is_complete(path):
+            return
+        relation = folder.read_relation(path)
+        if relation is None:  # all units were named
+            relation = self.relate(config.ranking_latents, progress, path / folder.RANKING)
+            folder.write_relation(path, relation)
+            (path / folder.RANKING).unlink(missing_ok=True)
+        additions = self.additions(path, config, design, relation)
+        for told, name, images, write in (
+            ("relation after ablation", figure.AFTER, additions.after_images, additions.write_after),
+            ("insertion", figure.INSERTION, additions.insertion_images, additions.write_insertion),
+        ):
+            while not (path / name).is_dir():
+                try:
+                    with _Task(progress, told, images()) as task, arithmetic(self.device, self.precision):
+                        write(task.advance)
+                except torch.OutOfMemoryError:
+                    self.rows = additions.rows = fewer_rows(self.rows, self.device)
+        additions.clear()
+
+    def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
+        """What the figure asks for beside the panel, of a design of this study."""
+        return figure.Additions(
+            path,
+            self.runner,
+            self.segmenter,
+            design,
+            relation,
+            self.objects,
+            self.unit_count(config),
+            PRESENCE,
+            self.seed,
+            self.rows,
+        )
 
     def targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """{target: units, or None where they are to be ranked}."""

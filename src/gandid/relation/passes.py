@@ -1,0 +1,34 @@
+"""Many arms on some latents, as many at a time as may be made at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from gandid.interventions import REFERENCE, Arm, Runner
+from gandid.segmenters import Segmenter
+
+TOGETHER = 16  # arms of a pass, the reference arm among them: it is made again in each, which should not be felt
+
+
+def batches(latents: int, rows: int) -> list[slice]:
+    """Cut latents so that `TOGETHER` arms of each part are at most `rows` images."""
+    size = max(1, rows // TOGETHER)
+    return [slice(start, min(start + size, latents)) for start in range(0, latents, size)]
+
+
+def passes(
+    runner: Runner, segmenter: Segmenter, z: Tensor, arms: Sequence[Arm], rows: int, donors: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Which of the arms, their images (a, n, 3, H, W) and labels (a, n, H, W), group by group.
+
+    Held sites take what they are held at from the reference arm, which is made with every group and is not among what is given
+    unless `arms` asks for it.
+    """
+    size = max(1, rows // len(z) - 1)
+    for start in range(0, len(arms), size):
+        group = arms[start : start + size]
+        images = runner.run(z, [REFERENCE, *group], donors=donors)[1:]
+        labels = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        yield slice(start, start + len(group)), images, labels

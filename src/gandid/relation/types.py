@@ -1,0 +1,188 @@
+"""The three types of Liu et al. (2020): what becomes of an object when its units are ablated, and how sure that is.
+
+They name them *type-1 entangled* (a flat distribution of ACE over units, hard to remove), *type-2 entangled* (concentrated,
+removed, but other objects emerge in its place) and *disentangled* (concentrated, removed, nothing emerges). The thresholds that
+make this a rule are the study's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from gandid.did import counts, estimands
+from gandid.did.inference import bootstrap
+from gandid.relation.concentration import effective_units, gini, share
+
+TYPES = ("disentangled", "type-1", "type-2")
+COLUMNS = (
+    "target",
+    "removed",
+    "inpainted_objects",
+    "share_top",
+    "gini",
+    "effective_units",
+    "type",
+    "p_disentangled",
+    "p_type_1",
+    "p_type_2",
+    "removed_bound",
+    "inpainted_bound",
+    "concentration_bound",
+)
+RESAMPLES = 2000
+SEED = 0
+
+
+class Bounds(Protocol):
+    """The thresholds, all shares; see `gandid.studies.config.TypeBounds`."""
+
+    @property
+    def removed(self) -> float: ...
+
+    @property
+    def concentration(self) -> float: ...
+
+    @property
+    def inpainted(self) -> float: ...
+
+
+def classify(
+    removed: npt.ArrayLike, inpainted: npt.ArrayLike, concentration: npt.ArrayLike, bounds: Bounds
+) -> np.ndarray:
+    """The type of an object, of arrays that broadcast against one another.
+
+    Parameters
+    ----------
+    removed
+        Share of the target's original pixels that no longer carry its label, live.
+    inpainted
+        Share of them that carry another object.
+    concentration
+        Share of the positive ACE on the target that its edited units carry.
+    bounds
+        `type-1` if `removed` or `concentration` is below its bound; else `type-2` if `inpainted` reaches its bound, and
+        `disentangled` if not.
+    """
+    spread = (np.asarray(removed) < bounds.removed) | (np.asarray(concentration) < bounds.concentration)
+    replaced = np.asarray(inpainted) >= bounds.inpainted
+    return np.select([spread, replaced], ["type-1", "type-2"], "disentangled")
+
+
+def types(panel: xr.Dataset, relation: xr.Dataset, bounds: Bounds) -> pd.DataFrame:
+    """The type of every target of a study, with the probability of each type under resampling of latents.
+
+    Both sets of latents are resampled: those of the effects, jointly for `removed` and `inpainted`, in groups where there are
+    many (docs/inference.md, "Large panels"), and, independently, those on which the units were ranked, for the concentration. The
+    units stay those that were edited. The probability of a type is the share of `RESAMPLES` resamples of that type (Efron and
+    Tibshirani 1998, "The problem of regions", of which this is the first-order answer).
+
+    Parameters
+    ----------
+    panel
+        See docs/panel.md.
+    relation
+        See docs/relation.md; `drop` gives the ACE per latent. A unit that was not ablated alone on any latent of a resample
+        keeps its `ace`.
+    bounds
+        Thresholds, see `classify`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per target, columns `COLUMNS`. A target that fewer than two images show, or on which no unit has a positive
+        ACE, has none.
+    """
+    rows = []
+    for target, lost, painted, hole in _holes(estimands.prepare(panel)):
+        units = [int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0]
+        ace = relation["ace"].sel(object=target).values
+        if not (ace > 0).any():
+            continue
+        removed, inpainted = lost.sum() / hole.sum(), painted.sum() / hole.sum()
+        above = np.stack([lost, painted], axis=1)
+        draws = bootstrap(above, np.stack([hole, hole], axis=1), RESAMPLES, SEED)
+        shares = share(_resampled_ace(relation, target, ace), units)
+        known = np.isfinite(draws).all(axis=1) & np.isfinite(shares)
+        drawn = classify(draws[known, 0], draws[known, 1], shares[known], bounds)
+        own = share(ace, units)
+        rows.append(
+            (
+                target,
+                removed,
+                inpainted,
+                own,
+                gini(ace),
+                effective_units(ace),
+                str(classify(removed, inpainted, own, bounds)),
+                *((drawn == name).mean() for name in TYPES),
+                bounds.removed,
+                bounds.inpainted,
+                bounds.concentration,
+            )
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def sentences(frame: pd.DataFrame, units: Mapping[str, int]) -> list[str]:
+    """One sentence per target of what `types` found; `units` says how many of each were edited."""
+    return [_sentence(row, units[row["target"]]) for row in frame.to_dict("records")]
+
+
+def rule(frame: pd.DataFrame) -> str:
+    """The thresholds in words, of a table that is not empty."""
+    first = frame.iloc[0]
+    return (
+        f"Types: type-1 entangled if less than {_percent(first['removed_bound'])} of an object is removed or its edited units "
+        f"carry less than {_percent(first['concentration_bound'])} of the positive ACE on it; otherwise type-2 entangled if "
+        f"other objects take {_percent(first['inpainted_bound'])} of its pixels or more, and disentangled if not."
+    )
+
+
+def _sentence(row: Mapping[Any, Any], units: int) -> str:
+    probability = row["p_" + row["type"].replace("-", "_")]
+    name = {"disentangled": "disentangled"}.get(row["type"], f"{row['type']} entangled")
+    others = [
+        f"{other} {row['p_' + other.replace('-', '_')]:.2f}"
+        for other in TYPES
+        if other != row["type"] and row["p_" + other.replace("-", "_")] >= 0.005
+    ]
+    carry = "1 unit carries" if units == 1 else f"{units} units carry"
+    return (
+        f"{row['target']} is {name} with probability {probability:.2f}{' (' + ', '.join(others) + ')' if others else ''}: "
+        f"{_percent(row['removed'])} of it is removed, {_percent(row['inpainted_objects'])} turns into other objects, and its "
+        f"{carry} {_percent(row['share_top'])} of the positive ACE."
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %".replace(".0 %", " %")
+
+
+def _holes(panel: xr.Dataset) -> Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every target that two images show or more: its pixels that are lost, turn into other objects, and are at all, live.
+
+    Each is summed by groups of latents, (groups,).
+    """
+    classes = [str(name) for name in panel["object"].values]
+    live = panel.sel(arm=["reference", "live"])
+    for counted in counts.gather(live):
+        for t, target in enumerate(counted.targets):
+            if counted.shown[:, t].sum() < 2:
+                continue
+            filled = counted.groups["filled"][:, t, 0]
+            objects = estimands.kinds(panel, target) == "object"
+            yield target, filled[:, classes.index(target)], filled[:, objects].sum(1), counted.groups["hole"][:, t, 0]
+
+
+def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:
+    """ACE of all units on the target, from resamples of the ranking's latents: (resamples, units)."""
+    drop = relation["drop"].sel(object=target).transpose("latent", "unit").values
+    measured = np.isfinite(drop)
+    draws = bootstrap(np.where(measured, drop, 0), measured, RESAMPLES, SEED + 1)
+    return np.where(np.isnan(draws), ace, draws)
