@@ -131,7 +131,7 @@ def compare(
     ace = np.full((len(targets), 2, 2, units, len(classes)), np.nan, np.float32)
     found = {name: np.full(shape, np.nan) for name in ("ratio", "ratio_low", "ratio_high", "rank_correlation")}
     found |= {name: np.full(shape, np.nan) for name in ("rank_before", "rank")}
-    did = {name: np.full((shape[0], shape[2]), np.nan) for name in ("did", "did_low", "did_high")}
+    did = {name: np.full((shape[0], shape[2]), np.nan) for name in ("ratio_did", "ratio_did_low", "ratio_did_high")}
     for t, target in enumerate(targets):
         left = np.array([unit not in edits[target] for unit in numbers])
         ace[t, :, 0][:, numbers] = before.mean(axis=0)
@@ -149,8 +149,8 @@ def compare(
                 found["ratio"][t, :, c] = parts.sum(axis=1) / whole.sum()
                 draws = bootstrap(parts.T, np.stack([whole, whole], axis=1), seed=seed)
                 found["ratio_low"][t, :, c], found["ratio_high"][t, :, c] = interval(draws)
-                did["did"][t, c] = found["ratio"][t, 0, c] - found["ratio"][t, 1, c]
-                did["did_low"][t, c], did["did_high"][t, c] = interval(draws[:, 0] - draws[:, 1])
+                did["ratio_did"][t, c] = found["ratio"][t, 0, c] - found["ratio"][t, 1, c]
+                did["ratio_did_low"][t, c], did["ratio_did_high"][t, c] = interval(draws[:, 0] - draws[:, 1])
             single = ace[t, 0, 0, :, c][numbers][left], *ace[t, :, 1, :, c][:, numbers][:, left]
             found["rank_correlation"][t, :, c] = [_spearman(single[0], one) for one in single[1:]]
         ranks = stats.rankdata(-sums, method="min", axis=1, nan_policy="omit")

@@ -7,7 +7,7 @@ make this a rule are the study's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,9 +34,11 @@ COLUMNS = (
     "removed_bound",
     "inpainted_bound",
     "concentration_bound",
+    "unknown",
 )
 RESAMPLES = 2000
 SEED = 0
+UNKNOWN = 0.01  # share that turns into no class that the segmenter knows, from which it is told
 
 
 class Bounds(Protocol):
@@ -99,7 +101,7 @@ def types(panel: xr.Dataset, relation: xr.Dataset, bounds: Bounds) -> pd.DataFra
         ACE, has none.
     """
     rows = []
-    for target, lost, painted, hole in _holes(estimands.prepare(panel)):
+    for target, lost, painted, unnamed, hole in _holes(estimands.prepare(panel)):
         units = [int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0]
         ace = relation["ace"].sel(object=target).values
         if not (ace > 0).any():
@@ -124,6 +126,7 @@ def types(panel: xr.Dataset, relation: xr.Dataset, bounds: Bounds) -> pd.DataFra
                 bounds.removed,
                 bounds.inpainted,
                 bounds.concentration,
+                unnamed.sum() / hole.sum(),
             )
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -138,36 +141,41 @@ def rule(frame: pd.DataFrame) -> str:
     """The thresholds in words, of a table that is not empty."""
     first = frame.iloc[0]
     return (
-        f"Types: type-1 entangled if less than {_percent(first['removed_bound'])} of an object is removed or its edited units "
-        f"carry less than {_percent(first['concentration_bound'])} of the positive ACE on it; otherwise type-2 entangled if "
-        f"other objects take {_percent(first['inpainted_bound'])} of its pixels or more, and disentangled if not."
+        f"Types: type-1 entangled if less than {100 * first['removed_bound']:g} % of an object is removed or its edited units "
+        f"carry less than {100 * first['concentration_bound']:g} % of the positive ACE on it; otherwise type-2 entangled if "
+        f"other objects take {100 * first['inpainted_bound']:g} % of its pixels or more, and disentangled if not."
     )
 
 
 def _sentence(row: Mapping[Any, Any], units: int) -> str:
     probability = row["p_" + row["type"].replace("-", "_")]
-    name = {"disentangled": "disentangled"}.get(row["type"], f"{row['type']} entangled")
+    name = row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled"
     others = [
         f"{other} {row['p_' + other.replace('-', '_')]:.2f}"
         for other in TYPES
         if other != row["type"] and row["p_" + other.replace("-", "_")] >= 0.005
     ]
     carry = "1 unit carries" if units == 1 else f"{units} units carry"
+    parts = [
+        f"{_percent(row['removed'])} of it is removed",
+        f"{_percent(row['inpainted_objects'])} turns into other objects",
+    ]
+    if row["unknown"] >= UNKNOWN:
+        parts.append(f"{_percent(row['unknown'])} into nothing that the segmenter knows")
     return (
         f"{row['target']} is {name} with probability {probability:.2f}{' (' + ', '.join(others) + ')' if others else ''}: "
-        f"{_percent(row['removed'])} of it is removed, {_percent(row['inpainted_objects'])} turns into other objects, and its "
-        f"{carry} {_percent(row['share_top'])} of the positive ACE."
+        f"{', '.join(parts)}, and its {carry} {_percent(row['share_top'])} of the positive ACE."
     )
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %".replace(".0 %", " %")
+    return f"{100 * value:.1f} %"
 
 
-def _holes(panel: xr.Dataset) -> Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of every target that two images show or more: its pixels that are lost, turn into other objects, and are at all, live.
+def _holes(panel: xr.Dataset) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Of every target that two images show or more, its original pixels, summed by groups of latents (groups,).
 
-    Each is summed by groups of latents, (groups,).
+    Those that are lost live, those that turn into other objects, those that turn into `unknown`, and all.
     """
     classes = [str(name) for name in panel["object"].values]
     live = panel.sel(arm=["reference", "live"])
@@ -176,8 +184,9 @@ def _holes(panel: xr.Dataset) -> Iterable[tuple[str, np.ndarray, np.ndarray, np.
             if counted.shown[:, t].sum() < 2:
                 continue
             filled = counted.groups["filled"][:, t, 0]
-            objects = estimands.kinds(panel, target) == "object"
-            yield target, filled[:, classes.index(target)], filled[:, objects].sum(1), counted.groups["hole"][:, t, 0]
+            kinds = estimands.kinds(panel, target)
+            painted, unnamed = (filled[:, kinds == kind].sum(axis=1) for kind in ("object", "unknown"))
+            yield target, filled[:, classes.index(target)], painted, unnamed, counted.groups["hole"][:, t, 0]
 
 
 def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:
