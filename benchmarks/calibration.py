@@ -20,7 +20,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gandid import did, outcomes
-from gandid.did.sequences import CARRIED, half_width
+from gandid.did.inference import CARRIED
+from gandid.did.sequences import half_width
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold
 

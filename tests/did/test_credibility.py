@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from statsmodels.stats.power import TTestPower
 
+from gandid.did.inference import CARRIED, ratio_from_sums
 from gandid.did.power import latents_needed, smallest_effect
 from gandid.did.sensitivity import breakdown, robust_interval
-from gandid.did.sequences import CARRIED, TUNED, boundary, half_width
+from gandid.did.sequences import TUNED, boundary, half_width
 from gandid.did.shapley import exact_weights, sampled_weights
 
 
@@ -122,3 +123,16 @@ def test_at_the_breakdown_value_the_robust_interval_just_touches_zero(value: flo
 
 def test_nothing_seen_breaks_nothing_down() -> None:
     assert breakdown(np.array([0.1, -0.1]), np.array([0.2, 0.1]), np.zeros(2)).tolist() == [np.inf, 0.0]
+
+
+def test_an_interval_that_few_latents_carry_has_as_few_degrees_of_freedom() -> None:
+    gaps, n = np.zeros(200, int), 200
+    gaps[:7] = [3, 1, 2, 5, 1, 4, 2]
+    one = np.ones(n, int)
+    v = np.stack([gaps, one, 0 * one, one])
+    sums, products = v.sum(1)[:, None], (v @ v.T)[:, :, None]
+    few, many = (ratio_from_sums(sums, products, n, carried=np.array([c])) for c in (7, CARRIED))
+    assert (few.high - few.value) / few.se == pytest.approx(stats.t.ppf(0.975, 6))
+    assert (many.high - many.value) / many.se == pytest.approx(stats.t.ppf(0.975, n - 1))
+    single = ratio_from_sums(sums, products, n, carried=np.array([1]))
+    assert np.isinf(single.high) and single.p == 1

@@ -178,7 +178,8 @@ def estimate(
 
     Mean outcomes (`area`, `collateral`, `emerged`) have the error ``sd / sqrt(n)``; ratio outcomes
     (`removed`, `inpainted`) are ratios of sums with linearized errors and a bootstrap over latents.
-    Intervals are t intervals with n - 1 degrees of freedom.
+    Intervals are t intervals with n - 1 degrees of freedom; where fewer than 30 latents carry a DID (live and held differ in
+    them), as many degrees as those, less one (`gandid.did.inference.ratio_from_sums`).
 
     The panel is read once, some latents at a time: one that is opened lazily (``xarray.open_zarr(path, chunks=None)``) may be
     larger than memory. Sums are of whole numbers and exact, so that nothing depends on the order of latents. Bootstrap and
@@ -255,7 +256,10 @@ def _frame(
         for outcome in outcomes.OUTCOMES:
             index = estimands.rows(outcome, kind)
             pair = counts.pair(t, h, outcome, index)
-            part = _part(pair, level)
+            gaps = counts.gaps(t, h, outcome, index[pair.moved])
+            carried = np.zeros(len(index))
+            carried[pair.moved] = (gaps != 0).sum(0)
+            part = _part(pair, carried, level)
             labels = {
                 "target": target,
                 "outcome": outcome,
@@ -271,8 +275,6 @@ def _frame(
                 "moved": pair.moved,
             }
             part |= _bootstrap(counts, t, h, index, level, resamples, seed) if outcome in outcomes.RATIOS else {}
-            gaps = counts.gaps(t, h, outcome, index[pair.moved])
-            part |= _sequence(part, pair.moved, gaps, level)
             parts.append({name: np.full(len(index), np.nan) for name in BOOTSTRAP} | part)
             values.append(gaps)
     if not parts:
@@ -286,29 +288,19 @@ def _frame(
     return [frame]
 
 
-def _part(pair: Pair, level: float) -> dict[str, np.ndarray]:
+def _part(pair: Pair, carried: np.ndarray, level: float) -> dict[str, np.ndarray]:
     """Columns of one (target, arm, outcome), one row per class."""
-    did = ratio_from_sums(pair.sums, pair.products, pair.informing, level)
+    did = ratio_from_sums(pair.sums, pair.products, pair.informing, level, carried)
     live = ratio_from_sums(pair.sums[:2], pair.products[:2, :2], pair.informing_live, level)
     held = ratio_from_sums(pair.sums[2:], pair.products[2:, 2:], pair.informing_held, level)
     part = {"tau_live": live.value, "tau_held": held.value, "did": did.value, "p_t": did.p}
     for name, found in (("", did), ("live", live), ("held", held)):
         part |= {f"se_{name}".strip("_"): found.se}
         part |= {"_".join(filter(None, ("ci", name, end))): getattr(found, end) for end in ("low", "high")}
+    half = half_width(did.se, did.n, carried, level)
+    part |= {"cs_low": did.value - half, "cs_high": did.value + half}
+    part |= {"smallest": smallest_effect(did.se, did.n, level), "carried": carried}
     return part | {"n": np.full(len(did.value), did.n)}
-
-
-def _sequence(part: dict[str, np.ndarray], moved: np.ndarray, gaps: np.ndarray, level: float) -> dict[str, np.ndarray]:
-    """The columns of what a study of this size can see; `gaps` (group, K) are of the classes that moved."""
-    carried = np.zeros(len(moved))
-    carried[moved] = (gaps != 0).sum(0)
-    half = half_width(part["se"], part["n"], carried, level)
-    return {
-        "cs_low": part["did"] - half,
-        "cs_high": part["did"] + half,
-        "smallest": smallest_effect(part["se"], part["n"], level),
-        "carried": carried,
-    }
 
 
 def _bootstrap(

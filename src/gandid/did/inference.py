@@ -16,6 +16,7 @@ BLOCK = 512
 # Two sums count as equal if they differ by less than this share of the sum of absolute values: sign flips of
 # counts tie often, and rounding must not break ties at random.
 TIE = 1e-9
+CARRIED = 30  # latents that must carry an effect before the normal limit is trusted (docs/calibration.md)
 
 
 class Estimate(NamedTuple):
@@ -98,7 +99,9 @@ def ratio_effect(
     return _inform(value, (influence**2).sum(0), len(influence), level)
 
 
-def ratio_from_sums(sums: np.ndarray, products: np.ndarray, n: int, level: float = 0.95) -> Estimate:
+def ratio_from_sums(
+    sums: np.ndarray, products: np.ndarray, n: int, level: float = 0.95, carried: np.ndarray | None = None
+) -> Estimate:
     """The same as `ratio_effect`, from sums of whole numbers over latents, without rounding up to the last division.
 
     With ``v`` the latent's vector of numerator and denominator (of two arms: live's, then held's), the influence value is
@@ -114,7 +117,11 @@ def ratio_from_sums(sums: np.ndarray, products: np.ndarray, n: int, level: float
     n
         Latents whose denominator is not 0 (in one of the arms).
     level
-        Coverage of the t interval with n - 1 degrees of freedom.
+        Coverage of the t interval.
+    carried
+        Latents in which the two arms differ, (K,), all n by default. The interval has n - 1 degrees of freedom, but
+        ``carried - 1`` where they are fewer than `CARRIED`: an error that seven of 200 latents make is known as badly as seven
+        latents can tell, and with n - 1 degrees such intervals cover too rarely (docs/calibration.md).
 
     Returns
     -------
@@ -133,7 +140,7 @@ def ratio_from_sums(sums: np.ndarray, products: np.ndarray, n: int, level: float
         value = (a * d - c * b) / (b * d)
         weights, scale = [b * d * d, -a * d * d, -b * b * d, b * b * c], b * b * d * d
     squares = sum(matrix[i, j] * weights[i] * weights[j] for i in range(len(parts)) for j in range(len(parts)))
-    return _inform(value.astype(np.float64), (n * n * squares / (scale * scale)).astype(np.float64), n, level)
+    return _inform(value.astype(np.float64), (n * n * squares / (scale * scale)).astype(np.float64), n, level, carried)
 
 
 def linearize(numerator: np.ndarray, denominator: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,18 +284,24 @@ def bh(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def _inform(value: np.ndarray, squares: np.ndarray, n: int, level: float) -> Estimate:
-    """An estimate from the sum of squares of its n influence values, which have mean 0."""
+def _inform(
+    value: np.ndarray, squares: np.ndarray, n: int, level: float, carried: np.ndarray | None = None
+) -> Estimate:
+    """An estimate from the sum of squares of its n influence values, which have mean 0; `carried` as in `ratio_from_sums`."""
     if n < 2:
         unknown = np.full(np.shape(value), np.nan)
         return Estimate(value, unknown, unknown, unknown, unknown, n)
     se = np.sqrt(squares / (n * (n - 1)))
     # Where every latent agrees, se is 0 up to the rounding of the mean, which must not pass for a tiny error.
     se = np.where(se <= 1e-12 * np.abs(value), 0.0, se)
-    half = np.asarray(stats.t.ppf((1 + level) / 2, n - 1) * se)
     certain = se == 0
+    degrees = np.maximum((n if carried is None else np.where(carried < CARRIED, carried, n)) - 1, 0)
+    # One latent tells nothing of how much another would: its interval is everything.
+    quantile = np.where(degrees > 0, stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
+    half = np.where(certain, 0.0, quantile * np.where(certain, 1.0, se))
     t = np.abs(value) / np.where(certain, 1.0, se)
-    p = np.where(certain, np.where(value == 0, 1.0, 0.0), 2 * stats.t.sf(t, n - 1))
+    p = np.where(degrees > 0, 2 * stats.t.sf(t, np.maximum(degrees, 1)), 1.0)
+    p = np.where(certain, np.where(value == 0, 1.0, 0.0), p)
     p = np.where(np.isnan(se), np.nan, p)
     # `[()]` turns arrays without axes into numbers, so that single estimates print and compare as such.
     return Estimate(value, se[()], value - half[()], value + half[()], p[()], n)

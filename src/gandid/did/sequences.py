@@ -7,8 +7,9 @@ with the stated probability, so that the size may be chosen by looking.
 
 import numpy as np
 
+from gandid.did.inference import CARRIED
+
 TUNED = 512  # latents at which the sequences of a study are narrowest: its default size
-CARRIED = 30  # latents that must carry an effect before normal limits are trusted (docs/calibration.md)
 
 
 def boundary(n: np.ndarray | int, level: float = 0.95, tuned: int = TUNED) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gandid.did.checks import SUPPORT
-from gandid.did.sequences import CARRIED
+from gandid.did.inference import CARRIED
 
 if TYPE_CHECKING:
     from gandid.did.effects import Effects
