@@ -159,7 +159,7 @@ def measure(
                     regime, position = divmod(block - 1, positions)
                     appeared[regime, some, position] = outcomes.inside(original, areas[position] & (seen == c), classes)
             on_progress(labels.shape[0] * labels.shape[1])
-    latent, position = chosen = choose(before, appeared[0], c)
+    latent, position = chosen = choose(before, appeared[0], c) if known.cells[c] > 0 else (-1, -1)
     image = np.zeros((1 + len(regimes), *runner.image_size, 3), np.uint8)
     label = np.zeros(image.shape[:3], np.int32)
     if latent < 0:
