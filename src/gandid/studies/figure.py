@@ -35,6 +35,25 @@ def is_complete(folder: Path) -> bool:
     return (folder / AFTER).is_dir() and (folder / INSERTION).is_dir()
 
 
+def expected_images(runner: Runner, edited: Sequence[int], objects: int, units: int, latents: int, held: int) -> int:
+    """About how many images the figure of a study takes beside its arms and its ranking.
+
+    Parameters
+    ----------
+    runner : Runner
+    edited : sequence of int
+        How many units are edited of each target.
+    objects, units : int
+        How many objects there are, and how many units stand for one. That two objects share a unit is taken to be as likely as
+        if their units were drawn at random.
+    latents, held : int
+        Ranking latents, and held sets.
+    """
+    drawn = runner.units * (1 - (1 - units / runner.units) ** min(objects, after.OBJECTS))
+    single = sum(2 * min(latents, after.LATENTS) * (1 + max(drawn - count, 0)) for count in edited)
+    return latents + round(single) + len(edited) * insertion.images(runner.map_size, held)
+
+
 @dataclass
 class Additions:
     """What is measured for the figure of one study.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gandid.studies.config import StudyConfig
 from gandid.studies.executors import Chunk, Failed, Local, Measured
+from gandid.studies.figure import expected_images
 from gandid.studies.folder import Finish, open_panel
 from gandid.studies.study import Study
 from gandid.studies.worker import JUDGED, Worker
@@ -27,7 +28,7 @@ class Plan:
     rows: int
     """Rows of the panel: latents times targets times arms."""
     images: int
-    """Images that are made: arms that are one and the same are made once, and the ranking is counted in."""
+    """Images that are made: arms that are one and the same are made once; the ranking and the figure are counted in."""
     seconds: float
     """Time of the whole run, its report included."""
     disk: float
@@ -50,7 +51,7 @@ class Plan:
 def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
     """Estimate what a study takes by running a little of it, on units that were not ranked.
 
-    The ranking is reckoned at the speed of the arms, whose images go the same way.
+    The ranking, and what the figure shows beside the arms, are reckoned at the speed of the arms, whose images go the same way.
 
     Parameters
     ----------
@@ -61,11 +62,13 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         What would follow it, see `Study.execute`.
     """
     named, n = study.targets(config), len(config.numbers())
-    ranked = any(units is None for units in named.values())
+    ranked = config.figure or any(units is None for units in named.values())
+    units = study.unit_count(config)
     small = config.model_copy(
         update={
             "chunk": None,
-            "targets": {t: units or tuple(range(study.unit_count(config))) for t, units in named.items()},
+            "figure": False,
+            "targets": {target: its or tuple(range(units)) for target, its in named.items()},
         }
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +89,9 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         study.execute(later, store=Path(folder) / "later", executor=plain)
         images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
+        if config.figure:
+            edited, held = [len(its or range(units)) for its in named.values()], panel.sizes["arm"] - 2
+            images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
         judged = sum(number < JUDGED for number in config.numbers()) * clock.blocks
         seconds = (judged * clock.seconds + (images - judged) * plain.seconds) / (count * clock.blocks) + after
         return Plan(
