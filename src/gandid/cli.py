@@ -241,6 +241,45 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run
     _print_results(effects, folder)
 
 
+@app.command("app", epilog="Example: gandid app --runs runs")
+def app_command(
+    generator: Generator = "rooms",
+    segmenter: Segmenter = "rooms",
+    layer: Layer = None,
+    runs: Annotated[
+        Path, typer.Option(help="Folder of runs: studies are written there, and no other is served.")
+    ] = Path("runs"),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on if not given.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than 127.0.0.1 demands a token.")] = "127.0.0.1",
+    token: Annotated[
+        str | None, typer.Option(help="What a visitor must know; made by chance where it is needed and not given.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Open a page in the browser, on which an effect is found by hand and turned into a study."""
+    from gandid.app import serve
+
+    def told(address: str) -> None:
+        print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
+
+    out.print("Loading the networks ...")
+    serve(
+        generator=generator,
+        segmenter=segmenter,
+        layer=layer,
+        runs=runs,
+        host=host,
+        port=port,
+        token=token,
+        browser=not no_browser,
+        device=_device(device),
+        told=told,
+    )
+
+
 @app.command(epilog="Example: gandid models")
 def models() -> None:
     """List the models that have a name: those that ship with the package, and those that are downloaded when first used."""
@@ -466,11 +505,11 @@ def _print_results(effects: Any, folder: Path) -> None:
 
 
 def _print_sweep(folder: Path) -> None:
-    from gandid.report.sweep import build
+    from gandid.report.sweep import build, words
 
     page = build(folder)
-    print("\n".join(page.said))
-    print(f"\nReport: {page.path}")
+    print("\n".join(f"- {text}" for text in words(folder)))
+    print(f"\nReport: {page}")
 
 
 def main() -> None:

@@ -107,7 +107,8 @@ def shown(table: pd.DataFrame) -> pd.Series:
 
 def usable(pairs: pd.DataFrame) -> pd.Series:
     """Which pairs a regression takes: in support, with a DID and all relations."""
-    return pairs["supported"].astype(bool) & np.isfinite(pairs[["did", *RELATIONS]].astype(float)).all(axis=1)
+    numbers = pairs[["did", *RELATIONS]].astype(float)
+    return pairs["supported"].astype(bool) & numbers.abs().lt(np.inf).all(axis=1)
 
 
 def within(values: pd.DataFrame, layer: pd.Series) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def _told(rows: pd.DataFrame) -> str:
     arm = first["arm"] + (f" (the same as {first['same_as']})" if first["same_as"] else "")
     left = f", {first['left_out']} left out (out of support or not estimable)" if first["left_out"] else ""
     if first["why"]:
-        return f"Against {arm}: not estimated, {first['why']} ({first['n']} pairs{left})."
+        return f"Against {arm}: not estimated, {first['why']}; {first['n']} pairs{left}."
     text = f"Against {arm}, {first['n']} pairs in {first['clusters']} clusters{left}: "
     found = rows[shown(rows)]
     claims = []
@@ -172,10 +173,12 @@ def _told(rows: pd.DataFrame) -> str:
             )
         claims.append(claim)
     text += "; ".join(claims) if claims else "no relation goes with the DID of in-painting beyond noise"
+    widest = float(np.nanmax(rows[["ci_low", "ci_high"]].abs().to_numpy()))
+    excluded = "" if claims else f" (the intervals exclude more than {widest:.2f} sd per sd)"
     return (
-        f"{text}. The four together explain {100 * whole['partial_r2']:.0f} % of the DID's variance within layers "
-        f"(permutation {_p('p', whole['p_permuted'])}); its standard deviation is {100 * whole['sd']:.2f} points of the "
-        "target's pixels."
+        f"{text}{excluded}. The four together explain {100 * whole['partial_r2']:.0f} % of the DID's variance within layers "
+        f"(permutation {_p('p', whole['p_permuted'])}). Its standard deviation is {100 * whole['sd']:.2f} points of the "
+        f"target's pixels, and {100 * whole['noise']:.0f} % of its variance is sampling error, which no relation can explain."
     )
 
 
@@ -247,11 +250,13 @@ def _arm(rows: pd.DataFrame, level: float, draws: int, seed: int) -> pd.DataFram
 def _obstacle(kept: pd.DataFrame, data: pd.DataFrame) -> str:
     """Why nothing can be estimated; empty if it can."""
     clusters = kept.groupby(CLUSTER).ngroups
+    if kept.empty:
+        return "no pair is in support"
     if clusters < LEAST_CLUSTERS:
         return f"{clusters} clusters (layer and target) are too few, {LEAST_CLUSTERS} are needed"
     if len(kept) <= 2 * (len(RELATIONS) + kept["layer"].nunique()):
         return "there are too few pairs"
-    still = [name for name in data if data[name].abs().max() <= 1e-12]
+    still = [str(name) for name in data if data[name].abs().max() <= 1e-12]
     if still:
         return f"{' and '.join(still)} {'is' if len(still) == 1 else 'are'} the same for all pairs of a layer"
     scaled = data[[*RELATIONS]] / data[[*RELATIONS]].std()
