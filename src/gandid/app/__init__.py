@@ -1,0 +1,69 @@
+"""The interactive page: find an effect by hand, then turn it into a study. Needs gradio (`pip install 'gandid[app]'`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gandid.errors import GandidError
+
+
+def serve(
+    *,
+    generator: str = "rooms",
+    segmenter: str = "rooms",
+    layer: str | None = None,
+    runs: Path = Path("runs"),
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    token: str | None = None,
+    browser: bool = True,
+    device: str = "cpu",
+    told: Callable[[str], None] = print,
+) -> None:
+    """Serve the page until interrupted.
+
+    Parameters
+    ----------
+    generator, segmenter, layer
+        As in `gandid.Study`.
+    runs : Path
+        Folder of runs: studies are written there, and nothing else is served.
+    host : str
+        Address to listen on. Anything but this machine's own demands a token.
+    port : int, optional
+        The first free one from 7860 on by default.
+    token : str, optional
+        What a visitor must know; made by chance where `host` needs one.
+    browser : bool
+        Whether to open the page.
+    device : str
+        Of the networks.
+    told : callable
+        Given the address, with its token, once the page answers.
+
+    Raises
+    ------
+    GandidError
+        If gradio is not installed.
+    UsageError
+        If a network, the layer, the port or the token will not do.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise GandidError("the page needs gradio: pip install 'gandid[app]'") from error
+    from gandid.app.models import Model
+    from gandid.app.page import Page, build
+    from gandid.app.server import choose_token, listen, make_app
+    from gandid.app.server import serve as run
+    from gandid.generators import load_generator
+    from gandid.segmenters import load_segmenter
+
+    token = choose_token(host, token)
+    sock = listen(host, port)
+    model = Model(load_generator(generator, device), load_segmenter(segmenter, device), runs / ".cache", layer)
+    page = Page(model, runs, device)
+    blocks, look = build(page)
+    app = make_app(blocks, look, host=host, token=token, runs=runs, close=page.jobs.close)
+    run(app, sock, token=token, browser=browser, told=told)

@@ -1,0 +1,124 @@
+"""What the pictures and the list of units show: from a view to the values that `static/*.js` draw."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+
+from gandid.app.experiment import View, difference
+from gandid.app.models import Model, Ranked
+from gandid.report import pictures
+
+LISTED = 48  # units that the list shows, beside those that are ticked
+FAINT = 0.05  # of the full brightness: the least that the colours of the difference reach to, or noise would look like an effect
+SMOOTH = 96  # images wider than this are shown smooth; of smaller ones every pixel is seen
+
+
+def canvas_value(view: View, model: Model, query: str | None) -> dict[str, Any]:
+    """What the pictures need, for `canvas.js`."""
+    classes, state = list(model.segmenter.classes), view.state
+    target = classes.index(state.target)
+    verb = "ablated" if state.mode == "ablate" else "inserted"
+    how = f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
+    panels = [
+        {
+            "title": "Original",
+            "src": pictures.picture(view.images[0]),
+            "alt": f"Image {state.number} of seed {state.seed}.",
+            "note": f"image {state.number} of seed {state.seed}<br>outlined: {escape(state.target)}",
+        }
+    ]
+    if view.edited:
+        named = [(f"{state.target} {verb}: live", "normalization as it is"), (f"{state.target} {verb}: held", how)]
+        for arm, (title, regime) in enumerate(named, start=1):
+            change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
+            panels.append(
+                {
+                    "title": title[0].upper() + title[1:],
+                    "src": pictures.picture(view.images[arm]),
+                    "alt": f"The image with {title} ({regime}).",
+                    "gone": pictures.path(change.vanished),
+                    "came": pictures.path(change.appeared),
+                    "note": f"{regime}<br>" + _key(f"{escape(state.target)} vanished", "objects appeared"),
+                }
+            )
+        moved = difference(view)
+        most = max(FAINT, float(np.abs(moved).max()))
+        gone, came = _objects_moved(view, model)
+        panels.append(
+            {
+                "title": "What normalization did",
+                "src": pictures.heat(moved, -most, most, "RdBu_r"),
+                "alt": f"Signed difference of the two edited images, up to {100 * most:.0f} percent of the full brightness.",
+                "gone": pictures.path(gone),
+                "came": pictures.path(came),
+                "note": "live − held: <i class='key more'></i> brighter <i class='key less'></i> darker<br>"
+                + _key("objects lost", "objects gained"),
+            }
+        )
+    seen = view.labels if len(classes) <= 256 else view.labels % 256
+    return {
+        "size": list(view.labels.shape[1:]),
+        "map": list(view.activations.shape[1:]),
+        "panels": panels,
+        "waiting": ["", "Live: soon", "Held: soon", "What normalization did: soon"],
+        "labels": [base64.b64encode(each.astype(np.uint8).tobytes()).decode() for each in seen],
+        "outline": pictures.path(view.labels[0] == target),
+        "classes": classes,
+        "colours": _colours(len(classes)),
+        "objects": [classes.index(name) for name in model.objects],
+        "target": target,
+        "region": "" if view.region is None else "".join("1" if on else "0" for on in view.region.ravel()),
+        "query": query,
+    }
+
+
+def _key(gone: str, came: str) -> str:
+    return f"<i class='key gone'></i> {gone} <i class='key came'></i> {came}"
+
+
+def _objects_moved(view: View, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (H, W) that lose, and that gain, an object by normalization's being live instead of held."""
+    numbers = [model.segmenter.classes.index(name) for name in model.objects]
+    live, held = view.labels[1:3]
+    differ = live != held
+    return differ & np.isin(held, numbers), differ & np.isin(live, numbers)
+
+
+def _colours(count: int) -> list[list[int]]:
+    """A colour per class, red, green and blue in 0 .. 255."""
+    palette = colormaps["tab20" if count > 10 else "tab10"]
+    return [[round(255 * c) for c in palette(k % palette.N)[:3]] for k in range(count)]
+
+
+def units_value(view: View, ranked: Ranked, ticked: Sequence[int]) -> dict[str, Any]:
+    """The rows of the list of units, best first, for `units.js`; those that are ticked are always among them."""
+    if ranked.relation is None:
+        return {}
+    known = ranked.relation.sel(object=view.state.target)
+    order = np.argsort(-known["ace"].values, kind="stable")
+    shown = [int(unit) for rank, unit in enumerate(order) if rank < LISTED or unit in ticked]
+    rows = []
+    for unit in shown:
+        active = np.clip(view.activations[unit], 0, None)
+        scaled = np.round(255 * active / max(float(active.max()), 1e-12)).astype(np.uint8)
+        ace, iou, energy = (float(known[name].sel(unit=unit)) for name in ("ace", "iou", "energy"))
+        rows.append(
+            {
+                "unit": unit,
+                "on": unit in ticked,
+                "facts": f"ACE {100 * ace:.2f} · IoU {iou:.2f} · energy {energy:.2f}",
+                "map": base64.b64encode(scaled.tobytes()).decode(),
+            }
+        )
+    return {
+        "rows": rows,
+        "map": list(view.activations.shape[1:]),
+        "image": pictures.picture(view.images[0]),
+        "smooth": view.images.shape[2] > SMOOTH,
+    }

@@ -1,0 +1,165 @@
+"""One experiment on one image: from a state of the page to what it shows. No page here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gandid import outcomes
+from gandid.app.models import Model, Ranked
+from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
+from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
+from gandid.relation import top_units
+
+SEARCHED = 32  # images among which the opening one is looked for
+SIZABLE = 0.03  # share of the image that its object has at least
+
+
+@dataclass(frozen=True)
+class View:
+    """What one state gives; the arms are original, ablated live and ablated held (one arm, while nothing is ranked yet)."""
+
+    state: State
+    images: np.ndarray
+    """uint8 (arms, H, W, 3)."""
+    labels: np.ndarray
+    """Class of each pixel, int64 (arms, H, W)."""
+    activations: np.ndarray
+    """The layer's unedited output, float32 (C, h, w)."""
+    gain: np.ndarray
+    """How much more the first site amplifies the edited image, float32 (h, w); empty while nothing is ranked."""
+    region: np.ndarray | None
+    """Positions that are edited, bool (h, w); None for all."""
+    measured: np.ndarray
+    """Pixels on which the outcome is counted, bool (H, W): the object's original ones; of an insertion those of the region."""
+
+    @property
+    def edited(self) -> bool:
+        """Whether there are arms to compare."""
+        return len(self.images) > 1
+
+    def shares(self, classes: int) -> np.ndarray:
+        """Per arm, the share of the measured pixels that carries each class, (arms, C); NaN where there are none."""
+        counts = outcomes.inside(self.labels, self.measured, classes)
+        return counts / self.measured.sum() if self.measured.any() else np.full(counts.shape, np.nan)
+
+
+def settle(state: State, model: Model) -> State:
+    """Make a state one that this model has: unknown layers, objects and units are replaced or left out."""
+    layer = state.layer if state.layer in model.layers else model.default_layer
+    target = state.target if state.target in model.objects else model.objects[0]
+    runner = model.runner(layer)
+    units = tuple(unit for unit in state.units or () if unit < runner.units) if state.units is not None else None
+    most = min(MOST_UNITS, runner.units)
+    state = replace(state, layer=layer, target=target, units=units or None, count=min(max(state.count, 1), most))
+    if state.region:
+        state = replace(state, region=encode_region(decode_region(state.region, _size(runner.map_size))))
+    if state.mode == "insert" and not state.region:
+        state = replace(state, region=encode_region(_middle(_size(runner.map_size))))
+    return state
+
+
+def chosen(state: State, ranked: Ranked) -> tuple[int, ...] | None:
+    """The units that are edited; None while they are not ranked yet."""
+    if state.units is not None:
+        return state.units
+    return None if ranked.relation is None else top_units(ranked.relation, state.target, state.count)
+
+
+def edit(state: State, model: Model, units: Sequence[int]) -> Edit:
+    """The edit that a settled state asks for; take the model's lock `hand`."""
+    size = _size(model.runner(state.layer).map_size)
+    region = torch.from_numpy(decode_region(state.region, size)).float() if state.region else None
+    if state.mode == "ablate":
+        return ablate(tuple(units), alpha=state.alpha, region=region)
+    return replace(insert(tuple(units), model.levels(state.layer, state.target), region), alpha=state.alpha)
+
+
+@torch.inference_mode()
+def look(state: State, model: Model, ranked: Ranked) -> View:
+    """Make the images of a settled state: original, edited live, edited held."""
+    with model.hand:
+        runner = model.runner(state.layer)
+        units = chosen(state, ranked)
+        arms = [REFERENCE]
+        if units is not None:
+            change = edit(state, model, units)
+            arms += [Arm(change), Arm(change, hold(state.control, state.hold, runner.downstream))]
+        images, readings = runner.read(model.latents(state.seed, [state.number]), arms)
+        labels = model.segmenter(images[:, 0])
+        gain = readings.gain(runner.downstream[0], 1)[0] if len(arms) > 1 else torch.empty(0, 0)
+    seen = labels.cpu().numpy()
+    region = decode_region(state.region, _size(runner.map_size)) if state.region else None
+    if state.mode == "insert" and region is not None:
+        measured = decode_region(state.region, (seen.shape[1], seen.shape[2]))
+    else:
+        measured = seen[0] == model.segmenter.classes.index(state.target)
+    return View(
+        state,
+        images[:, 0].float().add(1).mul(127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy(),
+        seen,
+        readings.layer[0].float().cpu().numpy(),
+        gain.float().cpu().numpy(),
+        region,
+        measured,
+    )
+
+
+@torch.inference_mode()
+def opening(model: Model, ranked: Ranked) -> State:
+    """Where to begin: the object on whose removal normalization acts most steadily, and the image that shows it best.
+
+    Over `SEARCHED` images, an object's pixels that are removed live and held are compared as in a study, with the defaults of a
+    `State`; the object is that of the largest mean difference in units of its standard error, and the image that of the
+    largest difference of the same sign in which the object covers at least `SIZABLE`.
+    """
+    with model.hand:
+        state = settle(State(), model)
+        runner, z = model.runner(state.layer), model.latents(state.seed, range(SEARCHED))
+        held = hold(state.control, state.hold, runner.downstream)
+        best, found = -1.0, state
+        for target in model.objects:
+            units = chosen(replace(state, target=target), ranked)
+            assert units is not None, "the units must have been ranked"
+            arms = [REFERENCE, Arm(ablate(units)), Arm(ablate(units), held)]
+            labels = model.segmenter(runner.run(z, arms).flatten(0, 1)).unflatten(0, (len(arms), len(z)))
+            there = (labels == model.segmenter.classes.index(target)).cpu()
+            area = there[0].float().mean(dim=(1, 2))
+            left = (there[1:] & there[:1]).float().mean(dim=(2, 3))
+            moved = left[1] - left[0]  # more removed live than held
+            steady = float(moved.mean() / moved.std().clamp_min(1e-9))
+            if abs(steady) <= best or not (area >= SIZABLE).any():
+                continue
+            shown = moved / area.clamp_min(1e-9) * (area >= SIZABLE)
+            best = abs(steady)
+            found = replace(state, target=target, number=int((shown * (1 if steady > 0 else -1)).argmax()))
+    return found
+
+
+def _size(size: Sequence[int]) -> tuple[int, int]:
+    return int(size[0]), int(size[1])
+
+
+def _middle(size: tuple[int, int]) -> np.ndarray:
+    """A quarter of the map, in its middle, bool (h, w)."""
+    mask = np.zeros(size, bool)
+    mask[
+        size[0] // 4 : max(size[0] // 4 + 1, 3 * size[0] // 4), size[1] // 4 : max(size[1] // 4 + 1, 3 * size[1] // 4)
+    ] = True
+    return mask
+
+
+def difference(view: View) -> np.ndarray:
+    """What normalization did to the picture: live minus held, mean over colours, in [-1, 1] of the full range, (H, W)."""
+    live, held = view.images[1:3].astype(np.float32).mean(axis=-1) / 255
+    return live - held
+
+
+def pooled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The share of each position of a map of `size` that a mask (H, W) covers."""
+    share = torch.from_numpy(mask[None, None].astype(np.float32))
+    return F.interpolate(share, size=size, mode="area")[0, 0].numpy()

@@ -1,0 +1,221 @@
+"""The networks of the page, one set per generator, and what is learned of their units while the page is open."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from torch import Tensor, nn
+
+from gandid.errors import UsageError, told
+from gandid.generators import NAMED, load_discriminator
+from gandid.interventions import Runner
+from gandid.relation import relate
+from gandid.segmenters import Segmenter
+from gandid.studies.folder import fingerprint, versions
+from gandid.studies.latents import latents
+
+STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
+ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
+MOST_LAYERS = 16
+SEEN = 64  # latents over which the level of an inserted unit is averaged
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What is known of a layer's units so far."""
+
+    relation: xr.Dataset | None
+    """See `gandid.relation.relate`; None until the first stage is done."""
+    latents: int
+    """On which `relation` was measured."""
+    done: int
+    """Latents of the stage that is under way."""
+    of: int
+    """Latents of that stage; as many as `latents` when the last one is done."""
+    problem: str = ""
+    """Why there will be none, in words."""
+
+    @property
+    def finished(self) -> bool:
+        return self.latents == STAGES[-1] or bool(self.problem)
+
+
+class Model:
+    """A generator with a segmenter, and the layers of it that can be edited.
+
+    The runner hooks into the modules of its generator, so that two passes of one generator must not overlap. The hand, the
+    numbers and the ranking each have a copy of their own: none waits for another.
+
+    Parameters
+    ----------
+    generator : nn.Module
+    segmenter : Segmenter
+    cache : Path
+        Folder that keeps rankings from one start of the page to the next.
+    layer : str, optional
+        The layer that is edited at first; the default of a named generator, or the middle one.
+    """
+
+    def __init__(self, generator: nn.Module, segmenter: Segmenter, cache: Path, layer: str | None = None):
+        self.generator: Any = generator
+        self.segmenter = segmenter
+        self.name = getattr(generator, "name", None) or type(generator).__name__
+        self.objects = tuple(c for c in segmenter.classes if c not in segmenter.background and c != "unknown")
+        self.hand, self.numbers = threading.Lock(), threading.Lock()
+        self.for_numbers: Any = copy.deepcopy(generator)
+        self.discriminator = load_discriminator(self.name)
+        self._runners: dict[str, Runner] = {}
+        self._levels: dict[str, tuple[Tensor, Tensor]] = {}
+        self.layers = self._find_layers(layer)
+        default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
+        self.default_layer = default or self.layers[len(self.layers) // 2]
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name())
+
+    def runner(self, layer: str) -> Runner:
+        """The runner of a layer, for the hand; take the lock `hand` while it runs."""
+        if layer not in self._runners:
+            runner = Runner(self.generator, layer)
+            if not runner.downstream:
+                raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
+            self._runners[layer] = runner
+        return self._runners[layer]
+
+    def latents(self, seed: int, numbers: range | list[int], stream: str = "effects") -> Tensor:
+        """Latents by number, on the generator's device."""
+        return latents(seed, numbers, self.generator.latent_dim, stream).to(self.runner(self.default_layer).device)
+
+    def levels(self, layer: str, target: str) -> Tensor:
+        """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects")."""
+        if layer not in self._levels:
+            z = self.latents(0, range(SEEN), "ranking")
+            runner = self.runner(layer)
+            activations = runner.activations(z).float()
+            labels = self.segmenter(self.generator(z))
+            masks = F.one_hot(labels, len(self.segmenter.classes)).permute(0, 3, 1, 2).float()
+            share = F.interpolate(masks, size=activations.shape[2:], mode="area")
+            sums = torch.einsum("nuhw,nchw->cu", activations, share)
+            self._levels[layer] = sums, share.sum(dim=(0, 2, 3))
+        sums, weight = self._levels[layer]
+        k = self.segmenter.classes.index(target)
+        if not weight[k] > 0:
+            raise UsageError(f"no {target} is seen in {SEEN} images, so it is not known what its units are where it is")
+        return sums[k] / weight[k]
+
+    def _find_layers(self, asked: str | None) -> tuple[str, ...]:
+        """The layers that give one map of units and have a normalization after them, in the network's order."""
+        names = list(getattr(self.generator, "layers", None) or [n for n, _ in self.generator.named_modules() if n])
+        found, problem = [], ""
+        for name in [*([asked] if asked else []), *names]:
+            try:
+                self.runner(name)
+            except UsageError as error:
+                problem = problem or str(error)
+                if name == asked:
+                    raise
+                continue
+            found.append(name)
+            if len(found) == MOST_LAYERS:
+                break
+        if not found:
+            raise UsageError(f"none of the generator's layers can be edited: {problem}")
+        return tuple(sorted(set(found), key=names.index))
+
+    def _rank_name(self) -> str:
+        parts = [
+            fingerprint(self.generator),
+            fingerprint(self.segmenter),
+            repr(versions()),
+            repr(self.segmenter.classes),
+        ]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+class Rankings:
+    """Ranks the units of the layers that were asked for, on more and more latents, in a thread of its own.
+
+    What has been measured is kept in a file per layer, so that the next start of the page has it at once.
+    """
+
+    def __init__(self, generator: Any, segmenter: Segmenter, cache: Path, name: str):
+        self.generator, self.segmenter, self.cache, self.name = generator, segmenter, cache, name
+        self._known: dict[str, Ranked] = {}
+        self._wanted = ""
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def get(self, layer: str) -> Ranked:
+        """What is known by now; from now on this layer is the one that is worked on."""
+        with self._changed:
+            self._wanted = layer
+            ranked = self._known.setdefault(layer, Ranked(None, 0, 0, STAGES[0]))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="ranking")
+                self._thread.start()
+            self._changed.notify_all()
+            return ranked
+
+    def wait(self, layer: str, timeout: float) -> Ranked:
+        """As `get`, once there is a ranking, it has failed, or the time (s) is over."""
+        self.get(layer)
+        with self._changed:
+            self._changed.wait_for(lambda: self._known[layer].latents > 0 or self._known[layer].finished, timeout)
+            return self._known[layer]
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._known[self._wanted].finished)
+                layer = self._wanted
+                stage = next(n for n in STAGES if n > self._known[layer].latents)
+            try:
+                relation = self._rank(layer, stage)
+            except _Elsewhere:
+                continue
+            except (
+                Exception
+            ) as error:  # the thread's last: what went wrong is told on the page, which goes on without a ranking
+                self._tell(layer, problem=told(error))
+                continue
+            self._tell(
+                layer, relation=relation, latents=stage, done=0, of=next((n for n in STAGES if n > stage), stage)
+            )
+
+    def _rank(self, layer: str, stage: int) -> xr.Dataset:
+        runner = Runner(self.generator, layer)
+        z = latents(0, range(stage), self.generator.latent_dim, "ranking").to(runner.device)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        done = 0
+
+        def on_progress(count: int) -> None:
+            nonlocal done
+            done += count
+            self._tell(layer, done=done, of=stage)
+            if self._known[self._wanted].latents < self._known[layer].latents:
+                raise _Elsewhere
+
+        kept: Path | None = self.cache / f"{self.name}-{layer}.ace"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(filelock.FileLock(self.cache / f"{self.name}-{layer}.lock", blocking=False))
+            except filelock.Timeout:  # another page of the same folder is at it
+                kept = None
+            return relate(runner, self.segmenter, z, on_progress, rows=ROWS, kept=kept)
+
+    def _tell(self, layer: str, **news: Any) -> None:
+        with self._changed:
+            self._known[layer] = Ranked(**{**vars(self._known[layer]), **news})
+            self._changed.notify_all()
+
+
+class _Elsewhere(Exception):
+    """The user looks at a layer of which less is known."""

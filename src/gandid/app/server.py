@@ -1,0 +1,175 @@
+"""The server of the page: who may ask, and what is served."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+# Before gradio is imported anywhere: it would ask its makers for the newest version, and count this start.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
+
+from gandid.errors import UsageError
+
+COOKIE = "gandid-token"
+UPLOAD_LIMIT = 400 * 2**20  # bytes; the largest public PG-GAN checkpoint has 277 MB
+# Whatever a page may hold, the browser fetches nothing from elsewhere. Gradio's own scripts need eval and inline ones.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def guard(app: FastAPI, host: str, token: str | None) -> None:
+    """Let in who names this machine (no token), or who has the token; and forbid pages to fetch from elsewhere.
+
+    The token is taken from the address once and kept in a cookie, so that it does not stay in addresses, logs and histories.
+    Without a token, requests must name a loopback address: a web page elsewhere whose name was made to point here does not.
+    """
+
+    @app.middleware("http")
+    async def check(request: Request, call_next: Callable[[Request], Any]) -> Response:
+        given = request.query_params.get("token")
+        if token is None:
+            name = (request.headers.get("host") or "").rsplit(":", 1)[0].strip("[]")
+            if not is_loopback(name):
+                return PlainTextResponse("This page answers to 127.0.0.1 and localhost only.", 403)
+        elif given is not None and _same(given, token):
+            rest = "&".join(part for part in request.url.query.split("&") if not part.startswith("token="))
+            answer = RedirectResponse(f"{request.url.path}{'?' + rest if rest else ''}", 303)
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+            return answer
+        elif not _same(request.cookies.get(COOKIE, ""), token):
+            return PlainTextResponse("This page needs its token: open the address that `gandid app` printed.", 401)
+        response = await call_next(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def serve_runs(app: FastAPI, runs: Path) -> None:
+    """Serve the files of the folder of runs, and nothing beside it: no hidden file, no link that leads out."""
+    root = runs.resolve()
+
+    @app.get("/runs/{path:path}")
+    def file(path: str) -> Response:
+        asked = root / path
+        try:
+            real = asked.resolve()
+            inside = real.is_relative_to(root) and real.is_file()
+        except (OSError, ValueError):
+            inside = False
+        if not inside or any(part.startswith(".") for part in Path(path).parts):
+            return PlainTextResponse("There is no such file among the runs.", 404)
+        return FileResponse(real)
+
+
+def make_app(
+    blocks: Any, look: dict[str, Any], *, host: str, token: str | None, runs: Path, close: Callable[[], None]
+) -> FastAPI:
+    """The whole application: the guard, the files of runs, and the page at `/`."""
+    import gradio as gr
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        yield
+        close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    guard(app, host, token)
+    serve_runs(app, runs)
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=True,
+        allowed_paths=[],
+        max_file_size=UPLOAD_LIMIT,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        **look,
+    )
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket on the port, or on the first free one from 7860 on where none was asked for.
+
+    Raises
+    ------
+    UsageError
+        If the port is taken, or the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for attempt in range(1 if port is not None else 40):
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, port if port is not None else 7860 + attempt))
+            return found
+        except OSError as error:
+            found.close()
+            problem = error.strerror
+    where = f"{host}:{port}" if port is not None else f"{host}, ports 7860 to 7899"
+    raise UsageError(f"cannot listen on {where} ({problem}): choose another --port or --host")
+
+
+def serve(app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool, told: Callable[[str], None]) -> None:
+    """Serve until interrupted; `told` is given the address to open, once it answers."""
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+    address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            told(address)
+            if browser:
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    Server(config).run(sockets=[sock])
+
+
+def choose_token(host: str, token: str | None) -> str | None:
+    """The token that the page demands: the one asked for; one of chance where others can reach it; None on this machine alone.
+
+    Raises
+    ------
+    UsageError
+        If the token is too short to keep anybody out.
+    """
+    if token is not None and len(token) < 12:
+        raise UsageError("--token: choose one of 12 characters at least, or leave it out and one is made")
+    return token if token is not None or is_loopback(host) else secrets.token_urlsafe(24)
