@@ -4,11 +4,12 @@ PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint constraints
+.PHONY: help install demo app test test-slow lint constraints
 
 help:
 	@echo "make install   .venv with everything that development needs"
 	@echo "make demo      a study of the embedded rooms; its report is runs/demo/report.html"
+	@echo "make app       a page in the browser to find an effect by hand; studies go to runs/"
 	@echo "make test      the quick tests (TESTS='tests/did -k gain' runs some)"
 	@echo "make test-slow the tests that take longer: killed runs, a cluster, memory"
 	@echo "make lint      ruff and mypy"
@@ -19,6 +20,9 @@ install: $(VENV)/.dev
 # refuses a folder that is not a run.
 demo: $(VENV)/.runtime
 	$(VENV)/bin/gandid run --out runs/demo
+
+app: $(VENV)/.app
+	$(VENV)/bin/gandid app --runs runs
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not slow" $(TESTS)
@@ -40,12 +44,17 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.app: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing gandid and its page into $(VENV) (some minutes the first time)"
+	$(PIP) --editable '.[app]'
+	@touch $(VENV)/.runtime $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing gandid and its development tools into $(VENV) (some minutes the first time)"
 	$(PIP) --editable '.[dev]'
 # Networks of others, to test with. What they name as their requirements would bring in another PyTorch.
 	$(PIP) --no-deps 'pro-gan-pth==3.4' 'gan-face-generate==1.1.1'
-	@touch $(VENV)/.runtime $@
+	@touch $(VENV)/.runtime $(VENV)/.app $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
