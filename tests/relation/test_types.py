@@ -109,14 +109,19 @@ def test_the_probability_from_the_ranking_latents_is_binomial():
     assert row["type"] == "disentangled"
 
 
-def test_units_that_were_not_ablated_keep_their_effect():
-    relation = relation_of(np.full((12, 3), 0.1))
-    relation["drop"][:, 1:] = np.nan
-    relation["ace"].loc[{"object": "a"}] = np.array([0.1, 0.06, 0.05])  # from a screening
-    n = 20
-    (row,) = types(panel_of(np.full(n, 10), np.zeros(n, int), np.full(n, 10)), relation, BOUNDS).to_dict("records")
-    assert row["share_top"] == pytest.approx(10 / 21)
-    assert (row["type"], row["p_type_1"]) == ("type-1", 1)
+def test_after_a_screening_what_was_expected_counts():
+    """Unit 0 was ablated on all latents, the others on a few; the rest is what the screening expects."""
+    n, drop = 20, np.array([[0.1, 0.06, 0.05]] * 8 + [[0.1, 0.0, 0.0]] * 2)
+    relation, whole = relation_of(drop), relation_of(drop)
+    relation["expected"] = whole["drop"]
+    relation["exact"] = ("unit", np.array([True, False, False]))
+    relation["drop"][3:, 1:] = np.nan
+    panel = panel_of(np.full(n, 10), np.zeros(n, int), np.full(n, 10))
+    frame = types(panel, relation, BOUNDS)
+    pd.testing.assert_frame_equal(frame, types(panel, whole, BOUNDS))
+    assert frame["share_top"].item() == pytest.approx(1 / 1.88)
+    # The others carry 0.11 on eight latents of ten: more than unit 0 only where none of the two is drawn.
+    assert frame["p_type_1"].item() == pytest.approx(stats.binom.sf(9, 10, 0.8), abs=NOISE)
 
 
 def panel_and_relation(n: int, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:

@@ -48,13 +48,14 @@ def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, row
     classes = len(segmenter.classes)
     total = torch.zeros(classes, runner.units, dtype=torch.float64)
     covered: list[Tensor] = []
-    for some in z.split(max(1, rows // 2)):
+    for some in z.split(rows):
         images, readings = runner.read(some, [REFERENCE])
-        masks = F.one_hot(segmenter(images[0]), classes).permute(0, 3, 1, 2).float()
         maps = readings.layer.float()
-        share = F.interpolate(masks, size=maps.shape[2:], mode="area")
-        total += torch.einsum("nchw,nuhw->cu", share, maps).double().cpu()
-        covered.append(share.sum(dim=(2, 3)).double().cpu())
+        # One image at a time: a map for each class is many times its labels.
+        masks = (F.one_hot(seen, classes).permute(2, 0, 1).float() for seen in segmenter(images[0]))
+        share = torch.stack([F.interpolate(mask[None], size=maps.shape[2:], mode="area")[0] for mask in masks])
+        total += torch.einsum("nchw,nuhw->cu", share, maps).cpu().double()
+        covered.append(share.sum(dim=(2, 3)).cpu().double())
     cells = torch.cat(covered)
     shown = cells >= max(presence, 1e-9) * math.prod(runner.map_size)
     size = (cells * shown).sum(dim=0) / shown.sum(dim=0).clamp_min(1)

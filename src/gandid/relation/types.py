@@ -89,8 +89,7 @@ def types(panel: xr.Dataset, relation: xr.Dataset, bounds: Bounds) -> pd.DataFra
     panel
         See docs/panel.md.
     relation
-        See docs/relation.md; `drop` gives the ACE per latent. A unit that was not ablated alone on any latent of a resample
-        keeps its `ace`.
+        See docs/relation.md; `drop` gives the ACE per latent, or `expected` does where a screening spared the ablation.
     bounds
         Thresholds, see `classify`.
 
@@ -191,7 +190,10 @@ def _holes(panel: xr.Dataset) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.
 
 def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:
     """ACE of all units on the target, from resamples of the ranking's latents: (resamples, units)."""
-    drop = relation["drop"].sel(object=target).transpose("latent", "unit").values
-    measured = np.isfinite(drop)
-    draws = bootstrap(np.where(measured, drop, 0), measured, RESAMPLES, SEED + 1)
+    loss = relation["drop"].sel(object=target)
+    if "expected" in relation:  # after a screening, for the units that were not ablated on all latents
+        loss = loss.where(relation["exact"], relation["expected"].sel(object=target))
+    values = loss.transpose("latent", "unit").values
+    known = np.isfinite(values)
+    draws = bootstrap(np.where(known, values, 0), known, RESAMPLES, SEED + 1)
     return np.where(np.isnan(draws), ace, draws)
