@@ -7,19 +7,23 @@ out of support (glowing rims), two arms that are the same, a target that no imag
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 import yaml
 from scipy import ndimage
 
 from gandid import did
+from gandid.relation import types
+from gandid.relation.after import Own, compare
 from gandid.scenes import rooms
+from gandid.studies.config import TypeBounds
 
 SIZE = 64
 GRID = 8  # positions of the edited layer's map, per axis
 UNITS = 32
 TOP = 8
 EXAMPLES = 6
+RANKED = 30  # latents of the ranking
+PLACES = 6  # most activating images per unit
 COMMAND = "gandid run --generator rooms --layer layer4 --seed 0 --out runs/demo"
 CLASSES = (*rooms.CLASSES, "unknown", "mirror")
 SITES = ("layer5.norm", "layer6.norm", "output.norm")
@@ -50,7 +54,14 @@ def write(
     effects = did.estimate(panel)
     effects.to_frame().to_csv(folder / "effects.csv", index=False)
     effects.checks.to_csv(folder / "checks.csv", index=False)
-    _relation(targets, rng).to_csv(folder / "relation.csv", index=False)
+    relation = _relation(targets, images, rng)
+    measures = relation[["ace", "ace_se", "iou", "energy", "exact"]]
+    measures.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
+    relation.to_zarr(folder / "relation.zarr", mode="w", zarr_format=2)
+    types.types(panel, relation, TypeBounds()).to_csv(folder / "types.csv", index=False)
+    edits = {target: [int(unit) for unit in panel["units"].sel(target=target)] for target in targets}
+    _after(relation, edits, rng).to_zarr(folder / "after.zarr", mode="w", zarr_format=2)
+    _insertion(images, labels, edits).to_zarr(folder / "insertion.zarr", mode="w", zarr_format=2)
     _examples(folder / "examples.npz", worlds, labels, rng)
     config = {
         "generator": "rooms",
@@ -192,23 +203,104 @@ def _panel(
     )
 
 
-def _relation(targets: tuple[str, ...], rng: np.random.Generator) -> pd.DataFrame:
-    rows = []
+def _relation(targets: tuple[str, ...], images: np.ndarray, rng: np.random.Generator) -> xr.Dataset:
+    """Every unit is active in one disc of its own, and its ACE is drawn; the region is known where the tests need it."""
+    strength = np.empty((UNITS, len(CLASSES)))
     for place, name in enumerate(CLASSES):
-        ace = np.abs(rng.standard_gamma(0.25 + 0.2 * place, UNITS)) * 0.004 * (1 if name in targets else 0.3)
-        ace *= np.where(rng.random(UNITS) < 0.25, -0.3, 1)
-        rows += [
-            {
-                "unit": unit,
-                "object": name,
-                "ace": ace[unit],
-                "ace_se": 0.0004,
-                "iou": rng.uniform(0, 0.3),
-                "energy": 0.03,
-            }
-            for unit in range(UNITS)
-        ]
-    return pd.DataFrame(rows)
+        ace = rng.standard_gamma(0.25 + 0.2 * place, UNITS) * 0.004 * (1 if name in targets else 0.3)
+        strength[:, place] = ace * np.where(rng.random(UNITS) < 0.25, -0.3, 1)
+    drop = (strength + rng.normal(0, 0.002, (RANKED, *strength.shape))).astype(np.float32)
+    latents = np.stack([rng.permutation(RANKED)[:PLACES] for _ in range(UNITS)])
+    v, u = np.mgrid[:GRID, :GRID]
+    centres = rng.integers(1, GRID - 1, (2, UNITS, PLACES, 1, 1))
+    maps = np.maximum(0, 2 - np.hypot(v - centres[0], u - centres[1])).astype(np.float16)
+    shown = np.unique(latents)
+    return xr.Dataset(
+        {
+            "ace": (("unit", "object"), drop.mean(0, dtype=np.float64)),
+            "ace_se": (("unit", "object"), drop.std(0, ddof=1, dtype=np.float64) / np.sqrt(RANKED)),
+            "iou": (("unit", "object"), rng.uniform(0, 0.3, strength.shape)),
+            "energy": (("unit", "object"), rng.dirichlet(np.ones(len(CLASSES)), UNITS)),
+            "exact": ("unit", np.arange(UNITS) < UNITS - 4),
+            "threshold": ("unit", np.ones(UNITS)),
+            "drop": (("latent", "unit", "object"), drop),
+            "area": (("latent", "object"), rng.dirichlet(np.ones(len(CLASSES)), RANKED).astype(np.float32)),
+            "top_latent": (("unit", "place"), latents),
+            "top_map": (("unit", "place", "v", "u"), maps),
+            "image": (("shown", "y", "x", "channel"), images[shown]),
+        },
+        coords={
+            "unit": np.arange(UNITS),
+            "object": list(CLASSES),
+            "latent": np.arange(RANKED),
+            "shown": shown,
+        },
+        attrs={"layer": "layer4", "latents": RANKED, "ranking": "exact", "iou_threshold": "quantile"},
+    )
+
+
+def _after(relation: xr.Dataset, edits: dict[str, list[int]], rng: np.random.Generator) -> xr.Dataset:
+    """Every other unit's effect grows by half with everything live, and by a tenth with the first site held."""
+    objects = [name for name in CLASSES if name not in (*rooms.BACKGROUND, "unknown")]
+    own = Own.of(relation, objects, TOP)
+    before = relation["drop"].values[:, own.all]
+    after = np.stack([[factor * before for factor in (1.5, 1.1)] for _ in edits]).astype(np.float32)
+    after += rng.normal(0, 0.001, after.shape)
+    for t, units in enumerate(edits.values()):
+        after[t][:, :, np.isin(own.all, units)] = np.nan
+    return compare(before, after, own, edits, CLASSES, "capped:first", UNITS)
+
+
+def _insertion(images: np.ndarray, labels: np.ndarray, edits: dict[str, list[int]]) -> xr.Dataset:
+    """The target appears in a patch, on the wall more than on the floor, and live more than held."""
+    arms, step, classes = ("live", *ARMS[2:]), SIZE // 4, np.array(CLASSES)
+    factor = np.array([1.0, 0.8, 0.7, 1.0, 0.3])
+    side = slice(step, 2 * step)
+    ground = np.where(np.isin(classes, ["floor", "rug"]), 0.1, np.where(classes == "mirror", np.nan, 0.7))
+    share = np.tile(factor[:, None] * ground, (len(edits), 1, 1))
+    place = np.linspace(0.5, 1, 16).reshape(4, 4)
+    made = np.repeat(images[:1], 1 + len(arms), 0).copy()
+    made[1:, side, side] = (90, 130, 200)
+    seen = np.repeat(labels[None, :1], len(edits), 0).repeat(1 + len(arms), 1).astype(np.int32)
+    for t, target in enumerate(edits):
+        seen[t, 1:, side, side] = CLASSES.index(target)
+    region = np.zeros((len(edits), SIZE, SIZE), bool)
+    region[:, side, side] = True
+    total = np.tile(factor * 0.5, (len(edits), 1))
+
+    def around(name: str, values: np.ndarray, dims: tuple[str, ...]) -> dict[str, tuple]:
+        gap = values[:, :1] - values
+        return {
+            name: (dims, values),
+            **{f"{'' if name == 'appeared' else 'total_'}{key}": (dims, value) for key, value in {
+                "low": values - 0.05, "high": values + 0.05, "did": gap, "did_low": gap - 0.05, "did_high": gap + 0.05,
+            }.items()},
+        }  # fmt: skip
+
+    return xr.Dataset(
+        {
+            **around("appeared", share, ("target", "arm", "object")),
+            **around("total", total, ("target", "arm")),
+            "weight": (("target", "object"), np.tile(np.where(classes == "mirror", 0, 5000), (len(edits), 1))),
+            "appeared_map": (
+                ("target", "arm", "v", "u"),
+                np.tile(factor[:, None, None] * place, (len(edits), 1, 1, 1)),
+            ),
+            "image": (("target", "arm2", "y", "x", "channel"), np.repeat(made[None], len(edits), 0)),
+            "label": (("target", "arm2", "y", "x"), seen),
+            "region": (("target", "y", "x"), region),
+            "shown_latent": ("target", np.full(len(edits), 7)),
+        },
+        coords={
+            "target": list(edits),
+            "arm": list(arms),
+            "arm2": ["original", *arms],
+            "object": list(CLASSES),
+            "v": [1.0, 3, 5, 7],
+            "u": [1.0, 3, 5, 7],
+        },
+        attrs={"latents": 16},
+    )
 
 
 def _examples(

@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_csv(run: Path, page: Page) -> None:
     effects = pd.read_csv(run / "effects.csv").set_index(["target", "outcome", "object", "held", "control"])
 
     def points(share: float) -> str:
-        found = f"{100 * share:.1f}".replace("-", "−")
+        found = f"{100 * share:.1f}".replace("-", "−").replace("inf", "∞")
         return "0.0" if found == "−0.0" else found
 
     compared = 0

@@ -112,7 +112,7 @@ def overview(run: Run) -> Figure:
     heights = [max(_height(run, target) for target in line) + TITLE for line in lines]
     width = _left(run) + PLOT + RIGHT
     foot = 0.45 + (0.25 if absent else 0.0)
-    with _styled():
+    with styled():
         figure = Figure(figsize=(per_row * width + 0.1, sum(heights) + foot))
         top = figure.get_figheight()
         for line, height in zip(lines, heights, strict=True):
@@ -136,7 +136,7 @@ def overview(run: Run) -> Figure:
 
 def answer(run: Run, target: str) -> Figure:
     """One panel of `overview`, of a phone's width, without its title."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(_left(run) + NARROW + RIGHT, _height(run, target)))
         _answer(figure, run, target, 0, figure.get_figheight(), NARROW)
     return figure
@@ -177,7 +177,7 @@ def strip(run: Run, target: str) -> Figure:
         heat = (matplotlib.colormaps[GAIN](scaled)[..., :3] * 255).astype(np.uint8)
         mosaic[top : top + height, left : left + width] = heat[rows][:, cols]
         texts.append((left, top + height + foot * 0.2, f"up to ×{gains[e].max():.2f}"))
-    with _styled():
+    with styled():
         inches = 1.75 / step_x
         size = mosaic.shape[1] * inches, mosaic.shape[0] * inches
         figure = Figure(figsize=(size[0] + 0.3, size[1] + 0.75))
@@ -226,7 +226,7 @@ def maps(run: Run, target: str) -> Figure:
     """Where the gain is, where other objects in-paint, and how much of that each held arm takes away."""
     shown = heat_maps(run, target)
     side, gap, head, foot = 2.0, 0.3, 0.8, 0.65
-    with _styled():
+    with styled():
         figure = Figure(figsize=(max(len(shown), 1) * (side + gap) + gap, head + side + foot))
         width, height = figure.get_size_inches()
         for place, (title, values, low, high, colours, unit) in enumerate(shown):
@@ -257,7 +257,7 @@ def ranking(run: Run) -> Figure:
     """ACE over units, largest first, per target; the ablated units are filled."""
     per_row = min(3, len(run.targets))
     lines = -(-len(run.targets) // per_row)
-    with _styled():
+    with styled():
         figure = Figure(figsize=(4.0 * per_row, 1.9 * lines), layout="constrained")
         grid = np.atleast_1d(figure.subplots(lines, per_row, squeeze=False)).ravel()
         for axes, target in zip(grid, run.targets, strict=False):
@@ -270,7 +270,7 @@ def ranking(run: Run) -> Figure:
 
 def units(run: Run, target: str) -> Figure:
     """One panel of `ranking`, of a phone's width."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(3.1, 1.6), layout="constrained")
         _units(figure.subplots(), run, target)
     return figure
@@ -322,16 +322,16 @@ def caption(found: pictures.Change, least: float = 0.01) -> str:
 
 def save(figure: Figure, path: pathlib.Path) -> None:
     """Write PATH.png (200 dpi) and PATH.svg (text as shapes: the same everywhere)."""
-    with _styled():
+    with styled():
         figure.savefig(path.with_name(path.name + ".png"), dpi=200)
         # Without a date, the same run gives the same file.
         figure.savefig(path.with_name(path.name + ".svg"), dpi=200, metadata={"Date": None})
 
 
-def inline(figure: Figure, name: str, alt: str) -> Markup:
-    """A figure as an SVG element for the page: text stays text, colours follow the page's."""
+def inline(figure: Figure, name: str, alt: str, **style: Any) -> Markup:
+    """A figure as an SVG element for the page: text stays text, colours follow the page's; `style` as in `styled`."""
     buffer = io.StringIO()
-    with _styled(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with styled(**style | {"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -342,8 +342,8 @@ def inline(figure: Figure, name: str, alt: str) -> Markup:
     svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in kept else "", svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', svg)
-    for drawn, styled in PAGE.items():
-        svg = re.sub(drawn, styled, svg, flags=re.IGNORECASE)
+    for drawn, shown in PAGE.items():
+        svg = re.sub(drawn, shown, svg, flags=re.IGNORECASE)
     svg = re.sub(
         r"font: ([\d.]+px)[^;\"]*",
         r"font-size: \1",
@@ -567,6 +567,7 @@ def _escape(text: str) -> str:
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
+def styled(**other: Any) -> Iterator[None]:
+    """The report's look while figures are drawn and written, with `other` settings of matplotlib on top."""
+    with matplotlib.rc_context(STYLE | other):
         yield

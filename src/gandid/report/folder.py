@@ -155,7 +155,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
             panel = stored.drop_dims("latent").load()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UsageError(f"'{path / 'panel.zarr'}' is not a panel: {error}") from error
-    arms = [Arm(names[0], names, _label(list(names))) for names in effects.alike]
+    arms = [Arm(names[0], names, label(list(names))) for names in effects.alike]
     if not arms:
         raise UsageError(f"'{path / 'panel.zarr'}' has no held arm: there is nothing to compare live with")
     relation = path / "relation.csv"
@@ -202,10 +202,10 @@ def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
                 break
         else:
             groups.append([index])
-    return [(_label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups]
+    return [(label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups]
 
 
-def _label(names: list[str]) -> str:
+def label(names: list[str]) -> str:
     """What a regime does, in words, from the names of its arms."""
     if names[0] == "reference":
         return "original"

@@ -13,12 +13,13 @@ from markupsafe import Markup
 from gandid.did import Effects
 from gandid.did.words import SHOWN
 from gandid.files import replacing
-from gandid.report import figures, folder, pictures
+from gandid.relation.types import rule
+from gandid.report import figures, folder, paper, pictures
 from gandid.report.checks import checks_section
 from gandid.report.folder import Arm, Run, claimed
 from gandid.report.relation import NEGATIVE, POSITIVE, relation_section
 from gandid.report.target import target_section
-from gandid.report.text import number, slugs
+from gandid.report.text import number, slugs, typeset
 
 MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
 
@@ -31,7 +32,8 @@ def build(run: Path, effects: Effects | None = None) -> Path:
     Parameters
     ----------
     run
-        A folder with ``config.yaml`` and ``panel.zarr``, and ``relation.csv`` and ``examples.npz`` if any.
+        A folder with ``config.yaml`` and ``panel.zarr``; the rest of what `gandid run` writes if it is there. With
+        ``after.zarr`` and ``insertion.zarr`` the paper's figure is drawn, too, as ``figures/paper.png``, ``.svg`` and ``.pdf``.
     effects
         What `gandid.did.estimate` says of the panel; estimated again if not given.
 
@@ -46,14 +48,15 @@ def build(run: Path, effects: Effects | None = None) -> Path:
         If the folder is not a finished run.
     """
     read = folder.read(Path(run), effects)
-    _files(read)
+    figure = _files(read)
     page = read.path / "report.html"
     with replacing(page) as aside:
-        aside.write_text(_html(read), encoding="utf-8")
+        aside.write_text(_html(read, figure), encoding="utf-8")
     return page
 
 
-def _files(run: Run) -> None:
+def _files(run: Run) -> Markup | None:
+    """Write the figures; the paper's is also returned as the page shows it."""
     where = run.path / "figures"
     where.mkdir(exist_ok=True)
     figures.save(figures.overview(run), where / "overview")
@@ -66,9 +69,14 @@ def _files(run: Run) -> None:
             figures.save(figures.strip(run, target), where / f"strip-{name}")
         if figures.heat_maps(run, target):
             figures.save(figures.maps(run, target), where / f"maps-{name}")
+    if not paper.is_possible(run):
+        return None
+    drawn = paper.figure(run)
+    paper.save(drawn, where / "paper")
+    return paper.inline(run, drawn)
 
 
-def _html(run: Run) -> str:
+def _html(run: Run, figure: Markup | None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gandid.report", "templates"),
         autoescape=True,
@@ -88,6 +96,8 @@ def _html(run: Run) -> str:
         legend=_legend(run),
         targets=targets,
         relation=relation_section(run, colours),
+        types=_types(run),
+        paper=figure,
         positive=POSITIVE,
         negative=NEGATIVE,
         colours=colours,
@@ -157,6 +167,25 @@ def _claims(run: Run, arm: Arm) -> dict[str, Any]:
         "names": ", ".join(arm.names),
         **told,
     }
+
+
+def _types(run: Run) -> dict[str, Any] | None:
+    """The type of each target, how probable each type is, and the thresholds."""
+    if run.types is None or not len(run.types):
+        return None
+    rows = [
+        {
+            "name": str(target),
+            "type": paper.TYPES[row["type"]],
+            "probable": {name: row[f"p_{name.replace('-', '_')}"] for name in paper.TYPES},
+            "removed": number(row["removed"]),
+            "inpainted": number(row["inpainted_objects"]),
+            "share": f"{100 * row['share_top']:.0f}",
+            "effective": f"{row['effective_units']:.0f}",
+        }
+        for target, row in run.types.iterrows()
+    ]
+    return {"rows": rows, "names": list(paper.TYPES), "rule": typeset(rule(run.types))}
 
 
 def _legend(run: Run) -> list[dict[str, str]]:

@@ -64,8 +64,27 @@ def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, 
 
 
 def path(mask: np.ndarray) -> str:
-    """The outline of a mask as the data of an SVG path, in pixels."""
-    return "".join(f"M{x0} {y0}" + (f"V{y1}" if x0 == x1 else f"H{x1}") for x0, y0, x1, y1 in segments(mask))
+    """The outline of a mask as the data of an SVG path, in pixels: closed lines."""
+    across: dict[tuple[int, int], tuple[int, int]] = {}
+    down: dict[tuple[int, int], tuple[int, int]] = {}
+    for x0, y0, x1, y1 in segments(mask):
+        of = down if x0 == x1 else across
+        of[x0, y0], of[x1, y1] = (x1, y1), (x0, y0)
+    # Where a piece ends, one of the other direction ends, too, and no more: where lines cross, both go on.
+    found = ""
+    while across:
+        at = start = next(iter(across))
+        found += f"M{start[0]} {start[1]}"
+        while True:
+            turn = across.pop(at)
+            del across[turn]
+            found += f"h{turn[0] - at[0]}"
+            at = down[turn]
+            if at == start:
+                break
+            found += f"v{at[1] - turn[1]}"
+        found += "z"
+    return found
 
 
 def picture(image: np.ndarray) -> str:

@@ -19,6 +19,7 @@ from gandid.report.folder import Run
 
 # A page that can be mailed: classes of the heat map, rows of the table (but at least LEAST units of each class), images.
 CLASSES, ROWS, LEAST, IMAGES = 24, 1500, 5, 256
+OUTLINED = 64  # pixels, at most, by which outlines are drawn: finer steps are not seen in a small image
 BEST = 5  # classes that the card of a unit lists
 # Strongest positive and negative value; paper or night shows through what is weaker.
 POSITIVE, NEGATIVE = "#d55e00", "#0072b2"
@@ -183,7 +184,7 @@ def _cards(run: Run, listed: pd.DataFrame, colours: dict[str, str]) -> dict[str,
     named = found["top_latent"].sel(unit=listed_units).values.T.ravel()
     kept = list(dict.fromkeys(int(latent) for latent in named if latent in found["shown"].values))[:IMAGES]
     images = found["image"].sel(shown=kept).values
-    height, width = pictures.size_within(images.shape[1:3], pictures.THUMBNAIL)
+    height, width = pictures.size_within(images.shape[1:3], OUTLINED)
     by_unit = run.relation.set_index("unit") if run.relation is not None else pd.DataFrame()
     cards = []
     for unit in listed_units:

@@ -407,6 +407,9 @@ def _legend(found: Sweep) -> list[Line2D]:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    with matplotlib.rc_context(figures.STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for all formats
     figures.save(figure, path)
     with matplotlib.rc_context(figures.STYLE | {"pdf.fonttype": 42}):
         figure.savefig(path.with_name(path.name + ".pdf"), metadata={"CreationDate": None})

@@ -1,5 +1,6 @@
 """Numbers and names as the report writes them."""
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -10,6 +11,8 @@ def number(share: float) -> str:
     """A share in percent with one digit, with a true minus and no minus zero."""
     if pd.isna(share):
         return "–"
+    if math.isinf(share):
+        return "∞" if share > 0 else "−∞"
     text = f"{100 * share:.1f}"
     return "0.0" if text == "-0.0" else text.replace("-", "−")
 
@@ -23,6 +26,11 @@ def signed(share: float) -> str:
 def percent(share: float) -> str:
     """A share in percent, with its unit."""
     return f"{number(share)} %"
+
+
+def plain(value: float) -> str:
+    """A ratio or a correlation with two digits."""
+    return "–" if pd.isna(value) else f"{value:.2f}".replace("-", "−")
 
 
 def small(q: float) -> str:
