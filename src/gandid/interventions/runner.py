@@ -120,6 +120,34 @@ class Runner:
         """The layer's output (n, C, h, w) with no edit."""
         return self._run(z, [REFERENCE], None, read=True)[1].layer
 
+    def scaled(self, z: Tensor, scale: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Images (rows, 3, H, W) with the layer's units multiplied, every site live; differentiable in `scale`.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n, latent_dim)
+        scale : Tensor of shape (rows, C)
+            Of each unit in each row: 1 leaves it as it is, 0 ablates it.
+        latent : Tensor of shape (rows,), int64, optional
+            Which of the latents each row is of; by default they are as many as the rows, in their order. The network runs on
+            each of them once up to the layer.
+        """
+        fans, early = 0, self._fans_out_at_latents and latent is not None
+
+        def multiply(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            nonlocal fans
+            fans += 1
+            rows = output.detach() if latent is None or early else output.detach()[latent]
+            return rows * scale.to(rows.dtype)[:, :, None, None]
+
+        handle = self._layer_module.register_forward_hook(multiply)
+        try:
+            images = self.generator(z[latent] if early else z)
+        finally:
+            handle.remove()
+        self._check_once(fans)
+        return images
+
     @torch.inference_mode()
     def placebo(self, z: Tensor, edit: Arm, control: str = "frozen") -> Tensor:
         """Images (2, n, 3, H, W) of an edited arm, and of the same with every *upstream* site held.
@@ -165,11 +193,14 @@ class Runner:
                     stack.enter_context(_governed(self._sites[name], controls, (blocks, n), readings if read else None))
             inputs = z.repeat(len(arms), 1) if early else z
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
-        if fans != 1:
-            raise GandidError(f"layer '{self.layer}' ran {fans} times in one pass: choose a layer that runs once")
+        self._check_once(fans)
         for scales in (readings.natural, readings.held) if blocks > len(arms) else ():
             scales.update({name: of[: len(arms)] for name, of in scales.items()})
         return rows[: len(arms) * n].unflatten(0, (len(arms), n)), readings
+
+    def _check_once(self, fans: int) -> None:
+        if fans != 1:
+            raise GandidError(f"layer '{self.layer}' ran {fans} times in one pass: choose a layer that runs once")
 
     @torch.inference_mode()
     def _trace(self, z: Tensor) -> None:

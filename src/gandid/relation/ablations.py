@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gandid.interventions import REFERENCE, Arm, Runner, ablate
+from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
 
 
@@ -54,28 +54,40 @@ def area(labels: Tensor, classes: int) -> Tensor:
     return counts.view(len(flat), classes).double().cpu() / flat.shape[1]
 
 
+@torch.inference_mode()
 def drops(
-    runner: Runner, segmenter: Segmenter, z: Tensor, before: np.ndarray, units: Sequence[int], rows: int
+    runner: Runner,
+    segmenter: Segmenter,
+    z: Tensor,
+    before: np.ndarray,
+    latent: np.ndarray,
+    unit: np.ndarray,
+    rows: int,
 ) -> np.ndarray:
-    """Loss of area to each unit's ablation alone.
+    """Loss of area to the ablation of one unit alone, of one latent at a time.
 
     Parameters
     ----------
     z : Tensor of shape (n, latent_dim)
     before : array of shape (n, classes)
         Area of the unedited images.
-    units : sequence of int
+    latent, unit : int arrays of shape (pairs,)
+        Which latents and which units; pairs of one latent should lie next to each other, for the network runs once on it up to
+        the layer.
     rows : int
         Images that may be made at once.
 
     Returns
     -------
-    array of shape (n, units, classes)
+    array of shape (pairs, classes), float32
         Shares of the image.
     """
-    group, classes, after = max(1, rows // len(z) - 1), len(segmenter.classes), []
-    for start in range(0, len(units), group):
-        arms = [Arm(ablate((unit,))) for unit in units[start : start + group]]
-        labels = segmenter(runner.run(z, [REFERENCE, *arms])[1:].flatten(0, 1))
-        after.append(area(labels, classes).numpy().reshape(len(arms), len(z), classes))
-    return (before - np.concatenate(after)).transpose(1, 0, 2)
+    after = []
+    for start in range(0, len(latent), rows):
+        some, units = latent[start : start + rows], torch.from_numpy(unit[start : start + rows]).to(z.device)
+        own, place = (torch.from_numpy(of).to(z.device) for of in np.unique(some, return_inverse=True))
+        scale = torch.ones(len(some), runner.units, device=z.device)
+        scale[torch.arange(len(some), device=z.device), units] = 0
+        labels = segmenter(runner.scaled(z[own], scale, place))
+        after.append(area(labels, len(segmenter.classes)).numpy())
+    return (before[latent] - np.concatenate(after)).astype(np.float32)

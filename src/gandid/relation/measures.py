@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,23 +13,31 @@ import xarray as xr
 from torch import Tensor
 
 from gandid.interventions import REFERENCE, Runner
-from gandid.relation.ablations import Kept, area, drops
+from gandid.relation import rankings
+from gandid.relation.ablations import Kept, area
 from gandid.relation.activating import MostActivating
 from gandid.relation.iou import TOP_QUANTILE, TOP_QUANTILES, Overlap, Quantiles
+from gandid.relation.soft import soft_area
 from gandid.segmenters import Segmenter
 
+Ranking = Literal["exact", "screened", "optimized"]
 Threshold = Literal["quantile", "maximizing"]
+
+AT_ONCE = 64  # images made at once on a CPU: of more of them the maps no longer stay in the cache
 
 
 def relate(
     runner: Runner,
     segmenter: Segmenter,
     z: Tensor,
-    on_progress: Callable[[int], None] = lambda latents: None,
+    on_progress: rankings.Advance = lambda latents: None,
     *,
+    ranking: Ranking = "exact",
+    targets: Sequence[str] | None = None,
+    count: int = 20,
+    iou_threshold: Threshold = "quantile",
     rows: int = 128,
     kept: Path | None = None,
-    iou_threshold: Threshold = "quantile",
 ) -> xr.Dataset:
     """Measure how every unit of the runner's layer relates to every class.
 
@@ -41,39 +48,58 @@ def relate(
     z : Tensor of shape (n, latent_dim)
         Latents; take others for the effects, or the choice of units profits from their noise.
     on_progress : callable
-        Told how many latents have been done since the last call.
-    rows : int
-        Images that may be made at once.
-    kept : Path, optional
-        File that keeps the single-unit ablations, which are the long part, as they are done; what it holds already, from a run
-        that was cut short, is not done again.
+        Told how much has been done since the last call, in latents; of other rankings than `exact`, parts of them.
+    ranking : {"exact", "screened", "optimized"}
+        How the ACE is measured, and what `top_units` goes by. `exact`: every unit is ablated alone on every latent. `screened`:
+        only as far as it takes to settle the `count` units of largest ACE on each target (`gandid.relation.screening`).
+        `optimized`: as `exact`, and `alpha` is learned besides, for each target (`gandid.relation.optimized`).
+    targets : sequence of str, optional
+        For which classes the units are to be chosen; by default, all objects.
+    count : int
+        How many units.
     iou_threshold : {"quantile", "maximizing"}
         A unit counts as active where its activation is at least what its top 1 % of activations reach; or, for each class, at
         least that of `TOP_QUANTILES` with which its IoU with the class is largest.
+    rows : int
+        Images that may be made at once.
+    kept : Path, optional
+        File that keeps the long parts as they are done; what it holds already, from a call that was cut short, is not done again.
 
     Returns
     -------
     xarray.Dataset
         See docs/relation.md.
+
+    Raises
+    ------
+    UsageError
+        If the ranking needs gradients that the segmenter does not give.
     """
     classes, n = segmenter.classes, len(z)
-    before = np.empty((n, len(classes)))
-    drop = np.empty((n, runner.units, len(classes)), np.float32)
+    objects = [c for c in classes if c not in segmenter.background and c != "unknown"]
+    targets = objects if targets is None else list(targets)
+    if ranking != "exact":
+        soft_area(segmenter, runner.scaled(z[:1], torch.ones(1, runner.units, device=z.device, requires_grad=True)))
+    rows = min(rows, AT_ONCE) if z.device.type == "cpu" else rows
+
+    before = np.empty((n, len(classes)), np.float32)
     energy = torch.zeros(runner.units, len(classes), dtype=torch.float64)
     quantiles, top = Quantiles(runner.units), MostActivating(runner.units, runner.map_size)
-    store = Kept(kept)
-    batch = max(1, rows // (runner.units + 1))
     for start, _, seen, maps in _unedited(runner, segmenter, z, rows):
         before[start : start + len(seen)] = area(seen, len(classes)).numpy()
         quantiles.add(maps)
         top.add(start, maps)
         share = F.interpolate(_masks(seen, len(classes)), size=maps.shape[2:], mode="area")
         energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
-    for start in range(0, n, batch):
-        some, stop = z[start : start + batch], min(start + batch, n)
-        ablate_each = partial(drops, runner, segmenter, some, before[start:stop], range(runner.units), rows)
-        drop[start:stop] = store.rows(len(some), drop.shape[1:], ablate_each)
-        on_progress(len(some))
+
+    setting = rankings.Setting(runner, segmenter, z, before, rows, Kept(kept), on_progress)
+    if ranking == "screened":
+        ablated, about = rankings.screened(setting, objects, targets, count)
+    elif ranking == "optimized":
+        ablated, about = rankings.optimized(setting, targets)
+    else:
+        ablated, about = rankings.exact(setting)
+
     overlap = Overlap(quantiles.above((TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES), len(classes))
     shown = np.unique(top.latents)
     pictures = np.empty((len(shown), *runner.image_size, 3), np.uint8)
@@ -82,36 +108,29 @@ def relate(
         here = np.flatnonzero((shown >= start) & (shown < start + len(seen)))
         pictures[here] = _bytes(images[torch.from_numpy(shown[here] - start).to(images.device)])
     iou, threshold = overlap.best()
-    measures = {
-        "ace": drop.mean(axis=0, dtype=np.float64),
-        "ace_se": drop.std(axis=0, ddof=1, dtype=np.float64) / np.sqrt(n) if n > 1 else np.full(drop.shape[1:], np.nan),
-        "iou": iou,
-        "energy": (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-30)).numpy(),
-    }
+    pair = ("unit", "object")
     return xr.Dataset(
-        {name: (("unit", "object"), values) for name, values in measures.items()}
+        ablated
         | {
-            "exact": ("unit", np.full(runner.units, True)),
-            "threshold": ("unit", threshold[:, 0]) if iou_threshold == "quantile" else (("unit", "object"), threshold),
-            "drop": (("latent", "unit", "object"), drop),
-            "area": (("latent", "object"), before.astype(np.float32)),
+            "iou": (pair, iou),
+            "energy": (pair, (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-30)).numpy()),
+            "threshold": ("unit", threshold[:, 0]) if iou_threshold == "quantile" else (pair, threshold),
+            "area": (("latent", "object"), before),
             "top_latent": (("unit", "place"), top.latents),
             "top_map": (("unit", "place", "v", "u"), top.maps),
             "image": (("shown", "y", "x", "channel"), pictures),
         },
-        coords={
-            "unit": np.arange(runner.units),
-            "object": list(classes),
-            "latent": np.arange(n),
-            "shown": shown,
-        },
-        attrs={"layer": runner.layer, "latents": n, "ranking": "exact", "iou_threshold": iou_threshold},
+        coords={"unit": np.arange(runner.units), "object": list(classes), "latent": np.arange(n), "shown": shown},
+        attrs={"layer": runner.layer, "latents": n, "ranking": ranking, "iou_threshold": iou_threshold} | about,
     )
 
 
 def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
-    """The `count` units of largest ACE on a class, best first."""
-    order = np.argsort(-relation["ace"].sel(object=target).values, kind="stable")
+    """The `count` units of a class, best first: of largest `alpha` where that was learned for it, or else of largest ACE."""
+    by = -np.nan_to_num(relation["ace"].sel(object=target).values, nan=-np.inf)
+    order = np.argsort(by, kind="stable")
+    if "alpha" in relation and np.isfinite(relation["alpha"].sel(object=target)).all():
+        order = order[np.argsort(-relation["alpha"].sel(object=target).values[order], kind="stable")]
     return tuple(int(unit) for unit in order[:count])
 
 

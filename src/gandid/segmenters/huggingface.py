@@ -195,28 +195,23 @@ class HuggingFaceSegmenter(nn.Module):
             labels[rows] = self._scores(images[rows], normalized=len(self.scales) > 1).argmax(1)
         return labels
 
-    @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probability of each class at each pixel: (N, C, H, W) float32, for images as in a call.
 
         It is the network's softmax; of a network that gives masks, it is each class's share of the sum of the
         classes' scores, which ranks pixels by how sure the network is and is nobody's frequency. With several scales,
-        it is the mean over them. The result takes `4 * C * H * W` bytes per image.
+        it is the mean over them. Differentiable. The result takes `4 * C * H * W` bytes per image.
         """
         _check(images)
-        result = torch.empty(len(images), len(self.classes), *images.shape[2:], device=self.device)
-        for start in range(0, len(images), self.chunk):
-            rows = slice(start, start + self.chunk)
-            result[rows] = self._scores(images[rows], normalized=True)
-        return result
+        return torch.cat([self._scores(some, normalized=True) for some in images.split(self.chunk)])
 
     def _scores(self, images: Tensor, normalized: bool) -> Tensor:
         """Scores at the images' size, (N, C, H, W) float32: the largest tells the class."""
         images = images.to(self.device, torch.float32)
         total = self._scores_at(images, self.scales[0], normalized)
         for scale in self.scales[1:]:
-            total += self._scores_at(images, scale, normalized)
-        return total.div_(len(self.scales))
+            total = total + self._scores_at(images, scale, normalized)
+        return total / len(self.scales)
 
     def _scores_at(self, images: Tensor, scale: float, normalized: bool) -> Tensor:
         # The network alone runs at whatever precision the caller's autocast says.
@@ -239,10 +234,10 @@ class HuggingFaceSegmenter(nn.Module):
                 scores = _resized(output["logits"], size)
                 return scores.softmax(1) if normalized else scores
             named = output["class_queries_logits"].float().softmax(-1)[..., :-1]  # the last one is "no object"
-            masks = _resized(output["masks_queries_logits"], size).sigmoid_()
+            masks = _resized(output["masks_queries_logits"], size).sigmoid()
             scores = torch.einsum("nqc,nqhw->nchw", named, masks)
             return (
-                scores.div_(scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny))
+                scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
                 if normalized
                 else scores
             )

@@ -190,17 +190,16 @@ class UNetSegmenter(nn.Module):
         """
         self._check(images)
         labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
-        for rows in self._chunks(len(images)):
-            labels[rows] = unfold_blocks(self._score(images[rows]).max(dim=-1).indices)
+        with torch.inference_mode():
+            for rows in self._chunks(len(images)):
+                labels[rows] = unfold_blocks(self._score(images[rows]).max(dim=-1).indices)
         return labels
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call."""
+        """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call; differentiable."""
         self._check(images)
-        result = torch.empty(len(images), len(self.classes), *images.shape[2:], device=self.device)
-        for rows in self._chunks(len(images)):
-            result[rows] = unfold_blocks(self._score(images[rows]).softmax(dim=-1)).permute(0, 3, 1, 2)
-        return result
+        parts = [self._score(images[rows]).softmax(dim=-1) for rows in self._chunks(len(images))]
+        return unfold_blocks(torch.cat(parts)).permute(0, 3, 1, 2)
 
     def _check(self, images: torch.Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % MULTIPLE or images.shape[3] % MULTIPLE:
@@ -214,8 +213,7 @@ class UNetSegmenter(nn.Module):
         return [slice(start, start + size) for start in range(0, n, size)]
 
     def _score(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return self.network(images.to(self.device, torch.float32))
+        return self.network(images.to(self.device, torch.float32))
 
 
 def save_segmenter(path: Path, segmenter: UNetSegmenter) -> None:

@@ -22,7 +22,7 @@ from gandid.interventions import Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
 from gandid.segmenters import Segmenter
 from gandid.studies import figure, folder
-from gandid.studies.config import Precision, StudyConfig
+from gandid.studies.config import Precision, Ranking, StudyConfig, Threshold
 from gandid.studies.design import Design, Held
 from gandid.studies.examples import collect
 from gandid.studies.executors import Executor, Failed, Local
@@ -100,13 +100,36 @@ class Study:
         """The segmenter's object classes: neither background nor `unknown`."""
         return tuple(c for c in self.segmenter.classes if c not in self.segmenter.background and c != "unknown")
 
-    def relate(self, latents: int = 128, progress: Progress | None = None, kept: Path | None = None) -> xr.Dataset:
-        """ACE, IoU and energy of every unit for every class, over `latents` latents: see `gandid.relation.relate`."""
+    def relate(
+        self,
+        latents: int = 128,
+        progress: Progress | None = None,
+        kept: Path | None = None,
+        *,
+        ranking: Ranking = "exact",
+        targets: Sequence[str] | None = None,
+        units: int | None = None,
+        iou_threshold: Threshold = "quantile",
+    ) -> xr.Dataset:
+        """ACE, IoU and energy of every unit for every class, over `latents` latents: see `gandid.relation.relate`.
+
+        `units` are how many are to be chosen for each target, as in `run`.
+        """
         z = self._latents(range(latents), "ranking")
+        how: dict[str, Any] = {"ranking": ranking, "targets": targets, "iou_threshold": iou_threshold}
         while True:
             try:
                 with _Task(progress, "ranking units", latents) as task, arithmetic(self.device, self.precision):
-                    return relate(self.runner, self.segmenter, z, task.advance, rows=self.rows, kept=kept)
+                    return relate(
+                        self.runner,
+                        self.segmenter,
+                        z,
+                        task.advance,
+                        count=units or self._few(),
+                        rows=self.rows,
+                        kept=kept,
+                        **how,
+                    )
             except torch.OutOfMemoryError:
                 self.rows = fewer_rows(self.rows, self.device)
 
@@ -120,7 +143,9 @@ class Study:
         *,
         ablation: str = "zero",
         alpha: float = 1.0,
+        ranking: Ranking = "exact",
         ranking_latents: int = 128,
+        iou_threshold: Threshold = "quantile",
         figure: bool = False,
         store: str | Path | None = None,
         chunk: str | None = None,
@@ -145,11 +170,16 @@ class Study:
             How many.
         ablation, alpha
             `zero`, `mean` or `resample`, and the share of the way there.
+        ranking : {"exact", "screened", "optimized"}
+            How the units are chosen, where they are not named: by their ACE, measured or screened, or by the `alpha` that is
+            learned for all of them together (docs/relation.md).
         ranking_latents : int
             Latents on which the units are ranked; not those of the effects.
         figure : bool
             Measure what the paper's figure shows beside the effects, too: the relation after each ablation, and insertion
             (docs/relation.md). It is written into `store`; a finished run is given it without being run again.
+        iou_threshold : {"quantile", "maximizing"}
+            Where a unit counts as active for its IoU (docs/relation.md).
         store : str or Path, optional
             Folder to write the run into (DESIGN, "Public contract"). What it already holds of this study is kept and not
             computed again: a run that was cut short goes on, and one of fewer latents is extended.
@@ -181,7 +211,9 @@ class Study:
             latents=latents,
             ablation=ablation,
             alpha=alpha,
+            ranking=ranking,
             ranking_latents=ranking_latents,
+            iou_threshold=iou_threshold,
             figure=figure,
             chunk=chunk,
         )
@@ -261,7 +293,10 @@ class Study:
 
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
-        return config.units or min(UNITS, max(1, self.runner.units // 5))
+        return config.units or self._few()
+
+    def _few(self) -> int:
+        return min(UNITS, max(1, self.runner.units // 5))
 
     def chunk_length(self, panel: xr.Dataset, latents: int) -> int:
         """Latents that are measured between two writes to a panel: whole batches, few of them in a small study."""
@@ -304,12 +339,26 @@ class Study:
         relation = None
         chosen = {target: units for target, units in named.items() if units is not None}
         if len(chosen) < len(named):
-            relation = self.relate(config.ranking_latents, progress, kept)
+            relation = self._ranked(config, [t for t, units in named.items() if units is None], progress, kept)
             count = self.unit_count(config)
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
         means = self._means(config.ranking_latents) if config.ablation == "mean" else None
         edits = {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()}
         return Design(edits, held, **self._alike(config, held)), relation
+
+    def _ranked(
+        self, config: StudyConfig, targets: Sequence[str], progress: Progress | None, kept: Path | None
+    ) -> xr.Dataset:
+        """The relation as a configuration asks for it."""
+        return self.relate(
+            config.ranking_latents,
+            progress,
+            kept,
+            ranking=config.ranking,
+            targets=targets,
+            units=config.units,
+            iou_threshold=config.iou_threshold,
+        )
 
     def _alike(self, config: StudyConfig, held: tuple[Held, ...]) -> dict[str, Any]:
         """What tells which arms of a design are one and the same (see `Design`)."""
@@ -377,7 +426,7 @@ class Study:
             return
         relation = folder.read_relation(path)
         if relation is None:  # all units were named
-            relation = self.relate(config.ranking_latents, progress, path / folder.RANKING)
+            relation = self._ranked(config, list(design.edits), progress, path / folder.RANKING)
             folder.write_relation(path, relation)
             (path / folder.RANKING).unlink(missing_ok=True)
         additions = self.additions(path, config, design, relation)
@@ -459,7 +508,7 @@ class _Task:
         if self.progress and self.task is not None:
             self.progress.update(self.task, completed=self.progress.tasks[self.task].total)
 
-    def advance(self, steps: int) -> None:
+    def advance(self, steps: float) -> None:
         if self.progress and self.task is not None:
             self.progress.advance(self.task, steps)
 
