@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,18 @@ from gandid.studies import StudyConfig
 from gandid.studies.folder import read_config
 from gandid.studies.latents import latents
 from gandid.studies.plan import plan
-from gandid.studies.sweep import check, is_sweep, read_sweep, same_arms, sweep, total, write_tables
+from gandid.studies.sweep import (
+    OWN,
+    Layer,
+    _relations,
+    check,
+    is_sweep,
+    read_sweep,
+    same_arms,
+    sweep,
+    total,
+    write_tables,
+)
 
 LATENTS = 24
 CONFIG = StudyConfig(targets=("a", "b"), units=1, latents=LATENTS, ranking_latents=8)
@@ -118,14 +130,32 @@ def test_pairs_have_the_relations_of_their_layer(swept):
     pairs = pd.read_csv(folder / "pairs.csv").set_index(["layer", "target", "object", "arm"])
     z = latents(3, range(LATENTS), 1)[:, 0].numpy()
     row = pairs.loc[("paint", "a", "b", "capped:first")]
-    # A alone makes `a`; the positive ACE on `b` is that of B, which shares no unit with it.
+    # A alone makes `a`. Unedited, `b` is not seen: no unit makes it, so there is no overlap to speak of.
     assert row.concentration == 1
-    assert row.overlap == 0
+    assert np.isnan(row.overlap)
     relation = pd.read_csv(folder / "paint" / "relation.csv").set_index(["unit", "object"])
     assert row.energy == relation.loc[(0, "b"), "energy"]
     assert row.gain == pytest.approx(np.where(z > 0, np.sqrt(11 / 2), np.sqrt(10)).mean(), rel=1e-6)
     why = pd.read_csv(folder / "claim2.csv")["why"]
     assert why.str.contains("too few|no pair").all()  # two targets are no test of claim 2, and it says so
+
+
+def test_relations_are_those_of_the_edited_units():
+    ace = {"a": [3.0, 4.0, 0.0, -9.0], "b": [4.0, 3.0, 0.0, 1.0], "c": [0.0, -1.0, 2.0, 0.0]}
+    energy = {"a": [1.0, 1.0, 0.0, 0.0], "b": [0.1, 0.3, 0.7, 0.9], "c": [0.2, 0.2, 1.0, 0.0]}
+    rows = [
+        {"unit": unit, "object": name, "ace": ace[name][unit], "energy": energy[name][unit]}
+        for unit in (2, 0, 3, 1)  # in any order
+        for name in ace
+    ]
+    effects = SimpleNamespace(gains={"a": {"gain": 1.5}})
+    layer = Layer("paint", effects, pd.DataFrame(), {"a": (1,)}, pd.DataFrame(rows))
+    found = _relations(layer, [("a", "b"), ("a", "c")]).set_index("object")
+    # Positive ACE alone: (3, 4, 0, 0) with (4, 3, 0, 1), and with (0, 0, 2, 0).
+    assert found.overlap["b"] == pytest.approx(24 / (5 * np.sqrt(26)))
+    assert found.overlap["c"] == 0
+    assert (found.concentration == 4 / 7).all() and (found.gain == 1.5).all()
+    assert found.energy["b"] == 0.3 and found.energy["c"] == 0.2
 
 
 def test_a_finished_sweep_computes_nothing_and_writes_the_same(swept, monkeypatch):
@@ -196,7 +226,7 @@ def test_other_peoples_folders_are_left_alone(swept, tmp_path):
 
 
 def test_runs_that_were_made_one_by_one_become_a_sweep(swept, tmp_path):
-    whole, table = swept
+    _, table = swept
     for study in studies():
         study.execute(CONFIG, store=tmp_path / study.layer)
     stamp = (tmp_path / "paint" / "effects.csv").stat().st_mtime_ns
@@ -221,6 +251,53 @@ def test_arms_are_one_only_if_they_are_at_every_layer():
     assert same_arms([deep]) == {"capped:first": "frozen:first, capped:all, frozen:all"}
     assert same_arms([shallow, deep]) == same_arms([deep, shallow])
     assert same_arms([shallow, deep]) == {"capped:first": "frozen:first", "capped:all": "", "frozen:all": ""}
+
+
+def gandid_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The command line on this file's generator and segmenter."""
+    networks = ["--generator", f"{__file__}:Deep", "--segmenter", f"{__file__}:PlantedSegmenter"]
+    return subprocess.run(
+        [sys.executable, "-c", "from gandid.cli import main; main()", *arguments[:1], *networks, *arguments[1:]],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_line_sweeps_reports_and_does_not_do_it_twice(tmp_path):
+    asked = ["run", "--layer", "paint", "--layer", "again", "--target", "a", "--units", "1", "--out", "sweep"]
+    asked += ["--latents", str(LATENTS), "--ranking-latents", "8", "--control", "capped", "--seed", "3"]
+    done = gandid_command(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Claim 2 could not be tested" in done.stdout
+    assert done.stdout.rstrip().endswith("Report: sweep/report.html")
+    names = {path.name for path in (tmp_path / "sweep").iterdir()}
+    assert names == {*OWN, "paint", "again"}
+    pages = [tmp_path / "sweep" / layer / "report.html" for layer in ("paint", "again")]
+    stamps = [page.stat().st_mtime_ns for page in pages]
+    again = gandid_command(*asked, cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert [page.stat().st_mtime_ns for page in pages] == stamps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--layer", "paint", "--layer", "layer77"], "unknown layer 'layer77'"),
+        (["--layer", "paint", "--layer", "last"], "no normalization runs after layer 'last'"),
+        (["--layer", "paint", "--layer", "again", "--chunk", "1/2"], "--chunk is of one layer's latents"),
+        (
+            ["--layer", "paint", "--layer", "again", "--target", "a=1"],
+            "the units of one layer are not those of another",
+        ),
+    ],
+)
+def test_the_command_line_tells_before_anything_is_made(tmp_path, arguments, told):
+    done = gandid_command("run", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 if __name__ == "__main__":
