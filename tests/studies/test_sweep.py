@@ -112,12 +112,9 @@ def test_each_layer_is_a_run_of_its_own_of_the_same_latents(swept):
 def test_depth_has_all_objects_together_and_distinct_arms_once(swept):
     folder, _ = swept
     depth = pd.read_csv(folder / "depth.csv", keep_default_na=False)
-    # At `again` all arms are one; at `paint` there are two: over the sweep two can be told apart.
-    assert list(dict.fromkeys(zip(depth.arm, depth.same_as, strict=True))) == [
-        ("capped:first", "frozen:first"),
-        ("capped:all", ""),
-        ("frozen:all", ""),
-    ] or set(depth.arm) == {"capped:first", "capped:all"}
+    # At `again` all four are one; at `paint`, where no site attenuates, the controls agree and the held sets do not.
+    arms = list(dict.fromkeys(zip(depth.arm, depth.same_as, strict=True)))
+    assert arms == [("capped:first", "frozen:first"), ("capped:all", "frozen:all")]
     rows = depth[(depth.target == "a") & (depth.arm == "capped:all")].set_index(["layer", "outcome"])
     share = (latents(3, range(LATENTS), 1) > 0).float().mean().item()
     for layer in ("paint", "again"):
@@ -265,6 +262,7 @@ def gandid_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_sweeps_reports_and_does_not_do_it_twice(tmp_path):
     asked = ["run", "--layer", "paint", "--layer", "again", "--target", "a", "--units", "1", "--out", "sweep"]
     asked += ["--latents", str(LATENTS), "--ranking-latents", "8", "--control", "capped", "--seed", "3"]
@@ -285,12 +283,7 @@ def test_the_command_line_sweeps_reports_and_does_not_do_it_twice(tmp_path):
     ("arguments", "told"),
     [
         (["--layer", "paint", "--layer", "layer77"], "unknown layer 'layer77'"),
-        (["--layer", "paint", "--layer", "last"], "no normalization runs after layer 'last'"),
         (["--layer", "paint", "--layer", "again", "--chunk", "1/2"], "--chunk is of one layer's latents"),
-        (
-            ["--layer", "paint", "--layer", "again", "--target", "a=1"],
-            "the units of one layer are not those of another",
-        ),
     ],
 )
 def test_the_command_line_tells_before_anything_is_made(tmp_path, arguments, told):
