@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 
 from gandid.did.inference import bh
 from gandid.did.words import SHOWN
@@ -209,7 +209,7 @@ def _arm(rows: pd.DataFrame, level: float, draws: int, seed: int) -> pd.DataFram
 
     k, free = len(RELATIONS), int(groups[0].max())
     of = np.arange(k)
-    model = sm.OLS(y, np.column_stack([x, layers]))
+    model = OLS(y, np.column_stack([x, layers]))
     fit = model.fit()
     slopes, spread = fit.params[:k], _jackknife(model.exog, y, fit.params, groups[0])[:k, :k]
     se = np.sqrt(np.diag(spread))
