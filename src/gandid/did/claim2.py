@@ -136,7 +136,8 @@ def sentences(table: pd.DataFrame, layers: int) -> list[str]:
 def headline(table: pd.DataFrame) -> str:
     """The result in one sentence."""
     if not table["coefficient"].notna().any():
-        return "Claim 2 could not be tested: too few pairs are in support."
+        reasons = "; ".join(dict.fromkeys(table["why"])) or "no layer's units were ranked"
+        return f"Claim 2 could not be tested: {reasons}."
     found = table[shown(table)]
     arms = int(table.loc[table["coefficient"].notna(), "arm"].nunique())
     if not len(found):

@@ -32,7 +32,8 @@ from gandid.report.text import number, percent, signed, slugs, small, typeset
 
 MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
 PER_LINE = 6  # targets side by side in the figure
-NAMED = 3  # pairs that carry their names in the scatter, and effects that a sentence names
+NAMED = 3  # pairs that carry their names in the scatter, and effects that a sentence names, at most
+OUTSTANDING = 2.5  # standard deviations from the mean of all pairs, from which a pair is named
 # What is drawn of a target over depth, from top to bottom: outcome, what of it, what the axis says.
 LINES = (
     ("removed", "levels", "removed, %"),
@@ -351,7 +352,7 @@ def _colours(found: Sweep) -> dict[str, Any]:
 
 
 def _scatter(axes: Axes, found: Sweep, arm: str, term: str) -> None:
-    """The DID of every pair against one relation, a colour per layer; the largest are named."""
+    """The DID of every pair against one relation, a colour per layer; those that stand out are named."""
     rows, colours = _usable(found, arm), _colours(found)
     axes.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
     axes.grid(color=RULE, linewidth=0.5)
@@ -359,7 +360,8 @@ def _scatter(axes: Axes, found: Sweep, arm: str, term: str) -> None:
     for layer, of in rows.groupby("layer", sort=False):
         # A thin edge in the page's own colour keeps dark marks in sight by night.
         axes.scatter(of[term], 100 * of["did"], s=16, color=colours[str(layer)], linewidths=0.4, edgecolors=MUTED)
-    largest = rows.reindex(rows["did"].abs().sort_values(ascending=False, kind="stable").index)[:NAMED]
+    apart = (rows["did"] - rows["did"].mean()).abs() / rows["did"].std()
+    largest = rows[apart > OUTSTANDING].assign(apart=apart).nlargest(NAMED, "apart")
     middle, tall, last = (rows[term].min() + rows[term].max()) / 2, np.ptp(rows["did"]), np.inf
     for row in largest.sort_values("did", ascending=False).to_dict("records"):
         height = min(row["did"], last - 0.09 * tall)  # names do not lie upon each other
