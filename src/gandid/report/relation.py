@@ -150,11 +150,13 @@ def _tree(rows: np.ndarray) -> Tree:
 
 
 def _listed(relation: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """The pairs that the table lists: of each class its units of largest ACE, all if the page can bear them."""
+    """The pairs that the table lists: of each class its units of largest ACE, all if the page can bear them, and the ablated."""
     classes = relation["object"].nunique()
     each = max(LEAST, ROWS // max(classes, 1))
     order = relation.sort_values("ace", ascending=False, kind="stable")
-    listed = order.groupby("object", sort=False).head(each)
+    ablated = [order[(order["object"] == target) & order["unit"].isin(run.units(target))] for target in run.targets]
+    kept = pd.concat([order.groupby("object", sort=False).head(each), *ablated]).index
+    listed = order[order.index.isin(kept)]
     # The targets' pairs first, the largest effects at the top.
     first = listed["object"].isin(run.targets)
     return pd.concat([listed[first], listed[~first]])
