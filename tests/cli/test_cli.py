@@ -32,10 +32,12 @@ def test_a_run_writes_everything_and_says_what_it_found(finished):
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (folder / "run").iterdir()}
     assert names >= {"config.yaml", "panel.zarr", "effects.csv", "relation.csv", "checks.csv", "report.html", "figures"}
+    assert names >= {"relation.zarr", "types.csv"}
     effects = pd.read_csv(folder / "run" / "effects.csv")
     assert tuple(effects.columns[: len(COLUMNS)]) == tuple(COLUMNS)
     assert set(effects.held) == {"first"} and set(effects.control) == {"capped", "frozen"}
     assert "Ablating the" in done.stdout and "lamp" in done.stdout
+    assert "Types: type-1 entangled if less than 80 %" in done.stdout and "\nlamp is " in done.stdout
     assert done.stdout.rstrip().endswith("run/report.html")
     assert [p.name for p in folder.iterdir()] == ["run"]
 
@@ -49,6 +51,33 @@ def test_the_same_command_again_computes_nothing_and_another_is_refused(finished
     refused = gandid("run", *arguments, "--latents", "24", "--alpha", "0.5", cwd=folder)
     assert refused.returncode == 2
     assert "run holds another study (alpha 1.0 there, 0.5 here)" in refused.stderr
+
+
+def test_a_finished_run_is_given_its_figure(finished):
+    folder, _ = finished
+    effects = (folder / "run" / "effects.csv").stat().st_mtime_ns
+    asked = [
+        "--target",
+        "lamp",
+        "--latents",
+        "24",
+        "--ranking-latents",
+        "4",
+        "--hold",
+        "first",
+        "--out",
+        "run",
+        "--figure",
+    ]
+    done = gandid("run", *asked, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert {"after.zarr", "insertion.zarr"} <= {path.name for path in (folder / "run").iterdir()}
+    assert (
+        "relation after ablation" in done.stderr
+        and "insertion" in done.stderr
+        and "running the arms" not in done.stderr
+    )
+    assert (folder / "run" / "effects.csv").stat().st_mtime_ns == effects
 
 
 def test_a_study_is_planned_before_it_is_run(tmp_path):

@@ -100,7 +100,7 @@ def test_it_may_be_killed_at_any_moment(unbroken, processes, tmp_path):
     while True:
         process = processes.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.02, "figure": True})
         process.start()
-        process.join(moments.uniform(0.2, 1.5) * (1 + kills / 4))  # in the end long enough for a part
+        process.join(moments.uniform(0.3, 2.0) * (1 + kills / 2))  # in the end long enough for a part
         if not process.is_alive():
             assert process.exitcode == 0
             break

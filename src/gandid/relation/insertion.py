@@ -1,6 +1,6 @@
 """Insertion: a target's units set to what they are where the target is seen, in one region after another.
 
-As GAN Dissection inserts objects (Bau et al. 2018, eq. 4): in the region the units take their *object-conditional means*, the
+As GAN Dissection inserts objects (Bau et al. 2018, section 3.2): in the region the units take their *object-conditional means*, the
 rest of the layer stays as it is. Where, and on what ground, does the target then appear, and does normalization, which the
 inserted values make divide by more, hinder it or help?
 """
