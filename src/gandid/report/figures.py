@@ -360,6 +360,11 @@ def arm_style(run: Run, arm: Arm | None) -> tuple[str, str]:
     return LIVE if arm is None else HELD[run.arms.index(arm) % len(HELD)]
 
 
+def variable(run: Run, arm: Arm | None) -> str:
+    """The page's name for the colour of an arm: the style has a light and a dark one."""
+    return "--arm0" if arm is None else f"--arm{1 + run.arms.index(arm) % len(HELD)}"
+
+
 def _answer(figure: Figure, run: Run, target: str, left: float, top: float, plot: float = PLOT) -> None:
     """The panel of one target, by the inch: bars of what is removed, and under it who in-paints."""
     width, height = figure.get_size_inches()

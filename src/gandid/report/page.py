@@ -159,7 +159,7 @@ def _claims(run: Run, arm: Arm) -> dict[str, Any]:
     colour, mark = figures.arm_style(run, arm)
     return {
         "label": arm.label,
-        "place": f"--arm{1 + run.arms.index(arm) % len(figures.HELD)}",
+        "place": figures.variable(run, arm),
         "mark": MARKS[mark],
         "colour": colour,
         "sound": len(sound),
@@ -194,9 +194,9 @@ def _legend(run: Run) -> list[dict[str, str]]:
         {
             "label": "live" if arm is None else arm.label,
             "mark": MARKS[figures.arm_style(run, arm)[1]],
-            "place": f"--arm{place if place == 0 else 1 + (place - 1) % len(figures.HELD)}",
+            "place": figures.variable(run, arm),
         }
-        for place, arm in enumerate(arms)
+        for arm in arms
     ]
 
 

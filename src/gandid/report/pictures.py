@@ -2,10 +2,11 @@
 
 import base64
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 from scipy import ndimage
 
@@ -139,6 +140,13 @@ def gradient(colours: str, steps: int = 17) -> str:
     """The same colours as a CSS gradient, for the bar beside a map."""
     rgb = (matplotlib.colormaps[colours](np.linspace(0, 1, steps))[:, :3] * 255).round().astype(int)
     return "linear-gradient(90deg," + ",".join("#{:02x}{:02x}{:02x}".format(*c) for c in rgb) + ")"
+
+
+def scale(low: float, high: float, colours: str, unit: str) -> dict[str, Any]:
+    """The bar beside a map: its ends and middle, its unit, its colours."""
+    digits = 2 if high - low < 5 else 1
+    ends = [f"{value:.{digits}f}".replace("-", "−") for value in (low, (low + high) / 2, high)]
+    return {"ticks": ends, "unit": unit, "gradient": Markup(gradient(colours))}
 
 
 def _uri(image: Image.Image, form: str, **options: int | bool) -> str:

@@ -45,9 +45,9 @@ def relation_section(run: Run, colours: dict[str, str]) -> dict[str, Any] | None
     """What the page says of all units and classes; None if the run has no relation."""
     if run.relation is None:
         return None
-    tables = {name: run.relation.pivot(index="unit", columns="object", values=name) for name in MEASURES}
+    tables = {name: run.relation.pivot(index="unit", columns="object", values=name).fillna(0) for name in MEASURES}
     listed = _listed(run.relation, run)
-    cards = _cards(run, listed, colours)
+    cards = _cards(run, run.relation, listed, colours)
     return {
         "heat": _heat(run, tables, colours),
         "rows": [_row(row, colours, set(cards["units"])) for row in listed.to_dict("records")],
@@ -176,27 +176,27 @@ def _row(row: dict[Any, Any], colours: dict[str, str], linked: set[int]) -> dict
     }
 
 
-def _cards(run: Run, listed: pd.DataFrame, colours: dict[str, str]) -> dict[str, Any]:
+def _cards(run: Run, relation: pd.DataFrame, listed: pd.DataFrame, colours: dict[str, str]) -> dict[str, Any]:
     """Per unit its most activating images, its region outlined; and those images, once each."""
     if run.activity is None or "top_latent" not in run.activity:
         return {"units": [], "cards": [], "pictures": {}, "aspect": "1"}
     found = run.activity
     listed_units = list(dict.fromkeys(listed["unit"]))
     # First places first, so that if there are too many images each unit keeps its best.
-    named = found["top_latent"].sel(unit=listed_units).values.T.ravel()
-    kept = list(dict.fromkeys(int(latent) for latent in named if latent in found["shown"].values))[:IMAGES]
+    kept = list(dict.fromkeys(found["top_latent"].sel(unit=listed_units).values.T.ravel().tolist()))[:IMAGES]
     images = found["image"].sel(shown=kept).values
     height, width = pictures.size_within(images.shape[1:3], OUTLINED)
-    by_unit = run.relation.set_index("unit") if run.relation is not None else pd.DataFrame()
+    ablated = {target: set(run.units(target)) for target in run.targets}
+    by_unit = dict(iter(relation.groupby("unit")))
     cards = []
     for unit in listed_units:
-        rows = by_unit.loc[[unit]]
+        rows = by_unit[unit]
         best = rows[rows["ace"] >= VISIBLE / 10].nlargest(BEST, "ace").to_dict("records")
         cards.append(
             {
                 "unit": int(unit),
-                "best": [_row({**row, "unit": unit}, colours, set()) for row in best],
-                "chosen": [target for target in run.targets if unit in run.units(target)],
+                "best": [_row(row, colours, set()) for row in best],
+                "chosen": [target for target, units in ablated.items() if unit in units],
                 "places": _places(found.sel(unit=unit), set(kept), (height, width), rows),
             }
         )

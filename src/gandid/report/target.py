@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from gandid.did.words import VISIBLE
 from gandid.relation.types import sentences
-from gandid.report import figures, folder, paper, pictures
+from gandid.report import figures, folder, pictures
+from gandid.report.after import after
 from gandid.report.folder import Arm, Run, claimed
+from gandid.report.insertion import insertion
 from gandid.report.relation import ranking
-from gandid.report.text import number, percent, plain, signed, small, typeset
+from gandid.report.text import number, percent, signed, small, typeset
 
 # What each outcome is, and what its numbers are shares of.
 OUTCOMES = {
@@ -50,8 +51,8 @@ def target_section(run: Run, target: str, slug: str, colours: dict[str, str], se
             "arms": [{"label": arm.label, "outside": not run.supported(target, arm)} for arm in run.arms],
             "main": _table(run, target, ("removed", "inpainted")),
             "more": _table(run, target, ("emerged", "collateral", "area")),
-            "after": _after(run, target, slug),
-            "insertion": _insertion(run, target),
+            "after": after(run, target, slug),
+            "insertion": insertion(run, target),
         }
     return said
 
@@ -117,7 +118,7 @@ def _strip(run: Run, target: str) -> dict[str, Any]:
         "headings": [*headings, ["gain at the first site"]],
         "rows": rows,
         "box": f"0 0 {width} {height}",
-        "scale": _scale(low, high, figures.GAIN, "×"),
+        "scale": pictures.scale(low, high, figures.GAIN, "×"),
         "aspect": f"{width} / {height}",
     }
 
@@ -134,7 +135,7 @@ def _map(
         "src": pictures.heat(values, low, high, colours),
         "alt": f"Map for {target}: {title}, from {np.nanmin(values):.2f} to {np.nanmax(values):.2f} {unit}, "
         f"strongest at the {where}",
-        "scale": _scale(low, high, colours, unit),
+        "scale": pictures.scale(low, high, colours, unit),
         "outside": title.endswith("(out of support)"),
     }
 
@@ -143,152 +144,12 @@ def _third(place: Any, size: int, first: str, last: str) -> str:
     return (first, "middle", last)[int(3 * place / size)]
 
 
-def _scale(low: float, high: float, colours: str, unit: str) -> dict[str, Any]:
-    digits = 2 if high - low < 5 else 1
-    ends = [f"{value:.{digits}f}".replace("-", "−") for value in (low, (low + high) / 2, high)]
-    return {"ticks": ends, "unit": unit, "gradient": Markup(pictures.gradient(colours))}
-
-
 def _type(run: Run, target: str) -> str | None:
     """The target's type in a sentence."""
     if run.types is None or target not in run.types.index:
         return None
     [sentence] = sentences(run.types.loc[[target]].reset_index(), {target: len(run.units(target))})
     return typeset(sentence)
-
-
-def _after(run: Run, target: str, slug: str) -> dict[str, Any] | None:
-    """What the target's ablation does to the ACE of the other objects: a chart, and its numbers."""
-    if run.after is None or not paper.others(run, target):
-        return None
-    found = run.after.sel(target=target)
-    arms = [str(arm) for arm in found["arm"].values]
-    lines: list[dict[str, Any]] = []
-    for name in paper.others(run, target):
-        before, *ranks = paper.ranks(run, target, name)
-        cells = []
-        for arm, rank in zip(arms, ranks, strict=True):
-            ratio, low, high = paper.ratios(run, target, arm, name)
-            same = float(found["rank_correlation"].sel(arm=arm, object=name))
-            cells.append(
-                {
-                    "ratio": plain(ratio),
-                    "interval": f"[{plain(low)}, {plain(high)}]",
-                    "rank": f"{before} → {rank}",
-                    "same": plain(same),
-                }
-            )
-        lines.append({"object": name, "cells": cells})
-    labels = [_regime(run, arm) for arm in arms]
-    told = "; ".join(
-        f"{line['object']} "
-        + ", ".join(
-            f"{label} {cell['ratio']} {cell['interval']}" for label, cell in zip(labels, line["cells"], strict=True)
-        )
-        for line in lines
-    )
-    alt = f"Chart. ACE of the other objects after the ablation of {target}, over their ACE before: {told}."
-    return {
-        "chart": figures.inline(paper.after_panel(run, target), f"after-{slug}", alt),
-        "arms": labels,
-        "lines": lines,
-        "latents": run.after.attrs["latents"],
-        "units": run.after.attrs["units"],
-        "legend": [
-            {
-                "label": label,
-                "place": "--arm0" if held is None else f"--arm{1 + run.arms.index(held) % len(figures.HELD)}",
-            }
-            for label, held in ((label, paper.arm_named(run, arm)) for label, arm in zip(labels, arms, strict=True))
-        ],
-    }
-
-
-def _insertion(run: Run, target: str) -> dict[str, Any] | None:
-    """Where the target appears when its units are set to what they are where it is seen: images, maps, and by ground."""
-    if run.insertion is None or not (run.insertion["weight"].sel(target=target) > 0).any():
-        return None
-    found = run.insertion.sel(target=target)
-    arms = [str(arm) for arm in found["arm"].values]
-    labels = {arm: "live" if arm == "live" else folder.label([arm]) for arm in arms}
-    classes = [str(name) for name in found["object"].values]
-    maps = 100 * found["appeared_map"].values
-    high = max(float(np.nanmax(maps, initial=0.0)), 0.1)
-    grounds = sorted((name for name in classes if name != target and found["weight"].sel(object=name) > 0),
-                     key=lambda name: -int(found["weight"].sel(object=name)))  # fmt: skip
-    whole = float(found["weight"].sel(object=grounds).sum())
-
-    def cells(value: Any) -> list[dict[str, str]]:
-        return [
-            {
-                "value": number(float(value("").sel(arm=arm))),
-                "interval": f"[{number(float(value('low').sel(arm=arm)))}, {number(float(value('high').sel(arm=arm)))}]",
-            }
-            for arm in arms
-        ]
-
-    lines = [
-        {
-            "ground": name,
-            "share": number(float(found["weight"].sel(object=name)) / whole),
-            "cells": cells(lambda end, name=name: found[end or "appeared"].sel(object=name)),
-        }
-        for name in grounds
-    ]
-    return {
-        "latent": int(found["shown_latent"]),
-        "pictures": _inserted(run, target, ["original", *arms], labels) if int(found["shown_latent"]) >= 0 else [],
-        "maps": [
-            {
-                "title": labels[arm],
-                "src": pictures.heat(values, 0, high, figures.SHARE),
-                "alt": f"Map for {target} inserted, {labels[arm]}: appears on {np.nanmin(values):.1f} to {np.nanmax(values):.1f} % "
-                "of the region, by its place",
-            }
-            for arm, values in zip(arms, maps, strict=True)
-        ],
-        "scale": _scale(0, high, figures.SHARE, "% of the region"),
-        "arms": list(labels.values()),
-        "lines": [
-            {
-                "ground": "all",
-                "share": number(1),
-                "cells": cells(lambda end: found[f"total_{end}" if end else "total"]),
-            },
-            *lines,
-        ],
-        "latents": run.insertion.attrs["latents"],
-    }
-
-
-def _inserted(run: Run, target: str, arms: list[str], labels: dict[str, str]) -> list[dict[str, str]]:
-    """The images of one insertion: the region, and what appeared."""
-    assert run.insertion is not None
-    found = run.insertion.sel(target=target)
-    classes = [str(name) for name in found["object"].values]
-    region, before = found["region"].values.astype(bool), found["label"].sel(arm2="original").values
-    shown = []
-    for arm in arms:
-        after = found["label"].sel(arm2=arm).values
-        came = pictures.change(before, after, classes, run.objects, target).appeared
-        filled = percent(float((after[region] == classes.index(target)).mean()))
-        shown.append(
-            {
-                "title": labels.get(arm, "before"),
-                "src": pictures.picture(found["image"].sel(arm2=arm).values),
-                "region": pictures.path(region),
-                "came": pictures.path(came),
-                "text": f"{filled} {target}",
-                "alt": f"{target} inserted, {labels.get(arm, 'before')}: it covers {filled} of the region",
-                "box": f"0 0 {region.shape[1]} {region.shape[0]}",
-            }
-        )
-    return shown
-
-
-def _regime(run: Run, arm: str) -> str:
-    held = paper.arm_named(run, arm)
-    return "live" if held is None else held.label
 
 
 def _table(run: Run, target: str, outcomes: Iterable[str]) -> dict[str, Any]:
