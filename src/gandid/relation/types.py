@@ -147,22 +147,20 @@ def rule(frame: pd.DataFrame) -> str:
 
 
 def _sentence(row: Mapping[Any, Any], units: int) -> str:
-    probability = row["p_" + row["type"].replace("-", "_")]
+    chances = {name: row["p_" + name.replace("-", "_")] for name in TYPES}
+    chance = chances.pop(row["type"])
+    others = ", ".join(f"{name} {other:.2f}" for name, other in chances.items() if other >= 0.005)
+    sure = "above 0.99" if 0.995 <= chance < 1 else f"{chance:.2f}"
     name = row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled"
-    others = [
-        f"{other} {row['p_' + other.replace('-', '_')]:.2f}"
-        for other in TYPES
-        if other != row["type"] and row["p_" + other.replace("-", "_")] >= 0.005
-    ]
-    carry = "1 unit carries" if units == 1 else f"{units} units carry"
     parts = [
         f"{_percent(row['removed'])} of it is removed",
         f"{_percent(row['inpainted_objects'])} turns into other objects",
     ]
     if row["unknown"] >= UNKNOWN:
         parts.append(f"{_percent(row['unknown'])} into nothing that the segmenter knows")
+    carry = "1 unit carries" if units == 1 else f"{units} units carry"
     return (
-        f"{row['target']} is {name} with probability {probability:.2f}{' (' + ', '.join(others) + ')' if others else ''}: "
+        f"{row['target']} is {name} with probability {sure}{f' ({others})' if others else ''}: "
         f"{', '.join(parts)}, and its {carry} {_percent(row['share_top'])} of the positive ACE."
     )
 
