@@ -38,7 +38,7 @@ def processes():
 
 
 def same_files(one, other):
-    for name in ("effects.csv", "checks.csv", "relation.csv"):
+    for name in ("effects.csv", "checks.csv", "relation.csv", "types.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     with np.load(one / "examples.npz") as a, np.load(other / "examples.npz") as b:
         assert all(np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f") for name in a.files)

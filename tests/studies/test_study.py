@@ -88,7 +88,7 @@ def test_a_run_is_written_and_read_back(tmp_path):
     store = tmp_path / "run"
     panel = planted_study().run(["a"], units=1, latents=10, ranking_latents=8, store=store, command="gandid run")
     assert {p.name for p in store.iterdir() if not p.name.startswith(".")} == {
-        "config.yaml", "panel.zarr", "relation.zarr", "relation.csv", "effects.csv", "checks.csv", "examples.npz",
+        "config.yaml", "panel.zarr", "relation.zarr", "relation.csv", "types.csv", "effects.csv", "checks.csv", "examples.npz",
     }  # fmt: skip
     with xr.open_zarr(store / "panel.zarr", chunks=None) as stored:
         xr.testing.assert_equal(stored.load(), panel)
