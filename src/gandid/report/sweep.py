@@ -41,6 +41,11 @@ LINES = (
     ("inpainted", "levels", "in-painted, %"),
     ("inpainted", "did", "DID of in-painted"),
 )
+# What is said of a DID: outcome, its name, and what it is above and below 0.
+OUTCOMES = (
+    ("removed", "removal", "where more is removed", "of self-repair"),
+    ("inpainted", "in-painting by all objects together", "where normalization causes it", "where it prevents it"),
+)
 DASHED = (0, (2, 1.5))
 LAYERS = "viridis"  # layers in the scatter, shallow to deep
 RELATIONS = {
@@ -498,14 +503,16 @@ def _depth_words(found: Sweep) -> list[str]:
             )
             continue
         parts = []
-        for outcome, what in (("removed", "removal"), ("inpainted", "in-painting by all objects together")):
+        for outcome, what, above, below in OUTCOMES:
             of = usable[(usable["outcome"] == outcome) & (usable["q"] < SHOWN) & (usable["did"].abs() >= VISIBLE / 2)]
             largest = of.reindex(of["did"].abs().sort_values(ascending=False, kind="stable").index)[:NAMED]
             told = ", ".join(
                 f"{row['target']} at {row['layer']} {signed(row['did'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
                 for row in largest.to_dict("records")
             )
-            parts.append(f"a DID of {what} is shown for {len(of)}" + (f" (largest: {told} points)" if len(of) else ""))
+            up = int((of["did"] > 0).sum())
+            detail = f", {up} {above}, {len(of) - up} {below} (largest, in points: {told})" if len(of) else ""
+            parts.append(f"a DID of {what} is shown for {len(of)}{detail}")
         said.append(f"Live against {name}, {inside} of {len(possible)} (layer, target) in support: {'; '.join(parts)}.")
     return said
 
