@@ -229,56 +229,53 @@ def summarize(
     xarray.Dataset
         See docs/relation.md, "Insertion".
     """
-    targets, grid = list(found), (_grid(map_size[0]), _grid(map_size[1]))
-    by_ground: dict[str, list[np.ndarray]] = {}
-    overall: dict[str, list[np.ndarray]] = {}
-    maps, weights = [], []
-    for target, one in found.items():
-        elsewhere = np.array([name != target for name in classes])
-        before, appeared = one.before * elsewhere, one.appeared * elsewhere
-        for table, axis in ((by_ground, 2), (overall, (2, 3))):
-            # (n, arms, classes or 1) over the positions
-            parts = np.moveaxis(appeared.sum(axis=axis), 0, 1).reshape(len(before), len(arms), -1)
-            whole = before.sum(axis=1 if axis == 2 else (1, 2)).reshape(len(before), 1, -1)
-            for name, values in _shares(parts, whole, seed).items():
-                table.setdefault(name, []).append(values)
-        weights.append(before.sum(axis=(0, 1)))
-        maps.append(_ratio(appeared.sum(axis=(1, 3)), before.sum(axis=(0, 2))).reshape(len(arms), *map(len, grid)))
     rank = max(len(of) for of in units.values())
-    table_units, table_levels = np.full((len(targets), rank), -1, np.int32), np.full((len(targets), rank), np.nan)
-    for t, target in enumerate(targets):
-        its = list(units[target])
-        table_units[t, : len(its)] = its
-        table_levels[t, : len(its)] = known.means[classes.index(target), its].numpy()
-    chosen = [one.chosen.tolist() for one in found.values()]
-    ends = [centres(map_size)[position] if position >= 0 else (np.nan, np.nan) for _, position in chosen]
+    each = []
+    for target, one in found.items():
+        c, its = classes.index(target), list(units[target])
+        numbers, means = np.full(rank, -1, np.int32), np.full(rank, np.nan)
+        numbers[: len(its)], means[: len(its)] = its, known.means[c, its].numpy()
+        latent, position = one.chosen.tolist()
+        shown = latent >= 0
+        each.append(
+            _appearance(one, c, arms, map_size, seed).assign(
+                side=side_of(map_size, known.cells[c]),
+                units=("rank", numbers),
+                levels=("rank", means),
+                image=(("arm2", "y", "x", "channel"), one.image),
+                label=(("arm2", "y", "x"), one.label),
+                region=(("y", "x"), one.region),
+                shown_latent=latents[latent] if shown else -1,
+                shown_centre=("end", np.array(centres(map_size)[position] if shown else (np.nan, np.nan))),
+            )
+        )
+    grid = {"v": _grid(map_size[0]), "u": _grid(map_size[1])}
+    names = {"arm": list(arms), "arm2": ["original", *arms], "object": list(classes), "end": list(grid)}
+    joined = xr.concat(each, dim=xr.Variable("target", list(found)))
+    return joined.assign_coords(names | grid).assign_attrs(latents=len(latents))
+
+
+def _appearance(one: Inserted, target: int, arms: Sequence[str], map_size: Sequence[int], seed: int) -> xr.Dataset:
+    """Where one target, whose class is the number `target`, appears: by ground, on all together, and by position."""
+    elsewhere = np.arange(one.before.shape[2]) != target
+    before, appeared = (
+        one.before * elsewhere,
+        np.moveaxis(one.appeared * elsewhere, 0, 1),
+    )  # (n, [arms,] positions, classes)
+    by_ground = _shares(appeared.sum(axis=2), before.sum(axis=1)[:, None], seed)
+    total = _shares(appeared.sum(axis=(2, 3))[..., None], before.sum(axis=(1, 2))[:, None, None], seed)
+    places = _ratio(appeared.sum(axis=(0, 3)), before.sum(axis=(0, 2)))
     return xr.Dataset(
-        {name: (("target", "arm", "object"), np.stack(values)) for name, values in by_ground.items()}
-        | {f"total_{name}".replace("total_appeared", "total"): (("target", "arm"), np.stack(values)[:, :, 0])
-           for name, values in overall.items()}
+        {name: (("arm", "object"), values) for name, values in by_ground.items()}
+        | {"total" if name == "appeared" else f"total_{name}": ("arm", of[:, 0]) for name, of in total.items()}
         | {
-            "weight": (("target", "object"), np.stack(weights)),
-            "appeared_map": (("target", "arm", "v", "u"), np.stack(maps)),
-            "side": ("target", [side_of(map_size, known.cells[classes.index(target)]) for target in targets]),
-            "units": (("target", "rank"), table_units),
-            "levels": (("target", "rank"), table_levels),
-            "image": (("target", "arm2", "y", "x", "channel"), np.stack([one.image for one in found.values()])),
-            "label": (("target", "arm2", "y", "x"), np.stack([one.label for one in found.values()])),
-            "region": (("target", "y", "x"), np.stack([one.region for one in found.values()])),
-            "shown_latent": ("target", [latents[latent] if latent >= 0 else -1 for latent, _ in chosen]),
-            "shown_centre": (("target", "end"), np.array(ends)),
-        },
-        coords={
-            "target": targets,
-            "arm": list(arms),
-            "arm2": ["original", *arms],
-            "object": list(classes),
-            "v": grid[0],
-            "u": grid[1],
-            "end": ["v", "u"],
-        },
-        attrs={"latents": len(latents)},
-    )  # fmt: skip
+            "weight": ("object", before.sum(axis=(0, 1))),
+            "appeared_map": (
+                ("arm", "v", "u"),
+                places.reshape(len(arms), *(len(_grid(length)) for length in map_size)),
+            ),
+        }
+    )
 
 
 def _shares(parts: np.ndarray, whole: np.ndarray, seed: int) -> dict[str, np.ndarray]:
