@@ -54,6 +54,18 @@ Memory = Annotated[
 ]
 
 
+Ranked = Annotated[
+    str | None, typer.Option(metavar="exact|screened|optimized", help="How units are found; exact if not given.")
+]
+Screen = Annotated[
+    bool,
+    typer.Option("--screen", help="Short for --ranking screened: units are ablated only until the choice is settled."),
+]
+IouThreshold = Annotated[
+    str, typer.Option(help="quantile (a unit's top 1 %), or maximizing: the one with the largest IoU, per class.")
+]
+
+
 @app.callback()
 def main_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -87,7 +99,10 @@ def run(
     ablation: Annotated[str, typer.Option(help="zero, mean or resample.")] = "zero",
     alpha: Annotated[float, typer.Option(help="Share of the way to the ablated value.")] = 1.0,
     latents: Annotated[int, typer.Option(help="Latents for the effects.")] = 512,
+    ranking: Ranked = None,
+    screen: Screen = False,
     ranking_latents: Annotated[int, typer.Option(help="Latents for the ranking of units.")] = 128,
+    iou_threshold: IouThreshold = "quantile",
     seed: Seed = 0,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 where a GPU is faster with it.")] = "fp32",
     chunk: Annotated[
@@ -123,6 +138,9 @@ def run(
         if name in {*StudyConfig.model_fields, "target", "segmenter_scale"}
         and (config is None or getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
     }
+    overrides.pop("ranking", None)
+    if screen or ranking is not None:
+        overrides["ranking"] = _ranking(ranking, screen)
     if "target" in overrides:
         overrides["targets"] = _targets(overrides.pop("target"))
     if "segmenter_scale" in overrides:
@@ -195,21 +213,40 @@ def relate(
     segmenter: Segmenter = "rooms",
     layer: Layer = None,
     latents: Annotated[int, typer.Option(min=2, help="How many latents.")] = 128,
+    ranking: Ranked = None,
+    screen: Screen = False,
+    iou_threshold: IouThreshold = "quantile",
     seed: Seed = 0,
-    out_file: Annotated[Path, typer.Option("--out", help="CSV file to write.")] = Path("relation.csv"),
+    out_file: Annotated[
+        Path, typer.Option("--out", help="CSV file to write; the whole dataset goes beside it, into a folder .zarr.")
+    ] = Path("relation.csv"),
     device: Device = "auto",
     memory: Memory = None,
 ) -> None:
     """Measure IoU, ACE and energy of every unit of a layer for every class."""
+    from gandid.files import replacing
     from gandid.studies import StudyConfig
+    from gandid.studies.folder import write_measures
+    from gandid.studies.store import explained, write_dataset
 
-    asked = StudyConfig.check(generator=generator, segmenter=segmenter, layer=layer, seed=seed)
+    asked = StudyConfig.check(
+        generator=generator,
+        segmenter=segmenter,
+        layer=layer,
+        seed=seed,
+        ranking=_ranking(ranking, screen),
+        iou_threshold=iou_threshold,
+    )
+    dataset = out_file.with_suffix(".zarr")
+    for path in (out_file, dataset):
+        if path.exists():
+            raise UsageError(f"{path} exists: choose another --out, or remove it")
     study = _study(asked, device, memory)
-    if out_file.exists():
-        raise UsageError(f"{out_file} exists: choose another --out, or remove it")
     with _progress() as progress:
-        relation = study.relate(latents, progress)
-    relation.to_dataframe().reset_index().to_csv(out_file, index=False)
+        relation = study.relate(latents, progress, ranking=asked.ranking, iou_threshold=asked.iou_threshold)
+    write_dataset(dataset, relation)
+    with explained(out_file), replacing(out_file) as aside:
+        write_measures(aside, relation)
     table = Table(
         title=f"{study.layer}: the five units of largest ACE (points of the image's area)", title_justify="left"
     )
@@ -219,7 +256,7 @@ def relate(
         ace = relation["ace"].sel(object=name).to_series().nlargest(5)
         table.add_row(name, ", ".join(map(str, ace.index)), ", ".join(f"{100 * value:.2f}" for value in ace))
     out.print(table)
-    out.print(f"Written: {out_file}")
+    out.print(f"Written: {out_file}, {dataset}")
 
 
 @app.command(epilog="Example: gandid report runs/latest")
@@ -397,6 +434,13 @@ def _evaluate_generator() -> None:
     out.print(table)
     if not (quality.area_ok.dropna().all() and quality.presence_ok.dropna().all()):
         raise GandidError("the generator misses a bar")
+
+
+def _ranking(ranking: str | None, screen: bool) -> str:
+    """What `--ranking` and `--screen` say together."""
+    if screen and ranking not in (None, "screened"):
+        raise UsageError(f"--screen is --ranking screened, and --ranking {ranking} is given: choose one")
+    return "screened" if screen else ranking or "exact"
 
 
 def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:

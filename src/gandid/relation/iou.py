@@ -38,8 +38,11 @@ class Quantiles:
             digest.update(values)
 
     def above(self, shares: Sequence[float]) -> np.ndarray:
-        """What so large a share of each unit's activations reaches: (shares, units) float32."""
-        return np.array([[d.get_quantile(1 - share) for d in self._digests] for share in shares], np.float32)
+        """What so large a share of each unit's activations reaches, and more than its smallest: (shares, units) float32."""
+        reached = np.array([[d.get_quantile(1 - share) for d in self._digests] for share in shares], np.float32)
+        # A unit that is mostly at its smallest (0, after a rectifier) is not active there.
+        smallest = np.array([d.get_min_value() for d in self._digests], np.float32)
+        return np.maximum(reached, np.nextafter(smallest, np.float32(np.inf)))
 
 
 class Overlap:
@@ -60,14 +63,20 @@ class Overlap:
 
     def add(self, maps: Tensor, labels: Tensor) -> None:
         """Take in activations (n, units, h, w), upsampled bilinearly to the size of the labels (n, H, W)."""
+        thresholds = self.thresholds.to(maps)
+        lowest = thresholds.amin(dim=0)
         for some, seen in zip(maps, labels, strict=True):
-            large = F.interpolate(some[None], size=seen.shape, mode="bilinear", align_corners=False)[0].flatten(1)
-            masks = F.one_hot(seen.flatten(), self.classes).to(large)
+            masks = F.one_hot(seen.flatten(), self.classes).to(maps)
             self._shown += masks.sum(dim=0).double().cpu()
-            for i, threshold in enumerate(self.thresholds.to(large)):
-                hot = (large >= threshold[:, None]).to(large)
-                self._both[i] += (hot @ masks).double().cpu()
-                self._active[i] += hot.sum(dim=1, keepdim=True).double().cpu()
+            # Interpolation goes beyond no value: the other units are active nowhere.
+            units = (some.amax(dim=(1, 2)) >= lowest).nonzero()[:, 0]
+            large = F.interpolate(some[None, units], size=seen.shape, mode="bilinear", align_corners=False)[0].flatten(
+                1
+            )
+            for i, threshold in enumerate(thresholds):
+                hot = (large >= threshold[units, None]).to(maps)
+                self._both[i, units.cpu()] += (hot @ masks).double().cpu()
+                self._active[i, units.cpu()] += hot.sum(dim=1, keepdim=True).double().cpu()
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """The largest IoU over the thresholds (units, classes), in [0, 1], and the threshold that gives it."""

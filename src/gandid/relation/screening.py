@@ -19,7 +19,7 @@ SHARE, CONFIDENCE = (
 )  # of the k largest ACEs' sum, what the chosen units carry; and how sure that is, for all targets
 DRAWS = 1000  # of all ACEs, from what is known of them
 BETWEEN = 0.1  # a unit is in doubt whose chance to be among the k largest is neither below this nor above one minus it
-FIRST, STEP = 3, 4  # latents on which a unit is ablated at first, and again each time it is in doubt
+FIRST, STEP = 2, 4  # latents on which a unit is ablated at first, and again each time it is in doubt
 CANDIDATES = 1.5  # times k, of largest first-order effect, are ablated at first
 BELIEF = 10.0  # measurements, as many as which it weighs that slopes and `phi` are 1 until more is known
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import xarray as xr
+
+from gandid.relation.optimized import BATCH, STEPS
 from gandid.studies.config import StudyConfig
 from gandid.studies.executors import Chunk, Failed, Local, Measured
 from gandid.studies.figure import expected_images
@@ -17,6 +20,8 @@ from gandid.studies.worker import JUDGED, Worker
 
 CHUNKS = 2  # of latents that the calibration measures at most
 SECONDS = 20.0  # that it should not take much more than
+SETTLED = 0.11  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
+DIFFERENTIATED = 1.5  # images that take as long as one pass forward or backward with gradients
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         parts, plain = -(-JUDGED // count) + 1, _Clock()
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         study.execute(later, store=Path(folder) / "later", executor=plain)
-        images = n * clock.blocks + (config.ranking_latents * (study.runner.units + 2) if ranked else 0)
+        images = n * clock.blocks + (_ranking(study, config, panel, named) if ranked else 0)
         if config.figure:
             edited, held = [len(its or range(units)) for its in named.values()], panel.sizes["arm"] - 2
             images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
@@ -102,6 +107,18 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
             disk=_size(store) + each * (n - 1 - count),
             device=str(study.device),
         )
+
+
+def _ranking(study: Study, config: StudyConfig, panel: xr.Dataset, targets: Collection[str]) -> int:
+    """About how many images the ranking takes, or as much time as so many do; `panel` is of some latents of the study."""
+    exact = config.ranking_latents * (study.runner.units + 2)
+    if config.ranking == "screened":
+        seen = panel["pixels"].sel(arm="reference").isel(target=0, drop=True) > 0
+        passes = float(seen.sel(object=list(study.objects)).sum("object").mean())
+        first = config.ranking_latents * (1 + passes) * DIFFERENTIATED
+        return round(2 * config.ranking_latents + first + SETTLED * config.ranking_latents * study.runner.units)
+    learned = len(targets) * STEPS * BATCH * 2 * DIFFERENTIATED if config.ranking == "optimized" else 0
+    return round(exact + learned)
 
 
 class _Clock(Local):
