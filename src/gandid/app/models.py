@@ -152,34 +152,47 @@ class Rankings:
         self._wanted = ""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def get(self, layer: str) -> Ranked:
         """What is known by now; from now on this layer is the one that is worked on."""
         with self._changed:
             self._wanted = layer
             ranked = self._known.setdefault(layer, Ranked(None, 0, 0, STAGES[0]))
-            if self._thread is None:
+            if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="ranking")
                 self._thread.start()
             self._changed.notify_all()
             return ranked
 
-    def wait(self, layer: str, timeout: float) -> Ranked:
-        """As `get`, once there is a ranking, it has failed, or the time (s) is over."""
+    def wait(self, layer: str, latents: int, timeout: float) -> Ranked:
+        """As `get`, once the ranking is on so many latents at least, has failed, or the time (s) is over."""
         self.get(layer)
         with self._changed:
-            self._changed.wait_for(lambda: self._known[layer].latents > 0 or self._known[layer].finished, timeout)
+            self._changed.wait_for(
+                lambda: self._known[layer].latents >= latents or self._known[layer].finished, timeout
+            )
             return self._known[layer]
+
+    def close(self) -> None:
+        """Stop at the next latent, and wait for it: PyTorch must not be at work when the interpreter ends."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._known[self._wanted].finished)
+                self._changed.wait_for(lambda: self._closed or not self._known[self._wanted].finished)
+                if self._closed:
+                    return
                 layer = self._wanted
                 stage = next(n for n in STAGES if n > self._known[layer].latents)
             try:
                 relation = self._rank(layer, stage)
-            except _Elsewhere:
+            except _Abandoned:
                 continue
             except (
                 Exception
@@ -200,8 +213,8 @@ class Rankings:
             nonlocal done
             done += count
             self._tell(layer, done=done, of=stage)
-            if self._known[self._wanted].latents < self._known[layer].latents:
-                raise _Elsewhere
+            if self._closed or self._known[self._wanted].latents < self._known[layer].latents:
+                raise _Abandoned
 
         kept: Path | None = self.cache / f"{self.name}-{layer}.ace"
         with contextlib.ExitStack() as stack:
@@ -217,5 +230,5 @@ class Rankings:
             self._changed.notify_all()
 
 
-class _Elsewhere(Exception):
-    """The user looks at a layer of which less is known."""
+class _Abandoned(Exception):
+    """The user looks at a layer of which less is known, or the page is closed."""

@@ -24,7 +24,8 @@ from gandid.interventions import CONTROLS
 
 HERE = Path(__file__).parent / "static"
 POLL = 1.0  # seconds between two looks at what goes on in the background
-WAIT = 25.0  # seconds that the first page waits for the first ranking before it shows an image without an edit
+WAIT = 3.0  # seconds that a fresh page waits for the ranking before it shows an image without an edit
+RANKED = 16  # latents of a ranking from which an effect to begin with is looked for
 SESSIONS = 1000  # pages that are remembered
 CHECKPOINTS = [".pth", ".pt", ".pkl", ".safetensors"]
 CONTROL_LABELS = {"capped": "capped: may not amplify more", "frozen": "frozen: as without the edit"}
@@ -69,15 +70,13 @@ class Page:
         with model.hand:
             return model, ranked, experiment.settle(state, model)
 
-    def opening(self) -> State:
-        """The state of a fresh page: an object and an image in which normalization does something."""
-        with self._lock:
-            if self._opening is None:
-                ranked = self.model.rankings.wait(self.model.default_layer, WAIT)
-                if ranked.relation is None:
-                    return State()
+    def opening(self, timeout: float = 0) -> State | None:
+        """The state of a fresh page: an object on whose removal normalization acts. None while the ranking is too coarse."""
+        if self._opening is None:
+            ranked = self.model.rankings.wait(self.model.default_layer, RANKED, timeout)
+            if ranked.relation is not None and ranked.latents >= RANKED:
                 self._opening = experiment.opening(self.model, ranked)
-            return self._opening
+        return self._opening
 
     def note(self, session: str, key: str) -> int:
         """The number of the experiment that a visitor makes now; it grows whenever `key`, which tells them apart, is another."""
@@ -91,6 +90,12 @@ class Page:
     def current(self, session: str) -> int:
         """The number of the experiment that a visitor made last."""
         return self._experiments.get(session, ("", 0))[1]
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        self.jobs.close()
+        for model in self.models.values():
+            model.rankings.close()
 
     def take(self, upload: Path) -> str:
         """Load an uploaded checkpoint and keep it beside the runs; returns its name among `models`.
@@ -127,7 +132,8 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
         units, region, generator = gr.State(None), gr.State(""), gr.State("")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Experiment", id="experiment"):
-                finding = _html("<h1>Looking for an effect to begin with …</h1>", "finding")
+                finding = _html("<h1>Making a first image …</h1>", "finding")
+                status = _html("", "status")
                 canvas = _drawn("canvas")
                 with gr.Row(elem_id="choices"):
                     target = gr.Radio(list(model.objects), label="Object", elem_id="target", scale=6, min_width=300)
@@ -144,7 +150,14 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
                         )
                         count = gr.Slider(1, MOST_UNITS, 20, step=1, label="Number of units", elem_id="count")
                         alpha = gr.Slider(0, 1, 1, step=0.05, label="Strength (alpha)", elem_id="alpha")
-                        layer = gr.Slider(1, len(model.layers), 1, step=1, label="Layer", elem_id="layer")
+                        layer = gr.Slider(
+                            1,
+                            len(model.layers),
+                            model.layers.index(model.default_layer) + 1,
+                            step=1,
+                            label="Layer",
+                            elem_id="layer",
+                        )
                         controls = [(CONTROL_LABELS.get(name, name), name) for name in CONTROLS]
                         control = gr.Radio(controls, label="Normalization is held, for comparison", elem_id="control")
                         sites = [("first site", "first"), ("all sites", "all")]
@@ -176,6 +189,9 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
         experimented = gr.State(
             None
         )  # what tells this experiment from another, see `shown`; the image's number does not
+        fresh = gr.State(
+            None
+        )  # the address of a page that waits for an effect to begin with, as long as nothing is moved
         timer = gr.Timer(POLL)
 
         inputs = [
@@ -220,8 +236,10 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
             key = f"{ranked.latents}?{replace(state, number=0, units=ticked).query()}"
             page.note(session, key)
             return {
-                canvas: canvas_value(view, model, state.query()),
-                finding: f"<h1>{escape(said)}</h1><p role='status'>{escape(words.ranking(ranked, state.layer))}</p>",
+                # The address names the units, so that a finer ranking does not change what a link shows.
+                canvas: canvas_value(view, model, replace(state, units=ticked or None).query()),
+                finding: f"<h1>{escape(said)}</h1>",
+                status: words.ranking(ranked, state.layer),
                 here: words.numbers_here(view, model.segmenter.classes, model.segmenter.background),
                 about: words.units(state.target, len(ticked), by_hand=state.units is not None),
                 listed: units_value(view, ranked, ticked),
@@ -267,21 +285,34 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
                 raise gr.Error("Keep one unit ticked at least: without one there is no edit.", print_exception=False)
             return shown(str(request.session_hash), replace(read(values), units=ticked), values)
 
-        def arrive(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            asked = read_query(request.query_params)
-            model, _, state = page.of(page.opening() if asked == State() else asked)
-            parts = {seed: state.seed, alpha: state.alpha, control: state.control, hold: state.hold, mode: state.mode}
-            there = shown(str(request.session_hash), state, values)
-            there[layer] = gr.update(value=model.layers.index(state.layer) + 1, **_without_type(there[layer]))
+        def opened(session: str, state: State, values: tuple[Any, ...]) -> dict[Any, Any]:
+            """As `shown`, and every part is set."""
+            model, _, state = page.of(state)
+            there = shown(session, state, values)
+            there[layer] = gr.update(**_plain(there[layer]), value=model.layers.index(state.layer) + 1)
+            parts = {alpha: state.alpha, control: state.control, hold: state.hold, mode: state.mode, seed: state.seed}
             return there | parts | {generator: state.generator}
 
-        def refresh(request: gr.Request, before: str | None, *values: Any) -> dict[Any, Any]:
+        def arrive(request: gr.Request, *values: Any) -> dict[Any, Any]:
+            asked = read_query(request.query_params)
+            begin = page.opening(WAIT) if asked == State() else asked
+            _, _, state = page.of(begin or State())
+            return opened(str(request.session_hash), state, values) | {fresh: None if begin else state.query()}
+
+        def refresh(
+            request: gr.Request, waiting: str | None, before: str | None, said: str, *values: Any
+        ) -> dict[Any, Any]:
             """Once the ranking has come further, draw again: other units may be first now."""
-            state = read(values)
-            _, ranked, settled = page.of(state)
-            if before is None or before.startswith(f"{ranked.latents}?"):
-                return {experimented: gr.skip()}
-            return shown(str(request.session_hash), settled, values)
+            session = str(request.session_hash)
+            _, ranked, state = page.of(read(values))
+            if waiting is not None:
+                begin = page.opening() if waiting == state.query() else None
+                if begin or waiting != state.query():
+                    return opened(session, begin or state, values) | {fresh: None}
+            if before is not None and not before.startswith(f"{ranked.latents}?"):
+                return shown(session, state, values)
+            told = words.ranking(ranked, state.layer, fresh=waiting is not None)
+            return {status: gr.skip() if told == said else told}
 
         def measure(request: gr.Request, *values: Any) -> Iterator[str]:
             session = str(request.session_hash)
@@ -331,6 +362,7 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
         outputs = [
             canvas,
             finding,
+            status,
             here,
             about,
             listed,
@@ -353,8 +385,9 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
         canvas.input(brush, inputs, outputs, **quick)
         listed.input(tick, inputs, outputs, **quick)
         hidden: dict[str, Any] = dict(show_progress="hidden", concurrency_limit=8)
-        blocks.load(arrive, inputs, [*outputs, seed, alpha, control, hold, mode, generator], **hidden)
-        timer.tick(refresh, [experimented, *inputs], outputs, **hidden)
+        everything = [*outputs, seed, alpha, control, hold, mode, generator, fresh]
+        blocks.load(arrive, inputs, everything, **hidden)
+        timer.tick(refresh, [fresh, experimented, status, *inputs], everything, **hidden)
         timer.tick(watch, progress, [progress, stop, start], **hidden)
         # The long one: a newer experiment abandons it, see `Page.note`.
         experimented.change(measure, inputs, everywhere, trigger_mode="multiple", **hidden)
@@ -383,7 +416,8 @@ def _theme() -> gr.themes.Base:
     return gr.themes.Base(font=FONTS, font_mono=MONO)
 
 
-def _without_type(update: dict[str, Any]) -> dict[str, Any]:
+def _plain(update: dict[str, Any]) -> dict[str, Any]:
+    """What an update sets."""
     return {key: value for key, value in update.items() if key != "__type__"}
 
 

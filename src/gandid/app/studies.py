@@ -50,10 +50,10 @@ def left_out(state: State) -> str:
     """What of a state a study cannot do, in words; empty if nothing."""
     parts = []
     if state.mode == "insert":
-        parts.append("insertion: it ablates these units instead")
+        parts.append("A study does not insert: it ablates these units.")
     if state.region:
-        parts.append("the brushed region: it edits everywhere")
-    return f"A study leaves out {' and '.join(parts)}." if parts else ""
+        parts.append("A study has no region: it edits everywhere.")
+    return " ".join(parts)
 
 
 def arguments(config: StudyConfig, out: Path) -> list[str]:
@@ -120,7 +120,17 @@ class Job:
     name: str
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    """The last that it said."""
     stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            del self.lines[:-200]
 
     @property
     def running(self) -> bool:
@@ -165,8 +175,8 @@ class Jobs:
             self.runs.mkdir(parents=True, exist_ok=True)
             words = [
                 sys.executable,
-                "-m",
-                "gandid.app.studies",
+                "-c",
+                "from gandid.cli import main; main()",
                 *arguments(config, self.runs / name),
                 "--device",
                 self.device,
@@ -175,7 +185,7 @@ class Jobs:
                 words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
             )
             self.current = Job(name, process)
-            threading.Thread(target=_listen, args=(self.current,), daemon=True).start()
+            self.current.listener.start()
             return self.current
 
     def progress(self) -> tuple[int, int]:
@@ -193,13 +203,6 @@ class Jobs:
         if self.current is not None and self.current.running:
             self.current.stop()
             self.current.process.wait(10)
-
-
-def _listen(job: Job) -> None:
-    assert job.process.stdout is not None
-    for line in job.process.stdout:
-        job.lines.append(line.rstrip())
-        del job.lines[:-200]
 
 
 @dataclass(frozen=True)
@@ -255,9 +258,3 @@ def _read_headlines(runs: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-if __name__ == "__main__":
-    from gandid.cli import main
-
-    main()

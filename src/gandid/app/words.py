@@ -76,15 +76,20 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
     return f"{said} With normalization held at {where}, only {percent(held)} goes: normalization removes {points(live - held)} more.{extra}"
 
 
-def ranking(ranked: Ranked, layer: str) -> str:
-    """How far the ranking of a layer's units is, in words."""
+def ranking(ranked: Ranked, layer: str, *, fresh: bool = False) -> str:
+    """How far the ranking of a layer's units is."""
     if ranked.problem:
-        return f"The units of {layer} cannot be ranked: {ranked.problem}"
+        return f"<p role='alert' class='problem'>The units of {escape(layer)} cannot be ranked: {escape(ranked.problem)}</p>"
     if ranked.latents == 0:
-        return f"Ranking the units of {layer}: {ranked.done} of {ranked.of} first images done …"
-    if ranked.finished:
-        return f"Units of {layer} ranked on {ranked.latents} images."
-    return f"Units of {layer} ranked on {ranked.latents} images; {ranked.of} are under way ({ranked.done} done)."
+        text = f"Finding the units of {layer} that make each object: {ranked.done} of {ranked.of} first images done …"
+    elif ranked.finished:
+        text = f"Units of {layer} ranked on {ranked.latents} images."
+    else:
+        text = (
+            f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({ranked.done} of {ranked.of}) …"
+        )
+    then = " Then the page turns to an effect to begin with." if fresh else ""
+    return f"<p role='status'>{escape(text)}{then}</p>"
 
 
 def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) -> str:

@@ -148,7 +148,7 @@ const draw = (only = -1) => {
     f.lines.replaceChildren();
     f.shade.width = width;
     f.shade.height = height;
-    const shade = f.shade.getContext('2d');
+    const shade = f.shade.getContext('2d', { willReadFrequently: true });
     const pixels = shade.createImageData(width, height);
     const seen = labels[i];
     if (overlay && seen) {

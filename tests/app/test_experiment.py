@@ -1,0 +1,119 @@
+"""The page computes what the library computes: the same images, the same effects."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gandid import Study, did
+from gandid.app import experiment
+from gandid.app.models import SEEN, Model, Ranked
+from gandid.app.state import State, encode_region
+from gandid.app.stream import LATENTS, STEP, tallies
+from gandid.interventions import REFERENCE, Arm, ablate, hold
+from gandid.relation import top_units
+
+STATE = State(layer="layer8", target="rug", number=3, count=6)
+
+
+def region(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros((32, 32), bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_the_three_arms_are_those_of_a_runner(model: Model, ranked: Ranked) -> None:
+    state = experiment.settle(replace(STATE, hold="all", alpha=0.5), model)
+    view = experiment.look(state, model, ranked)
+    units = top_units(ranked.relation, "rug", 6)
+    runner = model.runner("layer8")
+    change = ablate(units, alpha=0.5)
+    arms = [REFERENCE, Arm(change), Arm(change, hold("capped", "all", runner.downstream))]
+    images = runner.run(model.latents(0, [3]), arms)[:, 0]
+    expected = images.add(1).mul(127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    assert np.abs(view.images.astype(int) - expected.astype(int)).max() <= 1
+    assert view.shares(9)[0, 7] == 1  # all of the rug's original pixels are rug
+    assert view.gain.min() >= 1 - 1e-5  # THEORY: an ablation amplifies the survivors at the first site, never less
+
+
+def test_nothing_is_edited_at_strength_zero(model: Model, ranked: Ranked) -> None:
+    view = experiment.look(experiment.settle(replace(STATE, alpha=0.0), model), model, ranked)
+    assert (view.images == view.images[:1]).all()
+    assert not experiment.difference(view).any()
+
+
+def test_an_edit_of_a_region_leaves_what_is_far_away(model: Model, ranked: Ranked) -> None:
+    mask = region(slice(24, 32), slice(None))
+    state = experiment.settle(replace(STATE, layer="layer8", region=encode_region(mask)), model)
+    view = experiment.look(state, model, ranked)
+    changed = (view.images[1] != view.images[0]).any(axis=-1)
+    # Two more convolutions of 3 x 3 at 32 px and two at 64 px reach at most 2 * 2 + 2 + 2 pixels further.
+    assert changed[48:].any()
+    assert not changed[: 48 - 8 - 2].any()
+
+
+def test_insertion_is_measured_where_it_is_made(model: Model, ranked: Ranked) -> None:
+    state = experiment.settle(replace(STATE, mode="insert", number=0, count=16), model)
+    assert state.region  # an insertion everywhere would be no insertion: it begins in the middle
+    view = experiment.look(state, model, ranked)
+    assert view.measured.sum() == 32 * 32
+    assert view.shares(9).sum(axis=1) == pytest.approx(1)
+
+
+def test_the_levels_of_an_insertion_are_conditional_means(model: Model) -> None:
+    runner, z = model.runner("layer8"), model.latents(0, range(SEEN), "ranking")
+    labels = model.segmenter(model.generator(z))
+    area = [float((labels == k).float().mean()) for k in range(9)]
+    present = [
+        (share, model.levels("layer8", name))
+        for share, name in zip(area, model.segmenter.classes, strict=True)
+        if share
+    ]
+    total = sum(share * levels for share, levels in present)
+    # The law of total expectation: weighted by the classes' areas they are the units' means.
+    assert total.numpy() == pytest.approx(runner.activations(z).mean(dim=(0, 2, 3)).numpy(), rel=1e-3, abs=1e-3)
+
+
+def test_without_a_ranking_the_image_is_shown_alone(model: Model) -> None:
+    view = experiment.look(experiment.settle(STATE, model), model, Ranked(None, 0, 0, 4))
+    assert len(view.images) == 1
+    assert not view.edited
+
+
+def test_settling_replaces_what_a_model_does_not_have(model: Model) -> None:
+    state = experiment.settle(
+        State(layer="nowhere", target="submarine", units=(5, 3, 9999), count=10_000, region="2x2:f0"), model
+    )
+    assert (state.layer, state.target, state.units, state.count) == ("layer8", "window", (5, 3), 32)
+    assert state.region == encode_region(np.ones((32, 32), bool))
+    assert experiment.settle(state, model) == state
+
+
+def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, ranked: Ranked) -> None:
+    state = experiment.opening(model, ranked)
+    view = experiment.look(state, model, ranked)
+    k = model.segmenter.classes.index(state.target)
+    assert view.measured.mean() >= experiment.SIZABLE
+    assert view.shares(9)[1, k] != view.shares(9)[2, k]
+
+
+def test_the_numbers_that_stream_in_end_as_those_of_a_study(model: Model, ranked: Ranked) -> None:
+    state = experiment.settle(replace(STATE, hold="all"), model)
+    units = experiment.chosen(state, ranked)
+    got = list(tallies(model, state, units, abandoned=lambda: False))
+    assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
+    study = Study(model.for_numbers, model.segmenter, "layer8")
+    panel = study.run({"rug": units}, control="capped", hold="all", latents=LATENTS)
+    frame = did.estimate(panel).to_frame().set_index(["outcome", "object"])
+    for row in got[-1].rows:
+        expected = frame.loc[(row.outcome, row.object)]
+        assert (row.live, row.held, row.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
+        assert (row.low, row.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
+    assert {row.outcome for row in got[-1].rows} == {"removed", "inpainted"}
+    assert got[-1].gain_map == pytest.approx(panel["gain_map"].values[0])
+
+
+def test_abandoned_numbers_stop(model: Model, ranked: Ranked) -> None:
+    state = experiment.settle(STATE, model)
+    asked = iter([False, True])
+    assert len(list(tallies(model, state, (1, 2), abandoned=lambda: next(asked)))) == 1

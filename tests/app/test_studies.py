@@ -1,0 +1,128 @@
+"""What the page says reproduces a state, does; and the gallery shows what is finished."""
+
+import ast
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from gandid import Study, cli, did
+from gandid.app import studies, words
+from gandid.app.models import Model
+from gandid.app.state import State
+from gandid.errors import UsageError
+from gandid.studies.config import StudyConfig
+
+STATES = [
+    State(layer="layer8", target="rug"),
+    State(layer="layer8", target="chest of drawers", control="frozen", hold="all", alpha=0.35, seed=4),
+]
+
+
+def config(state: State, latents: int = 512) -> StudyConfig:
+    return studies.config_of(state, (3, 17), generator="rooms", segmenter="rooms", latents=latents)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_command_asks_for_the_study_that_the_page_shows(state: State) -> None:
+    asked, out = config(state, 300), Path("runs/with space")
+    program, command, *arguments = shlex.split(studies.command(asked, out))
+    assert (program, command) == ("gandid", "run")
+    context = typer.main.get_command(cli.app).commands["run"].make_context("run", arguments)
+    [layer] = context.params["layer"]
+    given = context.params | {"targets": cli._targets(context.params["target"]), "background": None, "layer": layer}
+    read = StudyConfig.check(**{name: given[name] for name in StudyConfig.model_fields if given.get(name) is not None})
+    assert read == asked
+    assert context.params["out_folder"] == out
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_configuration_is_read_back_as_it_was(state: State, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(studies.as_yaml(config(state)), encoding="utf-8")
+    assert StudyConfig.read(file) == config(state)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_python_names_the_same_arms(state: State) -> None:
+    calls = [
+        node
+        for node in ast.walk(ast.parse(studies.python(config(state), Path("runs/x"))))
+        if isinstance(node, ast.Call)
+    ]
+    run = next(call for call in calls if getattr(call.func, "attr", "") == "run")
+    given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in run.keywords}
+    assert given.pop("store") == "runs/x"
+    assert StudyConfig.check(
+        **config(state).model_dump(include={"generator", "segmenter", "layer", "seed"}), **given
+    ) == config(state)
+
+
+def test_what_a_study_cannot_do_is_said() -> None:
+    assert studies.left_out(State()) == ""
+    assert "does not insert" in studies.left_out(State(mode="insert"))
+    assert "no region" in studies.left_out(State(region="2x2:f0"))
+
+
+@pytest.fixture(scope="module")
+def runs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, one that is not finished, and something else."""
+    runs = tmp_path_factory.mktemp("runs")
+    study = Study(model.generator, model.segmenter, "layer8")
+    study.run({"rug": (1, 2, 3)}, control="capped", hold="first", latents=8, store=runs / "rug <1>")
+    (runs / "cut short").mkdir()
+    (runs / "cut short" / "config.yaml").write_text("latents: 8\n")
+    (runs / "notes.txt").write_text("no run")
+    return runs
+
+
+def test_the_gallery_shows_finished_runs_with_their_headline(runs: Path) -> None:
+    [entry] = studies.gallery(runs)
+    effects = did.estimate(studies.open_panel(runs / "rug <1>"))
+    assert (entry.name, entry.latents, entry.layer) == ("rug <1>", 8, "layer8")
+    assert entry.headline == effects.sentences()[0]
+    assert studies.gallery(runs) == [entry]  # now from what is remembered
+    page = words.runs([entry], "runs")
+    assert "rug &lt;1&gt;" in page and "<1>" not in page
+    assert studies.gallery(runs / "nowhere") == []
+    assert "No finished run" in words.runs([], "runs")
+
+
+def test_a_damaged_memory_of_headlines_is_made_anew(runs: Path) -> None:
+    (runs / studies.HEADLINES).write_text("[1, 2")
+    assert len(studies.gallery(runs)) == 1
+
+
+def test_names_stay_inside_of_the_folder(tmp_path: Path) -> None:
+    jobs = studies.Jobs(tmp_path, "cpu")
+    for name in ("../outside", "a/b", ".hidden", "", "x" * 80, "a b", "C:\\x"):
+        with pytest.raises(UsageError, match="name the study"):
+            jobs.start(config(STATES[0]), name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "rug").mkdir()
+    assert studies.free_name(tmp_path, "rug") == "rug-2"
+    assert studies.NAME.fullmatch(studies.free_name(tmp_path, "../chest of drawers <1>"))
+
+
+def test_one_study_runs_at_a_time_and_can_be_stopped(tmp_path: Path) -> None:
+    jobs = studies.Jobs(tmp_path, "cpu")
+    job = jobs.start(config(STATES[0], 100_000), "first")
+    with pytest.raises(UsageError, match="still running"):
+        jobs.start(config(STATES[0]), "second")
+    assert "starting" in words.progress(job, 0, 0)
+    job.stop()
+    job.process.wait(20)
+    assert not job.running and not job.failed
+    assert "was stopped" in words.progress(job, 0, 0)
+
+
+def test_a_study_that_fails_says_why(tmp_path: Path) -> None:
+    jobs = studies.Jobs(tmp_path, "cpu")
+    job = jobs.start(config(State(layer="layer99", target="rug")), "wrong")
+    job.process.wait(120)
+    job.listener.join(10)
+    assert job.failed
+    assert "unknown layer" in words.progress(job, 0, 0)
+    assert sys.executable not in words.progress(job, 0, 0)
