@@ -312,7 +312,8 @@ def _title(drawn: Figure, run: Run, target: str, top: float) -> None:
     if run.types is not None and target in run.types.index:
         row = run.types.loc[[target]].to_dict("records")[0]
         probability = row["p_" + str(row["type"]).replace("-", "_")]
-        said.append(f"{TYPES[row['type']]} with probability {probability:.2f}")
+        sure = "above 0.99" if 0.995 <= probability < 1 else f"{probability:.2f}"
+        said.append(f"{TYPES[row['type']]} with probability {sure}")
         said.append(f"{number(row['inpainted_objects'])} % in-painted by objects")
     removed = run.rows(target, "removed")["tau_live"].iloc[0]
     said.insert(1, f"{number(removed)} % removed live{'' if run.live_in_range(target) else ' †'}")
@@ -385,7 +386,8 @@ def _frame(axes: Axes, region: np.ndarray) -> None:
     """Where something was inserted: a dashed frame that is seen on bright and on dark."""
     y, x = np.nonzero(region)
     corner, wide, tall = (x.min(), y.min()), x.max() + 1 - x.min(), y.max() + 1 - y.min()
-    for colour, dashes in (("black", "solid"), ("white", (0, (2.5, 2.5)))):
+    # Not PAPER: that is dark in the page at night.
+    for colour, dashes in (("black", "solid"), ("#fefefe", (0, (2.5, 2.5)))):
         axes.add_patch(Rectangle(corner, wide, tall, fill=False, edgecolor=colour, linewidth=0.7, linestyle=dashes))
 
 
@@ -460,7 +462,8 @@ def _estimate(
     left, right = limits
     look: dict[str, Any] = {"color": colour, "markeredgewidth": 0.7, "clip_on": False}
     if not left <= value <= right:
-        edge, toward = (left, "<") if value < left else (right, ">")
+        inset = 0.04 * (right - left)
+        edge, toward = (left + inset, "<") if value < left else (right - inset, ">")
         axes.plot([edge], [y], marker=toward, markerfacecolor=PAPER, **look)
         return
     if np.isfinite(high):
@@ -521,4 +524,6 @@ def _wide(text: str, size: float = 6, weight: str = "normal") -> float:
 
 
 def _short(name: str) -> str:
+    """A class's name as a label: of synonyms ("rug, carpet, carpeting") the first, and no more than fits."""
+    name = name.split(",")[0]
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
