@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import shutil
 import time
 
 import killable
@@ -19,6 +20,7 @@ from gandid.studies.folder import is_finished
 from gandid.studies.merge import merge
 from gandid.studies.plan import plan
 
+KILLS = 8
 FILES = ("after.zarr", "insertion.zarr")
 
 
@@ -95,22 +97,27 @@ def test_a_killed_run_goes_on_with_the_target_it_was_at(unbroken, processes, tmp
 
 @pytest.mark.slow
 def test_it_may_be_killed_at_any_moment(unbroken, processes, tmp_path):
-    store, moments, kills, seen = tmp_path / "run", random.Random(0), 0, set()
+    store, moments, whole, kills, seen = tmp_path / "run", random.Random(0), 20.0, 0, set()
     killable.planted(store)
-    while True:
-        process = processes.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.02, "figure": True})
+    while kills < KILLS:
+        start = time.monotonic()
+        process = processes.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.1, "figure": True})
         process.start()
-        process.join(moments.uniform(0.3, 2.0) * (1 + kills / 2))  # in the end long enough for a part
-        if not process.is_alive():
+        process.join(moments.uniform(0.02, 1.0) * whole)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+            seen.add(tuple(sorted(path.name for path in store.glob(".figure/[!.]*"))))
+            assert is_finished(store)  # it is still the run that it was
+        else:
             assert process.exitcode == 0
-            break
-        process.kill()
-        process.join()
-        kills += 1
-        seen.add(tuple(sorted(path.name for path in (store / ".figure").glob("[!.]*"))))
-        assert is_finished(store)  # it is still the run that it was
-    assert kills > 1
-    assert len(seen) > 1
+            whole = min(whole, time.monotonic() - start)
+            same(store, unbroken)
+            for name in FILES:
+                shutil.rmtree(store / name)
+    assert len(seen) > 1  # it was killed at different points
+    killable.planted(store, figure=True)
     same(store, unbroken)
 
 
