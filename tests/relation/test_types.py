@@ -248,6 +248,11 @@ def test_without_a_ranking_there_are_none(tmp_path):
     assert types_in_words(tmp_path / "run") == []
 
 
-def test_bounds_are_shares():
+def test_bounds_are_shares(tmp_path):
+    scene(tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("removed: 0.8", "removed: most"))
+    with pytest.raises(UsageError, match=r"types.removed: input should be a valid number.* \(got 'most'\)"):
+        write_estimates(tmp_path / "run", open_panel(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"types.removed: input should be less than or equal to 1 \(got 80\)"):
         StudyConfig.check(types={"removed": 80})

@@ -20,7 +20,7 @@ from gandid import did
 from gandid.errors import UsageError
 from gandid.files import is_aside, remove, replacing
 from gandid.relation import types
-from gandid.studies.config import TypeBounds
+from gandid.studies.config import StudyConfig
 from gandid.studies.store import explained, read_panel, verified, write_dataset
 
 LOCK = ".lock"
@@ -215,7 +215,7 @@ def _write_types(folder: Path, panel: xr.Dataset) -> None:
     relation = read_relation(folder)
     if relation is None or "drop" not in relation:
         return
-    bounds = TypeBounds(**read_config(folder).get("types", {}))
+    bounds = StudyConfig.check(types=read_config(folder).get("types", {})).types
     with _replacing(folder / TYPES) as aside, verified(folder):
         types.types(panel, relation, bounds).to_csv(aside, index=False)
 
