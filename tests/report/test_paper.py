@@ -120,7 +120,8 @@ def test_no_text_lies_on_another(read: folder.Run) -> None:
         for axes in drawn.axes
         for n, axis in enumerate((axes.xaxis, axes.yaxis))
         for label in axis.get_ticklabels()
-        if not axes.axison or not min(axis.get_view_interval()) <= label.get_position()[n] <= max(axis.get_view_interval())
+        if not axes.axison
+        or not min(axis.get_view_interval()) <= label.get_position()[n] <= max(axis.get_view_interval())
     }
     boxes = [
         (text.get_text(), text.get_window_extent(canvas.get_renderer()))

@@ -87,7 +87,7 @@ def test_regions_are_where_the_unit_exceeds_its_threshold(run: Path, section: di
 def test_each_image_is_embedded_once(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     stored = xr.open_zarr(run / "relation.zarr", chunks=None)
-    assert text.count("data:image/webp") == stored.sizes["shown"]
+    assert text.count("{background-image:url(data:image/webp") == stored.sizes["shown"]
     named = set(map(int, re.findall(r"\.latent-(\d+)\{", text)))
     assert named == set(stored["shown"].values.tolist())
     assert set(map(int, re.findall(r"picture latent-(\d+)", text))) <= named
@@ -136,4 +136,5 @@ def test_a_large_study_can_be_mailed(tmp_path: Path) -> None:
     stored[list(measures)].to_dataframe().reset_index().to_csv(tmp_path / "relation.csv", index=False)
     text = report.build(tmp_path).read_text(encoding="utf-8")
     assert len(text) < 8e6
-    assert text.count('<tr><th scope="row" class="num"') == 1500
+    # Ten units of each class, and the 20 that were ablated.
+    assert 1500 <= text.count('<tr><th scope="row" class="num"') <= 1520

@@ -38,7 +38,9 @@ def after(run: Run, target: str, slug: str) -> dict[str, Any] | None:
     alt = f"Chart. ACE of the other objects after the ablation of {target}, over their ACE before: {'; '.join(told)}."
     return {
         "chart": figures.inline(paper.after_panel(run, target), f"after-{slug}", alt),
-        "legend": [{"label": label, "place": figures.variable(run, arm)} for label, arm in zip(labels, held, strict=True)],
+        "legend": [
+            {"label": label, "place": figures.variable(run, arm)} for label, arm in zip(labels, held, strict=True)
+        ],
         "arms": labels,
         "lines": lines,
         "latents": run.after.attrs["latents"],

@@ -494,7 +494,7 @@ def numbers(row: Any, arm: Arm | None) -> tuple[float, float, float]:
 
 def _units(axes: Axes, run: Run, target: str) -> None:
     assert run.relation is not None
-    rows = run.relation[run.relation["object"] == target].sort_values("ace", ascending=False)
+    rows = run.relation[run.relation["object"] == target].sort_values("ace", ascending=False, kind="stable")
     ablated = rows["unit"].isin(run.units(target)).to_numpy()
     ace, place = 100 * rows["ace"].to_numpy(), np.arange(1, len(rows) + 1)
     colour = class_colours(run)[target]

@@ -6,6 +6,7 @@ width of two columns of a journal.
 """
 
 import pathlib
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -167,7 +168,10 @@ def inline(run: Run, drawn: Figure) -> Markup:
             parts.append(f"{number(run.rows(target, 'removed', arm)['tau_held'].iloc[0])} % with {arm.label}{mark}")
         parts += [f"ACE of {name} times {ratios(run, target, 'live', name)[0]:.2f}" for name in others(run, target)]
         said.append(f"{target}: {', '.join(parts)}")
-    return figures.inline(drawn, "paper", f"Figure, a row of images and charts per object. {'. '.join(said)}.", **STYLE)
+    told = f"Figure, a row of images and charts per object. {'. '.join(said)}."
+    svg = figures.inline(drawn, "paper", told, **STYLE)
+    # A page is to be mailed: its images need not be lossless.
+    return Markup(re.sub(r"data:image/png;base64,([^\"]*)", lambda found: pictures.lighter(found[1]), svg))
 
 
 def after_panel(run: Run, target: str) -> Figure:

@@ -107,6 +107,11 @@ def thumbnail(image: np.ndarray) -> str:
     return _uri(found, "WEBP", quality=88, method=6)
 
 
+def lighter(data: str) -> str:
+    """The data URI, as WebP, of a picture in base64."""
+    return _uri(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), "WEBP", quality=88, method=6)
+
+
 def size_within(size: tuple[int, ...], longest: int) -> tuple[int, int]:
     """Height and width scaled down, if need be, so that neither is larger than `longest`."""
     height, width = size

@@ -62,7 +62,7 @@ def ranking(run: Run, target: str, slug: str) -> dict[str, Any] | None:
     """The chart of ACE over units for one target, and how concentrated it is."""
     if run.relation is None:
         return None
-    rows = run.relation[run.relation["object"] == target].sort_values("ace", ascending=False)
+    rows = run.relation[run.relation["object"] == target].sort_values("ace", ascending=False, kind="stable")
     ace = rows["ace"].to_numpy()
     if not (ace > 0).any():
         return None
