@@ -134,7 +134,7 @@ def figure(run: Run) -> Figure:
                     draw_after(axes, run, target, lines)
                 else:
                     _did(axes, run, target, lines)
-        handles = _legend(run, columns)
+        handles = _legend(run)
         drawn.legend(
             handles=handles,
             loc="lower center",
@@ -489,7 +489,7 @@ def _name_lines(axes: Axes, names: Sequence[str], heights: np.ndarray) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _legend(run: Run, columns: Sequence[Column]) -> list[Line2D | Patch]:
+def _legend(run: Run) -> list[Line2D | Patch]:
     arms: list[Arm | None] = [None, *held_arms(run)]
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=colour, marker=mark, label="live" if arm is None else arm.label)

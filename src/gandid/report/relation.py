@@ -53,7 +53,6 @@ def relation_section(run: Run, colours: dict[str, str]) -> dict[str, Any] | None
         "rows": [_row(row, colours, set(cards["units"])) for row in listed.to_dict("records")],
         "complete": len(listed) == len(run.relation),
         "all": len(run.relation),
-        "measures": MEASURES,
         **cards,
     }
 
