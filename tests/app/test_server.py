@@ -1,14 +1,21 @@
 """Who may ask, and what is served."""
 
+import pickle
 from pathlib import Path
 
-import gradio as gr
 import pytest
+
+pytest.importorskip("gradio")
+
+import gradio as gr
 from fastapi.testclient import TestClient
 
 from gandid.app import server
-from gandid.errors import UsageError
+from gandid.app.models import Model
+from gandid.app.page import Page
+from gandid.errors import GandidError, UsageError
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 TOKEN = "correct horse battery"
 
 
@@ -103,6 +110,34 @@ def test_uploads_are_limited(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     page = client(runs)
     assert page.post("/gradio_api/upload", files={"files": ("a.pth", b"x" * 500)}).status_code == 200
     assert page.post("/gradio_api/upload", files={"files": ("a.pth", b"x" * 5000)}).status_code == 413
+
+
+def test_an_uploaded_checkpoint_is_loaded_and_kept_by_its_digest(model: Model, tmp_path: Path) -> None:
+    page = Page(model, tmp_path / "runs", "cpu")
+    name = page.take(FIXTURES / "dissect_32px.pth")
+    assert page.take(FIXTURES / "dissect_32px.pth") == name  # once
+    assert page.models[name].runner(page.models[name].default_layer).image_size == (32, 32)
+    assert [file.name for file in (tmp_path / "runs" / "uploads").iterdir()] == [f"{name}.pth"]
+    page.models[name].rankings.close()
+
+
+def test_an_upload_runs_nothing_whatever_it_is_called(model: Model, tmp_path: Path) -> None:
+    page = Page(model, tmp_path / "runs", "cpu")
+    code = f"import pathlib\ndef make(): pathlib.Path({str(tmp_path / 'run')!r}).touch()"
+    for name in ("own.py:make.pth", "own.py", "own.py:make"):  # what `--generator` would run
+        (tmp_path / name).write_text(code)
+        with pytest.raises(UsageError, match="checkpoint"):
+            page.take(tmp_path / name)
+
+    class Touch:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "run",))
+
+    (tmp_path / "own.pkl").write_bytes(pickle.dumps(Touch()))
+    with pytest.raises(GandidError):
+        page.take(tmp_path / "own.pkl")
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "runs" / "uploads").iterdir())
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

@@ -101,18 +101,18 @@ def units_value(view: View, ranked: Ranked, ticked: Sequence[int]) -> dict[str, 
     if ranked.relation is None:
         return {}
     known = ranked.relation.sel(object=view.state.target)
-    order = np.argsort(-known["ace"].values, kind="stable")
+    ace, iou, energy = (known[name].values for name in ("ace", "iou", "energy"))
+    order = np.argsort(-ace, kind="stable")
     shown = [int(unit) for rank, unit in enumerate(order) if rank < LISTED or unit in ticked]
     rows = []
     for unit in shown:
         active = np.clip(view.activations[unit], 0, None)
         scaled = np.round(255 * active / max(float(active.max()), 1e-12)).astype(np.uint8)
-        ace, iou, energy = (float(known[name].sel(unit=unit)) for name in ("ace", "iou", "energy"))
         rows.append(
             {
                 "unit": unit,
                 "on": unit in ticked,
-                "facts": f"ACE {100 * ace:.2f} · IoU {iou:.2f} · energy {energy:.2f}",
+                "facts": f"ACE {100 * ace[unit]:.2f} · IoU {iou[unit]:.2f} · energy {energy[unit]:.2f}",
                 "map": base64.b64encode(scaled.tobytes()).decode(),
             }
         )

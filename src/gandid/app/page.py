@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,9 @@ HERE = Path(__file__).parent / "static"
 POLL = 1.0  # seconds between two looks at what goes on in the background
 WAIT = 3.0  # seconds that a fresh page waits for the ranking before it shows an image without an edit
 RANKED = 16  # latents of a ranking from which an effect to begin with is looked for
+PAUSE = (
+    0.4  # seconds without a move before many images are made: a slider that is being dragged has the machine for itself
+)
 SESSIONS = 1000  # pages that are remembered
 CHECKPOINTS = [".pth", ".pt", ".pkl", ".safetensors"]
 CONTROL_LABELS = {"capped": "capped: may not amplify more", "frozen": "frozen: as without the edit"}
@@ -118,9 +122,9 @@ class Page:
             try:
                 network = load_generator(kept, self.device)
                 self.models[digest] = Model(network, self.model.segmenter, self.runs / ".cache")
-            except GandidError:
+            except GandidError as error:
                 kept.unlink()
-                raise
+                raise UsageError(str(error).replace(str(kept), upload.name)) from error
         return digest
 
 
@@ -323,6 +327,7 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
                 yield words.numbers_all(None, state, "Waiting for the first ranking of the units …")
                 return
             yield words.numbers_all(None, state, "Measuring …")
+            time.sleep(PAUSE)
             for tally in tallies(model, state, ticked, abandoned=lambda: page.current(session) != mine):
                 yield words.numbers_all(tally, state)
 

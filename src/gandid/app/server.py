@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
+import logging
 import os
 import secrets
 import socket
@@ -158,8 +160,11 @@ def serve(app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool
             if browser:
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    Server(config).run(sockets=[sock])
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    # Open pages keep a stream open; that it is cut off at the end is no error to tell of.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+        Server(config).run(sockets=[sock])
 
 
 def choose_token(host: str, token: str | None) -> str | None:
