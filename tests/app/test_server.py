@@ -32,10 +32,10 @@ def runs(tmp_path: Path) -> Path:
     return runs
 
 
-def client(runs: Path, *, host: str = "127.0.0.1", token: str | None = None) -> TestClient:
+def client(runs: Path, *, token: str | None = None) -> TestClient:
     with gr.Blocks(analytics_enabled=False) as blocks:
         gr.File()
-    app = server.make_app(blocks, {}, host=host, token=token, runs=runs, close=lambda: None)
+    app = server.make_app(blocks, {}, token=token, runs=runs, close=lambda: None)
     return TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
 
 
@@ -85,7 +85,7 @@ def test_without_a_token_only_this_machine_is_named(runs: Path, name: str) -> No
 
 
 def test_with_a_token_nothing_is_served_without_it(runs: Path) -> None:
-    page = client(runs, host="0.0.0.0", token=TOKEN)
+    page = client(runs, token=TOKEN)
     for path in ("/", "/config", "/runs/rug/report.html", "/gradio_api/info", "/?token=wrong", "/?token=", "/?token=é"):
         assert page.get(path).status_code == 401, path
     assert page.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401

@@ -65,5 +65,5 @@ def serve(
     model = Model(load_generator(generator, device), load_segmenter(segmenter, device), runs / ".cache", layer)
     page = Page(model, runs, device)
     blocks, look = build(page)
-    app = make_app(blocks, look, host=host, token=token, runs=runs, close=page.close)
+    app = make_app(blocks, look, token=token, runs=runs, close=page.close)
     run(app, sock, token=token, browser=browser, told=told)

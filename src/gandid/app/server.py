@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -21,8 +22,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 
 from gandid.errors import UsageError
 
@@ -34,6 +37,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 def is_loopback(host: str) -> bool:
@@ -46,32 +50,55 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def guard(app: FastAPI, host: str, token: str | None) -> None:
-    """Let in who names this machine (no token), or who has the token; and forbid pages to fetch from elsewhere.
+class Guard:
+    """Lets in who names this machine (no token), or who has the token; and forbids pages to fetch from elsewhere.
 
     The token is taken from the address once and kept in a cookie, so that it does not stay in addresses, logs and histories.
     Without a token, requests must name a loopback address: a web page elsewhere whose name was made to point here does not.
+
+    Parameters
+    ----------
+    app : ASGI application
+    token : str, optional
     """
 
-    @app.middleware("http")
-    async def check(request: Request, call_next: Callable[[Request], Any]) -> Response:
+    def __init__(self, app: Any, token: str | None):
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        refused = self._refused(HTTPConnection(scope))
+        if refused is not None and scope["type"] == "http":
+            await refused(scope, receive, send)
+        elif refused is not None:  # a web socket
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+
+            async def send_guarded(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message).update(HEADERS)
+                await send(message)
+
+            await self.app(scope, receive, send_guarded)
+
+    def _refused(self, request: HTTPConnection) -> Response | None:
+        """The answer to a request that is not let in."""
+        if self.token is None:
+            name = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+            if is_loopback(name):
+                return None
+            return PlainTextResponse("This page answers to 127.0.0.1 and localhost only.", 403)
         given = request.query_params.get("token")
-        if token is None:
-            name = (request.headers.get("host") or "").rsplit(":", 1)[0].strip("[]")
-            if not is_loopback(name):
-                return PlainTextResponse("This page answers to 127.0.0.1 and localhost only.", 403)
-        elif given is not None and _same(given, token):
+        if given is not None and _same(given, self.token):
             rest = "&".join(part for part in request.url.query.split("&") if not part.startswith("token="))
             answer = RedirectResponse(f"{request.url.path}{'?' + rest if rest else ''}", 303)
-            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
             return answer
-        elif not _same(request.cookies.get(COOKIE, ""), token):
-            return PlainTextResponse("This page needs its token: open the address that `gandid app` printed.", 401)
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
+        if _same(request.cookies.get(COOKIE, ""), self.token):
+            return None
+        return PlainTextResponse("This page needs its token: open the address that `gandid app` printed.", 401)
 
 
 def _same(given: str, token: str) -> bool:
@@ -95,9 +122,7 @@ def serve_runs(app: FastAPI, runs: Path) -> None:
         return FileResponse(real)
 
 
-def make_app(
-    blocks: Any, look: dict[str, Any], *, host: str, token: str | None, runs: Path, close: Callable[[], None]
-) -> FastAPI:
+def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path, close: Callable[[], None]) -> FastAPI:
     """The whole application: the guard, the files of runs, and the page at `/`."""
     import gradio as gr
 
@@ -107,7 +132,7 @@ def make_app(
         close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    guard(app, host, token)
+    app.add_middleware(Guard, token=token)
     serve_runs(app, runs)
     return gr.mount_gradio_app(
         app,
@@ -161,10 +186,15 @@ def serve(app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    # Open pages keep a stream open; that it is cut off at the end is no error to tell of.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         Server(config).run(sockets=[sock])
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Whether a message of the server is more than that it cut off, at its end, the streams that open pages keep."""
+    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut_off and "graceful shutdown" not in record.getMessage()
 
 
 def choose_token(host: str, token: str | None) -> str | None:
