@@ -118,7 +118,14 @@ def test_an_uploaded_checkpoint_is_loaded_and_kept_by_its_digest(model: Model, t
     assert page.take(FIXTURES / "dissect_32px.pth") == name  # once
     assert page.models[name].runner(page.models[name].default_layer).image_size == (32, 32)
     assert [file.name for file in (tmp_path / "runs" / "uploads").iterdir()] == [f"{name}.pth"]
-    page.models[name].rankings.close()
+    later = Page(model, tmp_path / "runs", "cpu")  # the page was started again; a link names the upload
+    for other in ("../uploads/x", "*", name[:-1], ""):
+        later.restore(other)
+    assert list(later.models) == [""]
+    later.restore(name)
+    assert list(later.models) == ["", name]
+    for each in (page, later):
+        each.models[name].rankings.close()
 
 
 def test_an_upload_runs_nothing_whatever_it_is_called(model: Model, tmp_path: Path) -> None:

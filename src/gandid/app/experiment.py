@@ -82,6 +82,7 @@ def edit(state: State, model: Model, units: Sequence[int]) -> Edit:
 @torch.inference_mode()
 def look(state: State, model: Model, ranked: Ranked) -> View:
     """Make the images of a settled state: original, edited live, edited held."""
+    model.moved()
     with model.hand:
         runner = model.runner(state.layer)
         units = chosen(state, ranked)

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import hashlib
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from gandid.studies.latents import latents
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
 ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
 MOST_LAYERS = 16
+QUIET = (
+    0.6  # seconds for which the ranking rests after a move of the hand, so that the next one has the machine for itself
+)
 SEEN = 64  # latents over which the level of an inserted unit is averaged
 
 
@@ -79,7 +84,8 @@ class Model:
         self.layers = self._find_layers(layer)
         default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
         self.default_layer = default or self.layers[len(self.layers) // 2]
-        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name())
+        self._moved = -QUIET
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name(), self._rest)
 
     def runner(self, layer: str) -> Runner:
         """The runner of a layer, for the hand; take the lock `hand` while it runs."""
@@ -93,6 +99,14 @@ class Model:
     def latents(self, seed: int, numbers: range | list[int], stream: str = "effects") -> Tensor:
         """Latents by number, on the generator's device."""
         return latents(seed, numbers, self.generator.latent_dim, stream).to(self.runner(self.default_layer).device)
+
+    def moved(self) -> None:
+        """Note that the hand has moved: what goes on in the background rests."""
+        self._moved = time.monotonic()
+
+    def _rest(self) -> None:
+        while (left := self._moved + QUIET - time.monotonic()) > 0:
+            time.sleep(left)
 
     def levels(self, layer: str, target: str) -> Tensor:
         """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects")."""
@@ -143,11 +157,13 @@ class Model:
 class Rankings:
     """Ranks the units of the layers that were asked for, on more and more latents, in a thread of its own.
 
-    What has been measured is kept in a file per layer, so that the next start of the page has it at once.
+    What has been measured is kept in a file per layer, so that the next start of the page has it at once. `rest` is called
+    between two passes, and may wait.
     """
 
-    def __init__(self, generator: Any, segmenter: Segmenter, cache: Path, name: str):
-        self.generator, self.segmenter, self.cache, self.name = generator, segmenter, cache, name
+    def __init__(self, generator: Any, segmenter: Segmenter, cache: Path, name: str, rest: Callable[[], None]):
+        self.generator, self.cache, self.name = generator, cache, name
+        self.segmenter: Segmenter = _Resting(segmenter, rest)
         self._known: dict[str, Ranked] = {}
         self._wanted = ""
         self._changed = threading.Condition()
@@ -228,6 +244,18 @@ class Rankings:
         with self._changed:
             self._known[layer] = Ranked(**{**vars(self._known[layer]), **news})
             self._changed.notify_all()
+
+
+class _Resting:
+    """A segmenter that rests before each batch: the ranking calls it between its passes."""
+
+    def __init__(self, segmenter: Segmenter, rest: Callable[[], None]):
+        self.classes, self.background = segmenter.classes, segmenter.background
+        self._segmenter, self._rest = segmenter, rest
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self._rest()
+        return self._segmenter(images)
 
 
 class _Abandoned(Exception):

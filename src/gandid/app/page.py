@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -31,6 +32,7 @@ PAUSE = (
     0.4  # seconds without a move before many images are made: a slider that is being dragged has the machine for itself
 )
 SESSIONS = 1000  # pages that are remembered
+DIGEST = 12  # hexadecimal digits of an upload's SHA-256 that name it
 CHECKPOINTS = [".pth", ".pt", ".pkl", ".safetensors"]
 CONTROL_LABELS = {"capped": "capped: may not amplify more", "frozen": "frozen: as without the edit"}
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"]
@@ -114,18 +116,27 @@ class Page:
         if upload.suffix not in CHECKPOINTS:
             raise UsageError(f"a checkpoint ends in {', '.join(CHECKPOINTS)}, and {upload.name} does not")
         content = upload.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:12]
+        digest = hashlib.sha256(content).hexdigest()[:DIGEST]
         kept = self.runs / "uploads" / f"{digest}{upload.suffix}"
         if digest not in self.models:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(content)
             try:
-                network = load_generator(kept, self.device)
-                self.models[digest] = Model(network, self.model.segmenter, self.runs / ".cache")
+                self._load(digest, kept)
             except GandidError as error:
                 kept.unlink()
                 raise UsageError(str(error).replace(str(kept), upload.name)) from error
         return digest
+
+    def restore(self, name: str) -> None:
+        """Load what was uploaded before the page was started, if a link names it."""
+        if name not in self.models and re.fullmatch(rf"[0-9a-f]{{{DIGEST}}}", name):
+            for kept in (self.runs / "uploads").glob(f"{name}.*"):
+                self._load(name, kept)
+
+    def _load(self, name: str, kept: Path) -> None:
+        network = load_generator(kept, self.device)
+        self.models[name] = Model(network, self.model.segmenter, self.runs / ".cache")
 
 
 def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
@@ -299,6 +310,7 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
 
         def arrive(request: gr.Request, *values: Any) -> dict[Any, Any]:
             asked = read_query(request.query_params)
+            page.restore(asked.generator)
             begin = page.opening(WAIT) if asked == State() else asked
             _, _, state = page.of(begin or State())
             return opened(str(request.session_hash), state, values) | {fresh: None if begin else state.query()}

@@ -141,8 +141,8 @@ def numbers_all(tally: Tally | None, state: Any, waiting: str = "") -> str:
         mark = " shown" if row.shown and not tally.strange else ""
         body += (
             f"<tr class='{kind}{mark}'><th scope='row'>{escape(names[row.outcome].format(row.object))}</th>"
-            f"<td>{100 * row.live:.1f}</td><td>{100 * row.held:.1f}</td>"
-            f"<td class='did'>{_signed(row.did)}<span>{100 * row.low:+.1f} to {100 * row.high:+.1f}</span></td></tr>"
+            f"<td>{_plain(row.live)}</td><td>{_plain(row.held)}</td>"
+            f"<td class='did'>{_signed(row.did)}<span>{_signed(row.low)} to {_signed(row.high)}</span></td></tr>"
         )
     head = "<tr><th scope='col'>%</th><th scope='col'>live</th><th scope='col'>held</th><th scope='col'>DID, 95 % interval</th></tr>"
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
@@ -237,3 +237,7 @@ def _card(title: str, body: str) -> str:
 def _signed(share: float) -> str:
     text = f"{100 * share:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def _plain(share: float) -> str:
+    return _signed(share).removeprefix("+")
