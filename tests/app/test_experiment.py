@@ -7,7 +7,7 @@ import pytest
 
 from gandid import Study, did
 from gandid.app import experiment
-from gandid.app.models import SEEN, Model, Ranked
+from gandid.app.models import Model, Ranked
 from gandid.app.state import State, encode_region
 from gandid.app.stream import LATENTS, STEP, tallies
 from gandid.interventions import REFERENCE, Arm, ablate, hold
@@ -61,7 +61,7 @@ def test_insertion_is_measured_where_it_is_made(model: Model, ranked: Ranked) ->
 
 
 def test_the_levels_of_an_insertion_are_conditional_means(model: Model) -> None:
-    runner, z = model.runner("layer8"), model.latents(0, range(SEEN), "ranking")
+    runner, z = model.runner("layer8"), model.latents(0, range(model.glance), "ranking")
     labels = model.segmenter(model.generator(z))
     area = [float((labels == k).float().mean()) for k in range(9)]
     present = [

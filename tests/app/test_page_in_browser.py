@@ -252,6 +252,19 @@ return [...found];
 """
 
 
+def test_what_reproduces_the_state_can_be_copied(desk: Reader) -> None:
+    for button, text in zip(
+        desk.driver.find_elements("css selector", "#keep button"), ("Command", "Python", "layer:"), strict=True
+    ):
+        desk.js("document.querySelector('#keep .copied').textContent = ''")
+        button.click()
+        assert desk.until(lambda: desk.text("#keep .copied")) in (
+            "Copied.",
+            "The browser does not let the page copy: the text is selected, press Ctrl+C.",
+        )
+        assert text in desk.text("#keep")
+
+
 def test_the_gallery_is_empty_in_words_at_first(desk: Reader) -> None:
     desk.js("[...document.querySelectorAll('[role=tab]')].find(e => e.innerText.includes('Finished')).click()")
     desk.until(lambda: "No finished run" in desk.text("#gallery"))
@@ -266,5 +279,8 @@ def test_a_bad_upload_is_told_in_words(desk: Reader, page: Served, tmp_path: Pat
     said = desk.until(lambda: desk.text("#uploaded .problem"))
     assert said.startswith("not-a-gan.pth is not a checkpoint")
     assert not list((page.runs / "uploads").glob("*"))
+    assert list(
+        (page.runs / ".cache" / "uploads").rglob("not-a-gan.pth")
+    )  # nothing of it outside of the folder of runs
     # Gradio's own script warns when it closes the stream that tells of an upload's progress.
     assert all("Method not implemented" in problem for problem in desk.problems())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def serve(
     UsageError
         If a network, the layer, the port or the token will not do.
     """
+    # Gradio keeps what is uploaded, and would keep it among the system's temporary files.
+    os.environ["GRADIO_TEMP_DIR"] = str((runs / ".cache" / "uploads").resolve())
     try:
         import gradio  # noqa: F401
     except ImportError as error:

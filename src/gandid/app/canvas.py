@@ -99,7 +99,7 @@ def _colours(count: int) -> list[list[int]]:
 def units_value(view: View, ranked: Ranked, ticked: Sequence[int]) -> dict[str, Any]:
     """The rows of the list of units, best first, for `units.js`; those that are ticked are always among them."""
     if ranked.relation is None:
-        return {}
+        return {"rows": [], "map": [1, 1], "image": pictures.picture(view.images[0]), "smooth": False}
     known = ranked.relation.sel(object=view.state.target)
     ace, iou, energy = (known[name].values for name in ("ace", "iou", "energy"))
     order = np.argsort(-ace, kind="stable")

@@ -15,7 +15,7 @@ from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
 from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
 from gandid.relation import top_units
 
-SEARCHED = 32  # images among which the opening one is looked for
+TRIED = 6  # objects among which the opening one is looked for
 SIZABLE = 0.03  # share of the image that its object has at least
 
 
@@ -114,31 +114,39 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
 def opening(model: Model, ranked: Ranked) -> State:
     """Where to begin: the object on whose removal normalization acts most steadily, and the image that shows it best.
 
-    Over `SEARCHED` images, an object's pixels that are removed live and held are compared as in a study, with the defaults of a
-    `State`; the object is that of the largest mean difference in units of its standard error, and the image that of the
-    largest difference of the same sign in which the object covers at least `SIZABLE`.
+    Over half a glance of images, an object's pixels that are removed live and held are compared as in a study, with the defaults
+    of a `State`. The object is that of the largest mean difference in units of its standard error, among the `TRIED` of largest
+    area; and the image that of the largest difference of the same sign in which the object covers at least `SIZABLE`.
     """
     with model.hand:
         state = settle(State(), model)
-        runner, z = model.runner(state.layer), model.latents(state.seed, range(SEARCHED))
-        held = hold(state.control, state.hold, runner.downstream)
+        z = model.latents(state.seed, range(max(2, model.glance // 2)))
+        original = _labels(model, state, z, [REFERENCE])[0]
+        area = {name: (original == model.segmenter.classes.index(name)).mean(axis=(1, 2)) for name in model.objects}
+        sizable = [name for name in sorted(area, key=lambda name: -area[name].mean()) if area[name].max() >= SIZABLE]
+        held = hold(state.control, state.hold, model.runner(state.layer).downstream)
         best, found = -1.0, state
-        for target in model.objects:
+        for target in sizable[:TRIED]:
             units = chosen(replace(state, target=target), ranked)
             assert units is not None, "the units must have been ranked"
-            arms = [REFERENCE, Arm(ablate(units)), Arm(ablate(units), held)]
-            labels = model.segmenter(runner.run(z, arms).flatten(0, 1)).unflatten(0, (len(arms), len(z)))
-            there = (labels == model.segmenter.classes.index(target)).cpu()
-            area = there[0].float().mean(dim=(1, 2))
-            left = (there[1:] & there[:1]).float().mean(dim=(2, 3))
+            labels = _labels(model, state, z, [REFERENCE, Arm(ablate(units)), Arm(ablate(units), held)])
+            there = labels == model.segmenter.classes.index(target)
+            left = (there[1:] & there[:1]).mean(axis=(2, 3))
             moved = left[1] - left[0]  # more removed live than held
-            steady = float(moved.mean() / moved.std().clamp_min(1e-9))
-            if abs(steady) <= best or not (area >= SIZABLE).any():
-                continue
-            shown = moved / area.clamp_min(1e-9) * (area >= SIZABLE)
-            best = abs(steady)
-            found = replace(state, target=target, number=int((shown * (1 if steady > 0 else -1)).argmax()))
+            steady = moved.mean() / max(moved.std(ddof=1), 1e-9)
+            shown = np.where(area[target] >= SIZABLE, np.sign(steady) * moved / np.maximum(area[target], 1e-9), -np.inf)
+            if abs(steady) > best:
+                best, found = abs(steady), replace(state, target=target, number=int(shown.argmax()))
     return found
+
+
+def _labels(model: Model, state: State, z: torch.Tensor, arms: Sequence[Arm]) -> np.ndarray:
+    """Class of each pixel in each arm, (arms, n, H, W), as many images at a time as fit."""
+    runner, parts = model.runner(state.layer), []
+    for some in z.split(max(1, model.rows // len(arms))):
+        labels = model.segmenter(runner.run(some, arms).flatten(0, 1))
+        parts.append(labels.unflatten(0, (len(arms), len(some))).cpu().numpy())
+    return np.concatenate(parts, axis=1)
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:

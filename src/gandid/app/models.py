@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 
 from gandid.errors import UsageError, told
 from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import Runner
+from gandid.interventions import REFERENCE, Runner
 from gandid.relation import relate
 from gandid.segmenters import Segmenter
 from gandid.studies.folder import fingerprint, versions
 from gandid.studies.latents import latents
+from gandid.studies.memory import rows_that_fit
 
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
 ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
@@ -32,7 +34,7 @@ MOST_LAYERS = 16
 QUIET = (
     0.6  # seconds for which the ranking rests after a move of the hand, so that the next one has the machine for itself
 )
-SEEN = 64  # latents over which the level of an inserted unit is averaged
+GLANCE = 64  # images of 64 x 64 pixels, or as many fewer of larger ones: what is made while somebody waits
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Model:
         self.segmenter = segmenter
         self.name = getattr(generator, "name", None) or type(generator).__name__
         self.objects = tuple(c for c in segmenter.classes if c not in segmenter.background and c != "unknown")
+        if not self.objects:
+            raise UsageError("the segmenter sees no objects: each of its classes is background")
         self.hand, self.numbers = threading.Lock(), threading.Lock()
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
@@ -84,8 +88,11 @@ class Model:
         self.layers = self._find_layers(layer)
         default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
         self.default_layer = default or self.layers[len(self.layers) // 2]
+        runner = self.runner(self.default_layer)
+        self.rows = min(ROWS, rows_that_fit(runner, segmenter, self.latents(0, range(2))))
+        self.glance = max(2, min(GLANCE, GLANCE * 64**2 // math.prod(runner.image_size)))
         self._moved = -QUIET
-        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name(), self._rest)
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name(), self._rest, self.rows)
 
     def runner(self, layer: str) -> Runner:
         """The runner of a layer, for the hand; take the lock `hand` while it runs."""
@@ -111,18 +118,21 @@ class Model:
     def levels(self, layer: str, target: str) -> Tensor:
         """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects")."""
         if layer not in self._levels:
-            z = self.latents(0, range(SEEN), "ranking")
-            runner = self.runner(layer)
-            activations = runner.activations(z).float()
-            labels = self.segmenter(self.generator(z))
-            masks = F.one_hot(labels, len(self.segmenter.classes)).permute(0, 3, 1, 2).float()
-            share = F.interpolate(masks, size=activations.shape[2:], mode="area")
-            sums = torch.einsum("nuhw,nchw->cu", activations, share)
-            self._levels[layer] = sums, share.sum(dim=(0, 2, 3))
+            runner, sums, weight = self.runner(layer), torch.zeros(()), torch.zeros(())
+            for z in self.latents(0, range(self.glance), "ranking").split(self.rows):
+                images, readings = runner.read(z, [REFERENCE])
+                labels = self.segmenter(images[0])
+                masks = F.one_hot(labels, len(self.segmenter.classes)).permute(0, 3, 1, 2).float()
+                share = F.interpolate(masks, size=readings.layer.shape[2:], mode="area")
+                sums = sums + torch.einsum("nuhw,nchw->cu", readings.layer.float(), share).cpu()
+                weight = weight + share.sum(dim=(0, 2, 3)).cpu()
+            self._levels[layer] = sums, weight
         sums, weight = self._levels[layer]
         k = self.segmenter.classes.index(target)
         if not weight[k] > 0:
-            raise UsageError(f"no {target} is seen in {SEEN} images, so it is not known what its units are where it is")
+            raise UsageError(
+                f"no {target} is seen in {self.glance} images: it is not known what its units are where it is"
+            )
         return sums[k] / weight[k]
 
     def _find_layers(self, asked: str | None) -> tuple[str, ...]:
@@ -161,8 +171,10 @@ class Rankings:
     between two passes, and may wait.
     """
 
-    def __init__(self, generator: Any, segmenter: Segmenter, cache: Path, name: str, rest: Callable[[], None]):
-        self.generator, self.cache, self.name = generator, cache, name
+    def __init__(
+        self, generator: Any, segmenter: Segmenter, cache: Path, name: str, rest: Callable[[], None], rows: int
+    ):
+        self.generator, self.cache, self.name, self.rows = generator, cache, name, rows
         self.segmenter: Segmenter = _Resting(segmenter, rest)
         self._known: dict[str, Ranked] = {}
         self._wanted = ""
@@ -238,7 +250,7 @@ class Rankings:
                 stack.enter_context(filelock.FileLock(self.cache / f"{self.name}-{layer}.lock", blocking=False))
             except filelock.Timeout:  # another page of the same folder is at it
                 kept = None
-            return relate(runner, self.segmenter, z, on_progress, rows=ROWS, kept=kept)
+            return relate(runner, self.segmenter, z, on_progress, rows=self.rows, kept=kept)
 
     def _tell(self, layer: str, **news: Any) -> None:
         with self._changed:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from gandid import did
 from gandid.app.experiment import edit
-from gandid.app.models import ROWS, Model
+from gandid.app.models import Model
 from gandid.app.state import State
 from gandid.did.checks import SUPPORT
 from gandid.studies.design import Design, Held
@@ -84,7 +84,7 @@ def tallies(model: Model, state: State, units: Sequence[int], abandoned: Callabl
                 state.seed,
                 "fp32",
                 STEP,
-                ROWS,
+                model.rows,
             )
             measured = worker.measure(range(start, start + STEP))
         store.append(measured, {name: measured[name] for name in SUMMED})

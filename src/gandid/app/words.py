@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gandid.app.stream import Tally
     from gandid.app.studies import Entry, Job
 
+MANY = 16  # objects up to which all can be chosen in every image
 WORTH = 0.005  # share from which a difference in one image is worth a word
 SUPPORT = {
     "strain": "strain",
@@ -170,6 +171,8 @@ def _gain(values: np.ndarray, name: str) -> str:
 
 def units(target: str, ticked: int, *, by_hand: bool) -> str:
     """What the list of units shows."""
+    if not ticked:
+        return "<h2>Units</h2><p class='empty'>As soon as they are ranked, they are listed here.</p>"
     how = "ticked by hand" if by_hand else "ticked"
     return (
         f"<h2>Units</h2><p class='note'>Ordered by their effect on {escape(target)} when ablated alone (ACE, in points of the "
@@ -178,9 +181,13 @@ def units(target: str, ticked: int, *, by_hand: bool) -> str:
 
 
 def choices(view: View, classes: Sequence[str], objects: Sequence[str]) -> list[tuple[str, str]]:
-    """The objects to choose from, each with its share of the image."""
+    """The objects to choose from, each with its share of the image; of many those that are in it, and the chosen one."""
     shares = {name: float((view.labels[0] == list(classes).index(name)).mean()) for name in objects}
-    return [(f"{name}, {percent(share)}" if share else f"{name}, not here", name) for name, share in shares.items()]
+    return [
+        (f"{name}, {percent(share)}" if share else f"{name}, not here", name)
+        for name, share in shares.items()
+        if share or len(objects) <= MANY or name == view.state.target
+    ]
 
 
 def keep(texts: Mapping[str, str], note: str) -> str:
