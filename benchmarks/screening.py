@@ -1,11 +1,11 @@
 """What screening finds and takes, against the exact sweep of the same latents.
 
-    python benchmarks/screening.py [--latents 128] [--units 20] [--threads 1]
+    python benchmarks/screening.py [--layer layer4] [--seed 0] [--latents 128] [--units 20] [--threads 1]
 
-Ranks the units of `layer4` of the embedded rooms both ways in one run and prints, per object, which share of the summed
-exact ACE of the exact top units the chosen ones carry, and how many of them are the same; then the time that both took, as
-processor time and on the clock; what predictions without any ablation would have chosen; and the speed of the exact sweep beside that of the same ablations as arms of the runner, 128
-images at a time, as it was before.
+Ranks the units of a layer of the embedded rooms both ways in one run and prints, per object, which share of the summed exact
+ACE of the exact top units the chosen ones carry, and how many of them are the same; then what predictions without any
+ablation would have chosen; the time that both took, as processor time and on the clock; and the speed of the exact sweep
+beside that of the same ablations as arms of the runner, 128 images at a time, as it was before.
 """
 
 import argparse
@@ -68,12 +68,16 @@ def speeds(study, latents=8):
 def main() -> None:
     """Print the table of docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layer", default="layer4")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--latents", type=int, default=128)
     parser.add_argument("--units", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), layer="layer4", seed=0)
+    study = gandid.Study(
+        gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), layer=asked.layer, seed=asked.seed
+    )
     study.relate(4, ranking="screened", units=asked.units)  # the first pass through anything is slower than the others
     # One half before and one after: what else the machine does should not fall on one of them alone.
     screened, before = timed(study, asked.latents, asked.units, "screened")
