@@ -1,17 +1,20 @@
 """The page computes what the library computes: the same images, the same effects."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gandid import Study, did
+from gandid import Study, did, load_generator, load_segmenter
 from gandid.app import experiment
 from gandid.app.models import Model, Ranked
 from gandid.app.state import State, encode_region
 from gandid.app.stream import LATENTS, STEP, tallies
+from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
 from gandid.relation import top_units
+from gandid.segmenters import FunctionSegmenter
 
 STATE = State(layer="layer8", target="rug", number=3, count=6)
 
@@ -117,3 +120,23 @@ def test_abandoned_numbers_stop(model: Model, ranked: Ranked) -> None:
     state = experiment.settle(STATE, model)
     asked = iter([False, True])
     assert len(list(tallies(model, state, (1, 2), abandoned=lambda: next(asked)))) == 1
+
+
+def test_any_network_has_the_layers_that_can_be_edited(tmp_path: Path) -> None:
+    """The example of an own generator names no layers; its segmenter comes with it."""
+    own = str(Path(__file__).parents[2] / "examples" / "your_gan.py")
+    model = Model(load_generator(f"{own}:make"), load_segmenter(f"{own}:colours"), tmp_path)
+    assert "net.0" in model.layers
+    assert model.default_layer in model.layers
+    state = experiment.settle(State(), model)
+    view = experiment.look(state, model, model.rankings.wait(state.layer, 4, timeout=120))
+    assert view.edited
+    model.rankings.close()
+
+
+def test_a_segmenter_of_background_alone_is_refused(model: Model, tmp_path: Path) -> None:
+    segmenter = FunctionSegmenter(
+        lambda images: (images.mean(1) > 0).long(), ["dark", "bright"], background=["dark", "bright"]
+    )
+    with pytest.raises(UsageError, match="sees no objects"):
+        Model(model.for_numbers, segmenter, tmp_path)

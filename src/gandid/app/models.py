@@ -136,23 +136,25 @@ class Model:
         return sums[k] / weight[k]
 
     def _find_layers(self, asked: str | None) -> tuple[str, ...]:
-        """The layers that give one map of units and have a normalization after them, in the network's order."""
-        names = list(getattr(self.generator, "layers", None) or [n for n, _ in self.generator.named_modules() if n])
-        found, problem = [], ""
-        for name in [*([asked] if asked else []), *names]:
-            try:
-                self.runner(name)
-            except UsageError as error:
-                problem = problem or str(error)
-                if name == asked:
-                    raise
-                continue
-            found.append(name)
+        """The layers that a generator names itself; else its modules that can be edited, in its order."""
+        if asked is not None:
+            self.runner(asked)  # raises if it cannot be edited
+        named = getattr(self.generator, "layers", None)
+        if named:  # each is tried when it is chosen: trying takes a second
+            return tuple(named)
+        names = [name for name, _ in self.generator.named_modules() if name]
+        found, problem = {asked} if asked is not None else set(), ""
+        for name in names:
             if len(found) == MOST_LAYERS:
                 break
+            try:
+                self.runner(name)
+                found.add(name)
+            except UsageError as error:
+                problem = problem or str(error)
         if not found:
             raise UsageError(f"none of the generator's layers can be edited: {problem}")
-        return tuple(sorted(set(found), key=names.index))
+        return tuple(sorted(found, key=names.index))
 
     def _rank_name(self) -> str:
         parts = [

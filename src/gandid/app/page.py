@@ -237,10 +237,10 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
 
         def shown(session: str, state: State, values: tuple[Any, ...]) -> dict[Any, Any]:
             """Everything that changes on the page for a state, where `values` are those of the inputs before."""
-            model, ranked, state = page.of(state)
             try:
+                model, ranked, state = page.of(state)
                 view = experiment.look(state, model, ranked)
-            except UsageError as error:  # such as the insertion of what is never seen
+            except UsageError as error:  # such as the insertion of what is never seen, or a layer with nothing to hold
                 raise gr.Error(str(error), print_exception=False) from None
             ticked = experiment.chosen(state, ranked) or ()
             said = words.finding(view, model.segmenter.classes, model.objects, len(ticked))

@@ -82,13 +82,13 @@ def ranking(ranked: Ranked, layer: str, *, fresh: bool = False) -> str:
     if ranked.problem:
         return f"<p role='alert' class='problem'>The units of {escape(layer)} cannot be ranked: {escape(ranked.problem)}</p>"
     if ranked.latents == 0:
-        text = f"Finding the units of {layer} that make each object: {ranked.done} of {ranked.of} first images done …"
+        text = (
+            f"Finding the units of {layer} that make each object: {ranked.done:.0f} of {ranked.of} first images done …"
+        )
     elif ranked.finished:
         text = f"Units of {layer} ranked on {ranked.latents} images."
     else:
-        text = (
-            f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({ranked.done} of {ranked.of}) …"
-        )
+        text = f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({ranked.done:.0f} of {ranked.of}) …"
     then = " Then the page turns to an effect to begin with." if fresh else ""
     return f"<p role='status'>{escape(text)}{then}</p>"
 
