@@ -46,7 +46,7 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
         return f"There is no {state.target} in this image. Choose another object, or take the next image."
     if not view.edited:
         return f"This image has a {state.target}. The units that make it are being looked for."
-    some = f"the {units} {state.target} unit{'' if units == 1 else 's'}" if units != 1 else f"one {state.target} unit"
+    some = f"the {units} {state.target} units" if units != 1 else f"one {state.target} unit"
     part = "" if state.alpha == 1 else f" by {percent(state.alpha)}"
     where = "all sites" if state.hold == "all" else "the first site"
     if state.mode == "insert":
