@@ -289,7 +289,9 @@ def app_command(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on if not given.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; another than 127.0.0.1 demands a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than 127.0.0.1 demands a token.")
+    ] = "127.0.0.1",
     token: Annotated[
         str | None, typer.Option(help="What a visitor must know; made by chance where it is needed and not given.")
     ] = None,

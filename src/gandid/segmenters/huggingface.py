@@ -237,9 +237,7 @@ class HuggingFaceSegmenter(nn.Module):
             masks = _resized(output["masks_queries_logits"], size).sigmoid()
             scores = torch.einsum("nqc,nqhw->nchw", named, masks)
             return (
-                scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
-                if normalized
-                else scores
+                scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny) if normalized else scores
             )
 
 
