@@ -15,7 +15,8 @@ import yaml
 pytest.importorskip("selenium")
 pytest.importorskip("gradio")
 
-from browsing import Reader, chromium
+from browsing import Reader
+from chromium import chromium
 from served import Served, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("selenium")
 pytest.importorskip("gradio")
 
-from browsing import Reader, chromium
+from browsing import Reader
+from chromium import chromium
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from served import Served

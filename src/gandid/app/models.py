@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
-import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
 
 from gandid.errors import UsageError, told
 from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import REFERENCE, Runner
+from gandid.interventions import Runner
 from gandid.relation import relate
+from gandid.relation.insertion import levels
 from gandid.segmenters import Segmenter
 from gandid.studies.folder import fingerprint, versions
 from gandid.studies.latents import latents
 from gandid.studies.memory import rows_that_fit
+from gandid.studies.study import PRESENCE
 
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
 ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
@@ -84,7 +84,7 @@ class Model:
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
         self._runners: dict[str, Runner] = {}
-        self._levels: dict[str, tuple[Tensor, Tensor]] = {}
+        self._levels: dict[str, Tensor] = {}
         self.layers = self._find_layers(layer)
         default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
         self.default_layer = default or self.layers[len(self.layers) // 2]
@@ -118,22 +118,14 @@ class Model:
     def levels(self, layer: str, target: str) -> Tensor:
         """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects")."""
         if layer not in self._levels:
-            runner, sums, weight = self.runner(layer), torch.zeros(()), torch.zeros(())
-            for z in self.latents(0, range(self.glance), "ranking").split(self.rows):
-                images, readings = runner.read(z, [REFERENCE])
-                labels = self.segmenter(images[0])
-                masks = F.one_hot(labels, len(self.segmenter.classes)).permute(0, 3, 1, 2).float()
-                share = F.interpolate(masks, size=readings.layer.shape[2:], mode="area")
-                sums = sums + torch.einsum("nuhw,nchw->cu", readings.layer.float(), share).cpu()
-                weight = weight + share.sum(dim=(0, 2, 3)).cpu()
-            self._levels[layer] = sums, weight
-        sums, weight = self._levels[layer]
-        k = self.segmenter.classes.index(target)
-        if not weight[k] > 0:
+            z = self.latents(0, range(self.glance), "ranking")
+            self._levels[layer] = levels(self.runner(layer), self.segmenter, z, PRESENCE, self.rows).means
+        means = self._levels[layer][self.segmenter.classes.index(target)]
+        if not means.isfinite().all():
             raise UsageError(
                 f"no {target} is seen in {self.glance} images: it is not known what its units are where it is"
             )
-        return sums[k] / weight[k]
+        return means
 
     def _find_layers(self, asked: str | None) -> tuple[str, ...]:
         """The layers that a generator names itself; else its modules that can be edited, in its order."""
