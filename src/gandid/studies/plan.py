@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +22,7 @@ from gandid.studies.worker import JUDGED, Worker
 CHUNKS = 2  # of latents that the calibration measures at most
 SECONDS = 20.0  # that it should not take much more than
 SETTLED = 0.11  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
+DRAWN = 2**19  # bytes of a target's row of the figure, as PNG, SVG and PDF, beside its images
 DIFFERENTIATED = 1.5  # images that take as long as one pass forward or backward with gradients
 
 
@@ -97,6 +99,11 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         if config.figure:
             edited, held = [len(its or range(units)) for its in named.values()], panel.sizes["arm"] - 2
             images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
+        picture = 3 * math.prod(study.runner.image_size)
+        disk = _size(store) + each * (n - 1 - count)
+        # The relation keeps the images on which units are most active, and the report shows them.
+        disk += 2 * picture * config.ranking_latents * ranked
+        disk += len(named) * (16 * picture + DRAWN) * config.figure
         judged = sum(number < JUDGED for number in config.numbers()) * clock.blocks
         seconds = (judged * clock.seconds + (images - judged) * plain.seconds) / (count * clock.blocks) + after
         return Plan(
@@ -104,7 +111,7 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
             rows=n * panel.sizes["target"] * panel.sizes["arm"],
             images=images,
             seconds=seconds,
-            disk=_size(store) + each * (n - 1 - count),
+            disk=disk,
             device=str(study.device),
         )
 
