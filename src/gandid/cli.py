@@ -223,7 +223,7 @@ def relate(
     device: Device = "auto",
     memory: Memory = None,
 ) -> None:
-    """Measure IoU, ACE and energy of every unit of a layer for every class."""
+    """Measure IoU, ACE and energy of every unit of a layer for every class; the same command goes on where it was cut off."""
     from gandid.files import replacing
     from gandid.studies import StudyConfig
     from gandid.studies.folder import write_measures
@@ -235,6 +235,7 @@ def relate(
         layer=layer,
         seed=seed,
         ranking=_ranking(ranking, screen),
+        ranking_latents=latents,
         iou_threshold=iou_threshold,
     )
     dataset = out_file.with_suffix(".zarr")
@@ -242,11 +243,14 @@ def relate(
         if path.exists():
             raise UsageError(f"{path} exists: choose another --out, or remove it")
     study = _study(asked, device, memory)
-    with _progress() as progress:
-        relation = study.relate(latents, progress, ranking=asked.ranking, iou_threshold=asked.iou_threshold)
+    kept = study.ranking_file(out_file, asked)
+    with explained(out_file), _progress() as progress:
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+        relation = study.relate(latents, progress, kept, ranking=asked.ranking, iou_threshold=asked.iou_threshold)
     write_dataset(dataset, relation)
     with explained(out_file), replacing(out_file) as aside:
         write_measures(aside, relation)
+    kept.unlink(missing_ok=True)
     table = Table(
         title=f"{study.layer}: the five units of largest ACE (points of the image's area)", title_justify="left"
     )

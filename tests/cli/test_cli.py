@@ -1,7 +1,10 @@
 """The command line, as a user meets it: real processes, exit statuses, one line per error."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -161,3 +164,21 @@ def test_flags_win_over_the_file(tmp_path):
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["latents"], config["hold"], config["targets"]) == (16, ["first"], {"rug": [1, 2]})
     assert config["resolved"]["chosen"] == {"rug": [1, 2]}
+
+
+def test_a_ranking_that_is_killed_goes_on_and_leaves_nothing_else(tmp_path):
+    def relate(name: str) -> list[str]:
+        words = ["relate", "--layer", "layer7", "--latents", "24", "--out", f"{name}/units.csv"]
+        return [sys.executable, "-c", "from gandid.cli import main; main()", *words]
+
+    started = subprocess.Popen(relate("cut"), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not (kept := list(tmp_path.glob("cut/.units-*.ranking"))) or not kept[0].stat().st_size:
+        assert started.poll() is None, "it ended before it had kept anything"
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    assert not (tmp_path / "cut" / "units.csv").exists()
+    for name in ("cut", "whole"):
+        subprocess.run(relate(name), cwd=tmp_path, check=True, capture_output=True)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["units.csv", "units.zarr"]
+    assert (tmp_path / "cut" / "units.csv").read_bytes() == (tmp_path / "whole" / "units.csv").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 import warnings
@@ -322,6 +323,13 @@ class Study:
             "precision": self.precision,
         }
 
+    def ranking_file(self, beside: Path, config: StudyConfig) -> Path:
+        """Where a ranking that is to be written to `beside` may be kept while it is under way: hidden, and of this one alone."""
+        ranked = config.model_dump(mode="json") | self._own() | self._resolved()
+        return beside.with_name(
+            f".{beside.stem}-{hashlib.sha256(repr(ranked).encode()).hexdigest()[:12]}{folder.RANKING}"
+        )
+
     def _resolved(self) -> dict[str, Any]:
         """What a run's numbers depend on beside what was asked."""
         weights = {"generator": folder.fingerprint(self.generator), "segmenter": folder.fingerprint(self.segmenter)}
@@ -504,8 +512,8 @@ class _Task:
     def __enter__(self) -> _Task:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.progress and self.task is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.progress and self.task is not None and kind is None:  # what was cut short is not shown as done
             self.progress.update(self.task, completed=self.progress.tasks[self.task].total)
 
     def advance(self, steps: float) -> None:
