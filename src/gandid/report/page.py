@@ -180,6 +180,7 @@ def _types(run: Run) -> dict[str, Any] | None:
             "probable": {name: row[f"p_{name.replace('-', '_')}"] for name in paper.TYPES},
             "removed": number(row["removed"]),
             "inpainted": number(row["inpainted_objects"]),
+            "unknown": number(row["unknown"]),
             "share": f"{100 * row['share_top']:.0f}",
             "effective": f"{row['effective_units']:.0f}",
         }
