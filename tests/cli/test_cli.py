@@ -182,3 +182,16 @@ def test_a_ranking_that_is_killed_goes_on_and_leaves_nothing_else(tmp_path):
         subprocess.run(relate(name), cwd=tmp_path, check=True, capture_output=True)
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["units.csv", "units.zarr"]
     assert (tmp_path / "cut" / "units.csv").read_bytes() == (tmp_path / "whole" / "units.csv").read_bytes()
+
+
+def test_a_users_own_generator_is_studied_as_the_readme_says(tmp_path):
+    example = str(Path(__file__).parents[2] / "examples" / "your_gan.py")
+    asked = ["run", "--generator", f"{example}:make", "--segmenter", f"{example}:colours", "--layer", "net.0"]
+    asked += ["--target", "bright", "--units", "4", "--latents", "16", "--ranking-latents", "64"]
+    done = gandid(*asked, "--out", "own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Ablating the 4 units of bright" in done.stdout
+    refused = gandid(*asked, "--screen", "--out", "screened", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "no probabilities that can be differentiated" in refused.stderr and "use --ranking exact" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]

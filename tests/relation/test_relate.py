@@ -173,3 +173,12 @@ def test_the_command_writes_the_table_and_the_dataset(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match=told):
             CliRunner().invoke(app, wrong, catch_exceptions=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["some.csv", "some.zarr"]
+
+
+def test_an_image_in_which_no_unit_is_active_counts_for_what_it_shows():
+    overlap = Overlap(np.full((1, 2), 0.5, np.float32), 2)
+    labels = torch.tensor([[0, 1], [1, 1]]).repeat(2, 1, 1)
+    overlap.add(torch.stack([torch.zeros(2, 2, 2), torch.ones(2, 2, 2)]), labels)
+    iou, _ = overlap.best()
+    # Active on all four pixels of the second image; the class is seen on one of each, or on three of each.
+    np.testing.assert_allclose(iou, [[1 / 5, 3 / 7]] * 2)

@@ -70,9 +70,10 @@ class Overlap:
             self._shown += masks.sum(dim=0).double().cpu()
             # Interpolation goes beyond no value: the other units are active nowhere.
             units = (some.amax(dim=(1, 2)) >= lowest).nonzero()[:, 0]
-            large = F.interpolate(some[None, units], size=seen.shape, mode="bilinear", align_corners=False)[0].flatten(
-                1
-            )
+            if not len(units):
+                continue
+            large = F.interpolate(some[None, units], size=seen.shape, mode="bilinear", align_corners=False)[0]
+            large = large.flatten(1)
             for i, threshold in enumerate(thresholds):
                 hot = (large >= threshold[units, None]).to(maps)
                 self._both[i, units.cpu()] += (hot @ masks).double().cpu()

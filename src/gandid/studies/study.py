@@ -21,6 +21,7 @@ from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
+from gandid.relation.soft import soft_area
 from gandid.segmenters import Segmenter
 from gandid.studies import figure, folder
 from gandid.studies.config import Precision, Ranking, StudyConfig, Threshold
@@ -236,6 +237,7 @@ class Study:
         """
         config = self._settled(config)
         named, held = self.targets(config), self._held(config)
+        self._can_rank(config, named)
         numbers = config.numbers()
         executor = executor or Local()
         if store is None:
@@ -287,10 +289,17 @@ class Study:
     def check(self, config: StudyConfig, store: Path | None = None) -> None:
         """Raise the `UsageError` that `execute` would, before anything is computed or written."""
         config = self._settled(config)
-        self.targets(config)
         self._held(config)
+        self._can_rank(config, self.targets(config))
         if store is not None and (store / "config.yaml").is_file():
             folder.check_same(store, self._description(config, None))
+
+    def _can_rank(self, config: StudyConfig, named: Mapping[str, tuple[int, ...] | None]) -> None:
+        """Raise `UsageError` if units are to be ranked by gradients and the segmenter has none."""
+        if config.ranking != "exact" and None in named.values():
+            blank = torch.zeros(1, 3, *self.runner.image_size, device=self.device, requires_grad=True)
+            with arithmetic(self.device, self.precision):
+                soft_area(self.segmenter, blank)
 
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
