@@ -1,5 +1,6 @@
 """A study on a real Ray cluster of this machine gives the panel of one process, whatever happens to the workers."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -32,8 +33,12 @@ def cluster():
 
 
 def workers() -> list[psutil.Process]:
-    here = psutil.Process().children(recursive=True)
-    return [process for process in here if "_Actor" in "".join(process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone since, or killed and not yet buried
+            if "_Actor" in "".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_worker_is_killed_and_the_panel_is_the_same(cluster, tmp_path):
@@ -51,7 +56,9 @@ def test_a_worker_is_killed_and_the_panel_is_the_same(cluster, tmp_path):
                             break
                 except FileNotFoundError:
                     continue
-            victim = workers()[0]
+            while not (alive := [worker for worker in workers() if worker.pid not in killed]):
+                time.sleep(0.02)
+            victim = alive[0]
             victim.kill()
             killed.append(victim.pid)
 
