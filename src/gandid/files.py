@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
             remove(path)  # a folder takes no other's place; whoever is killed here has neither, and writes it again
         aside.replace(path)
     finally:
-        remove(aside)
+        with suppress(OSError):  # what went wrong before is to be told; who opens a run removes what is left here
+            remove(aside)
 
 
 def remove(path: Path) -> None:
