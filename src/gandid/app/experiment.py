@@ -14,6 +14,7 @@ from gandid.app.models import Model, Ranked
 from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
 from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
 from gandid.relation import top_units
+from gandid.relation.passes import pictures
 
 TRIED = 6  # objects among which the opening one is looked for
 SIZABLE = 0.03  # share of the image that its object has at least
@@ -101,7 +102,7 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
         measured = seen[0] == model.segmenter.classes.index(state.target)
     return View(
         state,
-        images[:, 0].float().add(1).mul(127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy(),
+        pictures(images[:, 0]),
         seen,
         readings.layer[0].float().cpu().numpy(),
         gain.float().cpu().numpy(),

@@ -22,7 +22,7 @@ from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Runner
 from gandid.relation import relate
 from gandid.relation.insertion import levels
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, objects_of
 from gandid.studies.folder import fingerprint, versions
 from gandid.studies.latents import latents
 from gandid.studies.memory import rows_that_fit
@@ -77,7 +77,7 @@ class Model:
         self.generator: Any = generator
         self.segmenter = segmenter
         self.name = getattr(generator, "name", None) or type(generator).__name__
-        self.objects = tuple(c for c in segmenter.classes if c not in segmenter.background and c != "unknown")
+        self.objects = objects_of(segmenter)
         if not self.objects:
             raise UsageError("the segmenter sees no objects: each of its classes is background")
         self.hand, self.numbers = threading.Lock(), threading.Lock()

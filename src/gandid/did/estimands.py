@@ -87,6 +87,13 @@ def kinds(panel: xr.Dataset, target: str) -> np.ndarray:
     )
 
 
+def units(panel: xr.Dataset, target: str) -> tuple[int, ...]:
+    """The units that are edited of a target, best first; none where the panel does not name them."""
+    if "units" not in panel:
+        return ()
+    return tuple(int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0)
+
+
 def present(panel: xr.Dataset) -> int:
     """Pixels from which a class counts as present: the panel's `presence`, a share of the image."""
     return math.ceil(float(panel.attrs.get("presence", 0.003)) * int(panel.attrs["image_pixels"]))

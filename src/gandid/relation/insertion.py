@@ -22,7 +22,7 @@ from gandid import outcomes
 from gandid.did.inference import bootstrap
 from gandid.interventions import REFERENCE, Arm, Runner, insert
 from gandid.relation.after import interval
-from gandid.relation.passes import batches, passes
+from gandid.relation.passes import batches, passes, pictures
 from gandid.segmenters import Segmenter
 
 LATENTS = 24  # of the effects', the first: not those from which the levels come
@@ -167,7 +167,7 @@ def measure(
         return Inserted(before, appeared, np.array(chosen), image, label, np.zeros(runner.image_size, bool))
     shown = [REFERENCE, *arms[position::positions]]
     for which, images, labels in passes(runner, segmenter, z[latent : latent + 1], shown, rows):
-        image[which] = images[:, 0].float().add(1).mul(127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        image[which] = pictures(images[:, 0])
         label[which] = labels[:, 0].cpu().numpy()
     return Inserted(before, appeared, np.array(chosen), image, label, areas[position])
 

@@ -17,8 +17,8 @@ from gandid.relation import rankings
 from gandid.relation.ablations import Kept, area
 from gandid.relation.activating import MostActivating
 from gandid.relation.iou import TOP_QUANTILE, TOP_QUANTILES, Overlap, Quantiles
-from gandid.relation.soft import soft_area
-from gandid.segmenters import Segmenter
+from gandid.relation.soft import check_gradients
+from gandid.segmenters import Segmenter, objects_of
 
 Ranking = Literal["exact", "screened", "optimized"]
 Threshold = Literal["quantile", "maximizing"]
@@ -76,10 +76,10 @@ def relate(
         If the ranking needs gradients that the segmenter does not give.
     """
     classes, n = segmenter.classes, len(z)
-    objects = [c for c in classes if c not in segmenter.background and c != "unknown"]
+    objects = objects_of(segmenter)
     targets = objects if targets is None else list(targets)
     if ranking != "exact":
-        soft_area(segmenter, runner.scaled(z[:1], torch.ones(1, runner.units, device=z.device, requires_grad=True)))
+        check_gradients(runner, segmenter, z[:1])
     rows = min(rows, AT_ONCE) if z.device.type == "cpu" else rows
 
     before = np.empty((n, len(classes)), np.float32)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from gandid.interventions import REFERENCE, Arm, Runner
 from gandid.segmenters import Segmenter
 
 TOGETHER = 16  # arms of a pass, the reference arm among them: it is made again in each, which should not be felt
+
+
+def pictures(images: Tensor) -> np.ndarray:
+    """Images (..., 3, H, W) in [-1, 1] as bytes (..., H, W, 3)."""
+    return images.float().add(1).mul(127.5).clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
 
 
 def batches(latents: int, rows: int) -> list[slice]:

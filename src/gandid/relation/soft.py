@@ -34,6 +34,11 @@ def soft_area(segmenter: Segmenter, images: Tensor) -> Tensor:
     return probabilities.mean(dim=(2, 3))
 
 
+def check_gradients(runner: Runner, segmenter: Segmenter, z: Tensor) -> None:
+    """Raise `UsageError` unless the soft area of an image (`z` is one latent) can be differentiated by its units."""
+    soft_area(segmenter, runner.scaled(z, torch.ones(1, runner.units, device=z.device, requires_grad=True)))
+
+
 def first_order(
     runner: Runner,
     segmenter: Segmenter,

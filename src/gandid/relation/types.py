@@ -101,7 +101,7 @@ def types(panel: xr.Dataset, relation: xr.Dataset, bounds: Bounds) -> pd.DataFra
     """
     rows = []
     for target, lost, painted, unnamed, hole in _holes(estimands.prepare(panel)):
-        units = [int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0]
+        units = estimands.units(panel, target)
         ace = relation["ace"].sel(object=target).values
         if not (ace > 0).any():
             continue

@@ -55,6 +55,8 @@ HELD = (
     ("#5f6b7a", "P"),
     ("#a0527f", "X"),
 )
+# The marks as the page writes them.
+MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
 GONE, CAME = "#ff2a2a", "#ffe119"
 # Inches: of a panel's plot and the margin right of it, of a bar, of an axis with its label, of a title.
 PLOT, RIGHT, BAR, AXIS, TITLE = 2.5, 0.15, 0.2, 0.52, 0.32

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from gandid.did import Effects, estimate
+from gandid.did import Effects, estimands, estimate
 from gandid.did.checks import SUPPORT
 from gandid.did.words import SHOWN, VISIBLE
 from gandid.errors import UsageError
@@ -116,9 +116,7 @@ class Run:
 
     def units(self, target: str) -> list[int]:
         """The units that were ablated, best first."""
-        if "units" not in self.panel:
-            return []
-        return [int(unit) for unit in self.panel["units"].sel(target=target).values if unit >= 0]
+        return list(estimands.units(self.panel, target))
 
 
 def read(path: Path, effects: Effects | None = None) -> Run:

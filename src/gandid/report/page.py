@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from gandid.did import Effects
@@ -16,12 +15,11 @@ from gandid.files import replacing
 from gandid.relation.types import rule
 from gandid.report import figures, folder, paper, pictures
 from gandid.report.checks import checks_section
+from gandid.report.environment import templates
 from gandid.report.folder import Arm, Run, claimed
 from gandid.report.relation import NEGATIVE, POSITIVE, relation_section
 from gandid.report.target import target_section
 from gandid.report.text import number, slugs, typeset
-
-MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
 
 
 def build(run: Path, effects: Effects | None = None) -> Path:
@@ -77,13 +75,7 @@ def _files(run: Run) -> Markup | None:
 
 
 def _html(run: Run, figure: Markup | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gandid.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates()
     names, colours = slugs(run.targets), figures.class_colours(run)
     sentences = dict(zip(run.targets, run.effects.sentences(), strict=True))
     targets = [target_section(run, name, names[name], colours, sentences[name]) for name in run.targets]
@@ -160,7 +152,7 @@ def _claims(run: Run, arm: Arm) -> dict[str, Any]:
     return {
         "label": arm.label,
         "place": figures.variable(run, arm),
-        "mark": MARKS[mark],
+        "mark": figures.MARKS[mark],
         "colour": colour,
         "sound": len(sound),
         "outside": outside,
@@ -194,7 +186,7 @@ def _legend(run: Run) -> list[dict[str, str]]:
     return [
         {
             "label": "live" if arm is None else arm.label,
-            "mark": MARKS[figures.arm_style(run, arm)[1]],
+            "mark": figures.MARKS[figures.arm_style(run, arm)[1]],
             "place": figures.variable(run, arm),
         }
         for arm in arms

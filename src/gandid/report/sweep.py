@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -26,11 +25,11 @@ from gandid.did.words import SHOWN, VISIBLE
 from gandid.errors import UsageError
 from gandid.files import replacing
 from gandid.report import figures
+from gandid.report.environment import templates
 from gandid.report.figures import HELD, INK, LIVE, MUTED, PAPER, RULE
 from gandid.report.folder import label
 from gandid.report.text import number, percent, signed, slugs, small, typeset
 
-MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
 PER_LINE = 6  # targets side by side in the figure
 NAMED = 3  # pairs that carry their names in the scatter, and effects that a sentence names, at most
 OUTSTANDING = 2.5  # standard deviations from the mean of all pairs, from which a pair is named
@@ -423,13 +422,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _html(found: Sweep) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("gandid.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates()
     names, arms = slugs(found.targets), _estimated(found)
     return environment.get_template("sweep.html.j2").render(
         style=Markup(environment.get_template("report.css").render()),
@@ -526,7 +519,7 @@ def _page_legend(found: Sweep) -> list[dict[str, str]]:
     return [
         {
             "label": name,
-            "mark": MARKS[_style(found, arm)[1]],
+            "mark": figures.MARKS[_style(found, arm)[1]],
             "place": f"--arm{place if place == 0 else 1 + (place - 1) % len(HELD)}",
         }
         for place, (arm, name) in enumerate(arms)

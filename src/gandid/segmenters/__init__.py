@@ -14,7 +14,7 @@ from gandid.errors import UsageError
 from gandid.factory import is_factory
 from gandid.segmenters.function import FunctionSegmenter, load_own
 from gandid.segmenters.names import BACKGROUND, check_background
-from gandid.segmenters.protocol import Segmenter
+from gandid.segmenters.protocol import Segmenter, objects_of
 from gandid.segmenters.unet import UNKNOWN, UNetSegmenter, read_segmenter, save_segmenter
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Segmenter",
     "UNetSegmenter",
     "load_segmenter",
+    "objects_of",
     "read_segmenter",
     "save_segmenter",
 ]

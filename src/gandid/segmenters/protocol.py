@@ -43,3 +43,8 @@ class Segmenter(Protocol):
             Index into `classes`.
         """
         ...
+
+
+def objects_of(segmenter: Segmenter) -> tuple[str, ...]:
+    """A segmenter's object classes, in its order: neither background nor `unknown`."""
+    return tuple(c for c in segmenter.classes if c not in segmenter.background and c != "unknown")

@@ -9,11 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gandid.errors import UsageError
+from gandid.relation.measures import Ranking, Threshold
 
 Control = Literal["capped", "frozen"]
 Precision = Literal["fp32", "bf16"]
-Ranking = Literal["exact", "screened", "optimized"]
-Threshold = Literal["quantile", "maximizing"]
 
 
 class TypeBounds(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor
 from gandid import outcomes
 from gandid.generators import Discriminator
 from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner, hold
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, objects_of
 
 QUANTILES = (0.01, 0.5, 0.99)
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
@@ -142,7 +142,7 @@ def _arranged(
             for target in design.edits
         ]
     )
-    objects = np.array([i for i, name in enumerate(classes) if name not in segmenter.background and name != "unknown"])
+    objects = np.array([classes.index(name) for name in objects_of(segmenter)])
     counts = outcomes.pixels(labels, len(classes))[rows]  # (T, A, n, C)
     inside, painted = [], []
     for row, target in zip(rows, design.edits, strict=True):

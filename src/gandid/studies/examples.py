@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from gandid.interventions import REFERENCE, Arm, Runner
+from gandid.relation.passes import pictures
 from gandid.segmenters import Segmenter
 from gandid.studies.design import Design
 from gandid.studies.latents import latents
@@ -52,9 +53,7 @@ def collect(
         donors = latents(seed, numbers, generator.latent_dim, "donors").to(device) if edit.values is None else None
         made, readings = runner.read(z, [REFERENCE, Arm(edit), *held], donors=donors)
         seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
-        images[t, : len(numbers)] = (
-            made.float().add(1).mul(127.5).clamp(0, 255).byte().permute(1, 0, 3, 4, 2).cpu().numpy()
-        )
+        images[t, : len(numbers)] = pictures(made).swapaxes(0, 1)
         labels[t, : len(numbers)] = seen.cpu().numpy()
         gain[t, : len(numbers)] = readings.gain(runner.downstream[0], 1).cpu().numpy()
     return {

@@ -21,8 +21,8 @@ from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
-from gandid.relation.soft import soft_area
-from gandid.segmenters import Segmenter
+from gandid.relation.soft import check_gradients
+from gandid.segmenters import Segmenter, objects_of
 from gandid.studies import figure, folder
 from gandid.studies.config import Precision, Ranking, StudyConfig, Threshold
 from gandid.studies.design import Design, Held
@@ -100,7 +100,7 @@ class Study:
     @property
     def objects(self) -> tuple[str, ...]:
         """The segmenter's object classes: neither background nor `unknown`."""
-        return tuple(c for c in self.segmenter.classes if c not in self.segmenter.background and c != "unknown")
+        return objects_of(self.segmenter)
 
     def relate(
         self,
@@ -297,9 +297,8 @@ class Study:
     def _can_rank(self, config: StudyConfig, named: Mapping[str, tuple[int, ...] | None]) -> None:
         """Raise `UsageError` if units are to be ranked by gradients and the segmenter has none."""
         if config.ranking != "exact" and None in named.values():
-            blank = torch.zeros(1, 3, *self.runner.image_size, device=self.device, requires_grad=True)
             with arithmetic(self.device, self.precision):
-                soft_area(self.segmenter, blank)
+                check_gradients(self.runner, self.segmenter, self._latents(range(1)))
 
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
@@ -534,7 +533,7 @@ def _restored(panel: xr.Dataset, held: tuple[Held, ...], **alike: Any) -> Design
     """The design of a panel, from what the panel says of its edits."""
     edits = {}
     for target in map(str, panel["target"].values):
-        units = tuple(int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0)
+        units = did.estimands.units(panel, target)
         values = panel["values"].sel(target=target).values[: len(units)] if "values" in panel else None
         edits[target] = Edit(units, None if values is None else torch.from_numpy(values), float(panel.attrs["alpha"]))
     return Design(edits, held, **alike)

@@ -18,7 +18,7 @@ import yaml
 from rich.progress import Progress
 
 from gandid import did
-from gandid.did import claim2
+from gandid.did import claim2, estimands
 from gandid.did.inference import bh
 from gandid.did.totals import objects_inpainted
 from gandid.errors import UsageError
@@ -246,10 +246,7 @@ def total(plans: Sequence[Plan]) -> Plan:
 
 def _read(name: str, run: Path, panel: xr.Dataset, effects: did.Effects) -> Layer:
     ranked = pd.read_csv(run / "relation.csv") if (run / "relation.csv").is_file() else None
-    units = {
-        str(target): tuple(int(unit) for unit in panel["units"].sel(target=target).values if unit >= 0)
-        for target in panel["target"].values
-    }
+    units = {str(target): estimands.units(panel, target) for target in panel["target"].values}
     return Layer(name, effects, objects_inpainted(panel), units, ranked)
 
 
