@@ -17,6 +17,18 @@ TITLES = {
     "responds": ("Sites that respond", "Can a held site's statistic respond to an edit at all?"),
     "gain": ("Gain", "Does the measured gain follow its closed form?"),
     "stability": ("Stability", "Do two halves of the latents agree?"),
+    "baseline_area": (
+        "Baseline areas",
+        "Do a control’s own unedited images show as much of each class as the network’s?",
+    ),
+    "parallel_trends": ("Parallel trends", "Do live and control move alike where the mechanism hardly acts?"),
+    "dose": ("Dose-response", "Is the difference zero without an edit, and does it grow with the edit’s size?"),
+    "shapley_efficiency": ("Shapley efficiency", "Do the sites’ shares add up to the whole effect?"),
+    "placebo_units": ("Placebo units", "Does the effect lie beyond those of random units of the same number?"),
+    "placebo_object": ("Placebo object", "Does a class of pixels dealt out at random show no effect?"),
+    "uncertain": ("Uncertain pixels", "Is the segmenter as sure of edited images as of unedited ones?"),
+    "ground_truth": ("Ground truth", "Does the segmenter find the right class where it is known?"),
+    "second_segmenter": ("Second segmenter", "Does another segmenter see the same effect?"),
 }
 
 

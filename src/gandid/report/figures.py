@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gandid.did.words import VISIBLE
 from gandid.report import pictures
-from gandid.report.folder import Arm, Run, columns
+from gandid.report.folder import Arm, Column, Run, columns
 
 INK, MUTED, RULE, PAPER = "#1c1e22", "#5a616b", "#d8dbe0", "#ffffff"
 # Paul Tol's "bright" and "muted" colours, told apart by the colour-blind: objects in the segmenter's order.
@@ -55,8 +55,13 @@ HELD = (
     ("#5f6b7a", "P"),
     ("#a0527f", "X"),
 )
+# Twins share a colour: they are draws of one control, and differ in their marks.
+TWIN, TWINS = "#7a4b2a", ("*", "<", ">", "p", "h", "d")
 # The marks as the page writes them.
-MARKS = {"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"}
+MARKS = {
+    **{"o": "●", "D": "◆", "s": "■", "^": "▲", "v": "▼", "P": "✚", "X": "✖"},
+    **{"*": "★", "<": "◀", ">": "▶", "p": "⬟", "h": "⬢", "d": "⬧"},
+}
 GONE, CAME = "#ff2a2a", "#ffe119"
 # Inches: of a panel's plot and the margin right of it, of a bar, of an axis with its label, of a title.
 PLOT, RIGHT, BAR, AXIS, TITLE = 2.5, 0.15, 0.2, 0.52, 0.32
@@ -92,7 +97,7 @@ STYLE: Any = {
 }
 # In the page, drawn colours give way to the style's: each has a light and a dark value.
 PAGE = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--card)"} | {
-    colour: f"var(--arm{i})" for i, (colour, _) in enumerate((LIVE, *HELD))
+    colour: f"var(--arm{i})" for i, colour in enumerate((LIVE[0], *(colour for colour, _ in HELD), TWIN))
 }
 
 
@@ -161,19 +166,19 @@ def strip(run: Run, target: str) -> Figure:
     cols = np.arange(width) * gains.shape[2] // width
     for e in range(count):
         top = e * step_y
-        for c, (_, arm, _) in enumerate(shown):
+        for c, (_, arm, baseline, _) in enumerate(shown):
             left = c * step_x
             mosaic[top : top + height, left : left + width] = images[e, arm]
-            if arm:
+            text = "its own original" if arm else f"latent {examples.latents[target][e]}"
+            if arm != baseline:
                 labels = examples.labels[target][e]
-                found = pictures.change(labels[0], labels[arm], examples.classes, run.objects, target)
+                found = pictures.change(labels[baseline], labels[arm], examples.classes, run.objects, target)
                 for colour, mask in ((GONE, found.vanished), (CAME, found.appeared)):
                     pieces[colour] += [
                         ((left + x0, top + y0), (left + x1, top + y1)) for x0, y0, x1, y1 in pictures.segments(mask)
                     ]
-                texts.append((left, top + height + foot * 0.2, caption(found)))
-            else:
-                texts.append((left, top + height + foot * 0.2, f"latent {examples.latents[target][e]}"))
+                text = caption(found, target)
+            texts.append((left, top + height + foot * 0.2, text))
         left = len(shown) * step_x
         scaled = np.clip((gains[e] - low) / max(high - low, 1e-12), 0, 1)
         heat = (matplotlib.colormaps[GAIN](scaled)[..., :3] * 255).astype(np.uint8)
@@ -200,7 +205,7 @@ def strip(run: Run, target: str) -> Figure:
                 axes.add_artist(patch)
         for x, y, text in texts:
             axes.text(x, y, text, fontsize=7.5, color=MUTED, va="top")
-        for c, name in enumerate([*(heading(run, target, *column) for column in shown), "measured gain, live"]):
+        for c, name in enumerate([*(heading(run, target, column) for column in shown), "measured gain, live"]):
             axes.text(c * step_x, -foot * 0.35, name, fontsize=8.5, fontweight="bold", va="bottom")
         figure.text(
             box[0],
@@ -306,14 +311,16 @@ def gain_range(run: Run, target: str) -> tuple[float, float]:
     return _ends(run.examples.gain[target], 1.0)
 
 
-def heading(run: Run, target: str, label: str, _: int, name: str) -> str:
+def heading(run: Run, target: str, column: Column) -> str:
     """The heading of a column of a strip: its label, marked where the arm is out of support."""
-    outside = any(name in arm.names and not run.supported(target, arm) for arm in run.arms)
-    return f"{label}\n(out of support)" if outside else label
+    outside = any(column.name in arm.names and not run.supported(target, arm) for arm in run.arms)
+    return f"{column.label}\n(out of support)" if outside else column.label
 
 
-def caption(found: pictures.Change, least: float = 0.01) -> str:
+def caption(found: pictures.Change, target: str, least: float = 0.01) -> str:
     """What an edit did to one image, in a few words: shares of the target's original pixels."""
+    if not found.original:
+        return f"no {target} in it"  # a twin's own image of the latent need not show it
     text = f"{100 * found.gone:.0f} % gone"
     painted = [(name, share) for name, share in found.painted.items() if share >= least]
     if painted:
@@ -359,12 +366,21 @@ def inline(figure: Figure, name: str, alt: str, **style: Any) -> Markup:
 
 def arm_style(run: Run, arm: Arm | None) -> tuple[str, str]:
     """Colour and mark of a held arm, or of the live one (None)."""
-    return LIVE if arm is None else HELD[run.arms.index(arm) % len(HELD)]
+    if arm is None:
+        return LIVE
+    twins = [other for other in run.arms if _is_twin(other)]
+    if arm in twins:
+        return TWIN, TWINS[twins.index(arm) % len(TWINS)]
+    return HELD[[other for other in run.arms if other not in twins].index(arm) % len(HELD)]
 
 
 def variable(run: Run, arm: Arm | None) -> str:
     """The page's name for the colour of an arm: the style has a light and a dark one."""
-    return "--arm0" if arm is None else f"--arm{1 + run.arms.index(arm) % len(HELD)}"
+    return PAGE[arm_style(run, arm)[0]].removeprefix("var(").removesuffix(")")
+
+
+def _is_twin(arm: Arm) -> bool:
+    return arm.name.startswith("twin:")
 
 
 def _answer(figure: Figure, run: Run, target: str, left: float, top: float, plot: float = PLOT) -> None:

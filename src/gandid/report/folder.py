@@ -4,7 +4,7 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,14 @@ import yaml
 
 from gandid.did import Effects, estimands, estimate
 from gandid.did.checks import SUPPORT
+from gandid.did.totals import objects_inpainted
 from gandid.did.words import SHOWN, VISIBLE
 from gandid.errors import UsageError
 
 # What an 8-bit image may differ by where two arms are the same computation in another order.
 ROUNDING = 2
+# What ends the name of the unedited image of a held arm whose baseline is its own (docs/panel.md).
+UNEDITED = "/unedited"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,23 @@ class Examples:
     gain: dict[str, np.ndarray]
     """By target, shape (E, h, w): measured gain at the first site of the live arm; 1 where there is none."""
 
+    def baseline(self, arm: int) -> int:
+        """The arm that is the unedited image of this one: its own where it has one, else the reference."""
+        own = self.arms[arm].removesuffix(UNEDITED) + UNEDITED
+        return self.arms.index(own) if own in self.arms else 0
+
+
+class Column(NamedTuple):
+    """A column of a target's strip."""
+
+    label: str
+    arm: int
+    """Index into the examples' arms."""
+    baseline: int
+    """Index of the arm's unedited image; the arm itself where it is unedited."""
+    name: str
+    """The arm's name in the panel."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -69,6 +89,8 @@ class Run:
     """The relation after each ablation (``after.zarr``)."""
     insertion: xr.Dataset | None = None
     """What insertion does (``insertion.zarr``)."""
+    together: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What all other objects together in-paint, by target and arm (`gandid.did.totals.objects_inpainted`)."""
 
     @property
     def targets(self) -> list[str]:
@@ -150,6 +172,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
         # Opened lazily: what is along the latents may be larger than memory, and only the estimates need it.
         with xr.open_zarr(path / "panel.zarr", chunks=None) as stored:
             effects = effects or estimate(stored)
+            together = objects_inpainted(stored, effects.level)
             panel = stored.drop_dims("latent").load()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UsageError(f"'{path / 'panel.zarr'}' is not a panel: {error}") from error
@@ -173,6 +196,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
         _table(path / "types.csv", "target"),
         _dataset(path / "after.zarr"),
         _dataset(path / "insertion.zarr"),
+        together,
     )
 
 
@@ -181,26 +205,38 @@ def claimed(row: Any) -> bool:
     return bool(row["q"] < SHOWN and row["supported"] and abs(row["did"]) >= VISIBLE / 2)
 
 
-def columns(run: Run, target: str) -> list[tuple[str, int, str]]:
-    """The columns of a target's strip: label, index into the examples' arms, arm's name.
+def columns(run: Run, target: str) -> list[Column]:
+    """The columns of a target's strip, an arm's own unedited image before it.
 
-    Arms whose images and labels are the same (up to rounding) in every example are shown once.
+    Edited arms whose images and labels, and those of their baselines, are the same (up to rounding) in every example are shown
+    once, and so are such unedited ones.
     """
     examples = run.examples
     assert examples is not None
     images, labels = examples.images[target].astype(np.int16), examples.labels[target]
+    names = examples.arms
+
+    def same(one: int, other: int) -> bool:
+        near = np.abs(images[:, one] - images[:, other]).max(initial=0) <= ROUNDING
+        return bool(near and (labels[:, one] == labels[:, other]).all())
+
     groups: list[list[int]] = []
-    for index in range(len(examples.arms)):
+    for arm in sorted(range(len(names)), key=lambda i: (names.index(names[i].removesuffix(UNEDITED)), -len(names[i]))):
+        own = examples.baseline(arm)
         for group in groups:
             first = group[0]
-            near = np.abs(images[:, index] - images[:, first]).max(initial=0) <= ROUNDING
-            # The reference stays by itself: an ablation that changes nothing is a finding, not a repetition.
-            if first > 0 and near and (labels[:, index] == labels[:, first]).all():
-                group.append(index)
+            base = examples.baseline(first)
+            # An original stays by itself: an ablation that changes nothing is a finding, not a repetition.
+            alike = (own == arm) == (base == first) and first > 0
+            if alike and same(arm, first) and same(own, base):
+                group.append(arm)
                 break
         else:
-            groups.append([index])
-    return [(label([examples.arms[i] for i in group]), group[0], examples.arms[group[0]]) for group in groups]
+            groups.append([arm])
+    return [
+        Column(label([names[i] for i in group]), group[0], examples.baseline(group[0]), names[group[0]])
+        for group in groups
+    ]
 
 
 def label(names: list[str]) -> str:
@@ -210,11 +246,20 @@ def label(names: list[str]) -> str:
     if names[0] == "live":
         same = names[1:]
         return "ablated, all live" + (f" (same: {', '.join(same)})" if same else "")
+    if names[0].endswith(UNEDITED):
+        return f"{label([name.removesuffix(UNEDITED) for name in names])}, unedited".replace(
+            " without normalization", ""
+        )
     pairs = [name.split(":", 1) for name in names]
     sites = list(dict.fromkeys(held for _, held in pairs))
     controls = list(dict.fromkeys(control for control, _ in pairs))
+    if controls == ["twin"]:
+        return " / ".join("twin without normalization" if name == "all" else f"twin {name}" for name in sites)
     where = {"first": "first site", "all": "all sites"}
     what = " / ".join(where.get(site, site.replace("+", " + ")) for site in sites)
+    if controls == ["mean"]:
+        several = len(sites) > 1 or sites[0] == "all" or "+" in sites[0]
+        return f"{what} at {'their means' if several else 'its mean'}"
     # Controls that agree need not be told apart: the site is simply held.
     return f"{what} {controls[0]}" if len(controls) == 1 else f"{what} held"
 

@@ -341,7 +341,7 @@ def _picture(axes: Axes, run: Run, target: str, column: Column) -> None:
         image, labels = examples.images[target][0, arm], examples.labels[target][0]
         text = f"latent {examples.latents[target][0]}"
         if arm:
-            found = pictures.change(labels[0], labels[arm], examples.classes, run.objects, target)
+            found = pictures.change(labels[examples.baseline(arm)], labels[arm], examples.classes, run.objects, target)
             outlines = [(found.vanished, GONE), (found.appeared, CAME)]
             text = f"{100 * found.gone:.0f} % gone"
     else:

@@ -27,8 +27,10 @@ class Change(NamedTuple):
     """The target's original pixels that no longer carry its label."""
     appeared: np.ndarray
     """Pixels that now carry an object's class and did not before."""
+    original: int
+    """The target's original pixels, counted."""
     gone: float
-    """Share of the target's original pixels that vanished."""
+    """Share of them that vanished."""
     painted: dict[str, float]
     """By other object, the share of the target's original pixels that it now covers; largest first."""
 
@@ -37,13 +39,14 @@ def change(before: np.ndarray, after: np.ndarray, classes: list[str], objects: l
     """Compare the label maps of an original and of an edited image, each of shape (H, W)."""
     index = classes.index(target)
     original = before == index
-    whole = max(int(original.sum()), 1)
+    count = int(original.sum())
+    whole = max(count, 1)
     numbers = [classes.index(name) for name in objects]
     appeared = np.isin(after, numbers) & (after != before)
     vanished = original & (after != index)
     shares = {classes[k]: float((original & (after == k)).sum() / whole) for k in numbers if k != index}
     ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    return Change(vanished, appeared, float(vanished.sum() / whole), ordered)
+    return Change(vanished, appeared, count, float(vanished.sum() / whole), ordered)
 
 
 def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, int]]:

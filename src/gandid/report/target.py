@@ -85,17 +85,17 @@ def _strip(run: Run, target: str) -> dict[str, Any]:
     for e in range(len(images)):
         cells = []
         which = f"image {e + 1} of {len(images)}"
-        for label, arm, _ in shown:
+        for label, arm, baseline, _ in shown:
             cell = {"src": pictures.picture(images[e, arm]), "gone": "", "came": ""}
-            if arm == 0:
-                original = (labels[e, 0] == examples.classes.index(target)).sum()
-                cell["text"] = f"latent {examples.latents[target][e]}"
-                share = percent(original / labels[e, 0].size)
-                cell["alt"] = f"{target}, {which}, original: {target} covers {share} of it"
+            if arm == baseline:
+                original = (labels[e, arm] == examples.classes.index(target)).sum()
+                cell["text"] = "its own original" if arm else f"latent {examples.latents[target][e]}"
+                share = percent(original / labels[e, arm].size)
+                cell["alt"] = f"{target}, {which}, {label}: {target} covers {share} of it"
             else:
-                found = pictures.change(labels[e, 0], labels[e, arm], examples.classes, run.objects, target)
+                found = pictures.change(labels[e, baseline], labels[e, arm], examples.classes, run.objects, target)
                 cell |= {"gone": pictures.path(found.vanished), "came": pictures.path(found.appeared)}
-                cell["text"] = figures.caption(found).replace(" %", "\u00a0%")
+                cell["text"] = figures.caption(found, target).replace(" %", "\u00a0%")
                 visible = {name: share for name, share in found.painted.items() if share >= VISIBLE / 2}
                 painted = ", ".join(f"{percent(share)} by {name}" for name, share in visible.items())
                 cell["alt"] = f"{target}, {which}, {label}: {percent(found.gone)} of its pixels vanished, " + (
@@ -113,7 +113,7 @@ def _strip(run: Run, target: str) -> dict[str, Any]:
             }
         )
         rows.append(cells)
-    headings = [figures.heading(run, target, *column).split("\n") for column in shown]
+    headings = [figures.heading(run, target, column).split("\n") for column in shown]
     return {
         "headings": [*headings, ["gain at the first site"]],
         "rows": rows,
