@@ -94,7 +94,13 @@ def run(
     units: Annotated[
         int | None, typer.Option(help="Units per target; 20, or a fifth of the layer's if that is fewer.")
     ] = None,
-    control: Annotated[list[str], typer.Option(help="capped or frozen.")] = ["capped", "frozen"],
+    control: Annotated[list[str], typer.Option(help="capped, frozen, mean or twin (repeatable).")] = [
+        "capped",
+        "frozen",
+    ],
+    twin: Annotated[
+        list[str], typer.Option(help="Of --control twin: a generator trained without the normalization (repeatable).")
+    ] = [],
     hold: Annotated[list[str], typer.Option(help="first, all, or site names joined by +.")] = ["first", "all"],
     ablation: Annotated[str, typer.Option(help="zero, mean or resample.")] = "zero",
     alpha: Annotated[float, typer.Option(help="Share of the way to the ablated value.")] = 1.0,
@@ -484,8 +490,9 @@ def _studies(config: Any, device: str, memory: str | None = None, share: float =
         background=config.background,
     )
     network = load_generator(config.generator, place)
+    twins = {name: load_generator(name, place) for name in config.twin}
     return lambda layer: Study(
-        network, segmenter, layer, config.seed, precision=config.precision, memory=int(share * budget)
+        network, segmenter, layer, config.seed, precision=config.precision, memory=int(share * budget), twins=twins
     )
 
 

@@ -22,7 +22,7 @@ from gandid.app.state import MOST_UNITS, State, read_query
 from gandid.app.stream import tallies
 from gandid.errors import GandidError, UsageError
 from gandid.generators import load_generator
-from gandid.interventions import CONTROLS
+from gandid.interventions import EXACT_CONTROLS
 
 HERE = Path(__file__).parent / "static"
 POLL = 1.0  # seconds between two looks at what goes on in the background
@@ -173,7 +173,7 @@ def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
                             label="Layer",
                             elem_id="layer",
                         )
-                        controls = [(CONTROL_LABELS.get(name, name), name) for name in CONTROLS]
+                        controls = [(CONTROL_LABELS.get(name, name), name) for name in EXACT_CONTROLS]
                         control = gr.Radio(controls, label="Normalization is held, for comparison", elem_id="control")
                         sites = [("first site", "first"), ("all sites", "all")]
                         hold = gr.Radio(sites, label="Where it is held", elem_id="hold")

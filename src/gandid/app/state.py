@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from gandid.interventions import CONTROLS
+from gandid.interventions import EXACT_CONTROLS
 
 MODES = ("ablate", "insert")
 HOLDS = ("first", "all")
@@ -119,7 +119,7 @@ _READ: dict[str, Any] = {
     "units": lambda text: tuple(dict.fromkeys(_whole(part) for part in text.split("."))) or None,
     "count": lambda text: max(1, _whole(text)),
     "alpha": _share,
-    "control": _one_of(*CONTROLS),
+    "control": _one_of(*EXACT_CONTROLS),
     "hold": _one_of(*HOLDS),
     "mode": _one_of(*MODES),
     "region": _region,

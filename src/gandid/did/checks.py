@@ -140,7 +140,8 @@ def mean_gains(panel: xr.Dataset) -> dict[str, dict[str, float]]:
 Row = dict[str, Any]
 
 
-def _row(check: str, value: float, bound: float, good: bool, bad: str = "flagged", **rest: str) -> Row:
+def row(check: str, value: float, bound: float, good: bool, bad: str = "flagged", **rest: str) -> Row:
+    """A row of the checks: `ok` or `bad`; `rest` are its target, arm and detail, where it has them."""
     where = {"target": "", "arm": "", "detail": ""} | rest
     return {
         "check": check,
@@ -173,6 +174,11 @@ def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[_Summary]:
     return [_Summary(int(c), float(m), float(s)) for c, m, s in zip(count, largest, total, strict=True)]
 
 
+def _at_sites(panel: xr.Dataset) -> list[estimands.Held]:
+    """The held arms of the generator itself: nothing of a twin is held."""
+    return [arm for arm in estimands.held_arms(panel) if arm.control != "twin"]
+
+
 def _edited(panel: xr.Dataset) -> list[str]:
     return ["live", *(arm.name for arm in estimands.held_arms(panel))]
 
@@ -186,11 +192,11 @@ def _target_seen(counts: Counts, bounds: Bounds) -> Iterator[Row]:
         else:
             detail = f"{count:,} of {total:,} images show it"
         bad = "failed" if count < 2 else "flagged"
-        yield _row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
+        yield row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
 
 
 def _strain(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> Iterator[Row]:
-    held = estimands.held_arms(panel)
+    held = _at_sites(panel)
     if "strain" not in panel or "natural" not in panel or panel.sizes["site"] == 0 or not held:
         return
     range_ = panel["natural"].quantile(1 - bounds.tail, "latent").values
@@ -218,7 +224,7 @@ def _strain(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> Ite
             typical, beyond = totals[:, t, a] / count
             # The worst site is the one furthest out of its own range, not the one with the largest number.
             worst = int(np.argmax(typical / np.maximum(range_, 1e-6)))
-            yield _row(
+            yield row(
                 "strain",
                 typical[worst],
                 range_[worst],
@@ -253,7 +259,7 @@ def _realism(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> It
             value = float(scores[shows, t, names.index(arm)].mean())
             least = low if arm == "live" else min(low, live - (usual - low))
             detail = f"unedited images: {usual:.2f} on average; live: {live:.2f}"
-            yield _row("realism", value, least, value >= least, target=target, arm=arm, detail=detail)
+            yield row("realism", value, least, value >= least, target=target, arm=arm, detail=detail)
 
 
 def _unknown(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
@@ -271,7 +277,7 @@ def _unknown(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]
             value = float(shares[names.index(arm)])
             most = high if arm == "live" else max(high, live + high - usual)
             detail = f"unedited images: {usual:.2%} on average; live: {live:.2%}"
-            yield _row("unknown", value, most, value <= most, target=target, arm=arm, detail=detail)
+            yield row("unknown", value, most, value <= most, target=target, arm=arm, detail=detail)
 
 
 def _unknown_inside(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
@@ -285,14 +291,14 @@ def _unknown_inside(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterat
             high = bounds.unknown_inside + (0.0 if arm == "live" else shares[0])
             detail = "share of the target's original pixels"
             target = counts.targets[t]
-            yield _row("unknown_inside", value, high, value <= high, target=target, arm=arm, detail=detail)
+            yield row("unknown_inside", value, high, value <= high, target=target, arm=arm, detail=detail)
 
 
 def _responds(panel: xr.Dataset) -> Iterator[Row]:
     if "responds" not in panel.coords or panel["responds"].all():
         return
     responds = dict(zip(panel["site"].values.astype(str), panel["responds"].values.astype(bool), strict=True))
-    for arm in estimands.held_arms(panel):
+    for arm in _at_sites(panel):
         names = {"first": list(responds)[:1], "all": list(responds)}.get(arm.held, arm.held.split("+"))
         still = [name for name in names if not responds[name]]
         value = len(names) - len(still)
@@ -302,7 +308,7 @@ def _responds(panel: xr.Dataset) -> Iterator[Row]:
             "and cannot respond to an edit"
         )
         detail = detail if still else "every held site responds to an edit"
-        yield _row("responds", value, 1, value > 0, arm=arm.name, detail=detail)
+        yield row("responds", value, 1, value > 0, arm=arm.name, detail=detail)
 
 
 def _baseline_gap(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
@@ -318,7 +324,7 @@ def _baseline_gap(panel: xr.Dataset, bounds: Bounds) -> Iterator[Row]:
         detail = f"largest change of {count} unedited images" + ("" if exact else "; DID needs parallel trends")
         good = value <= bounds.baseline_gap
         bad = "failed" if exact else "flagged"
-        yield _row("baseline_gap", value, bounds.baseline_gap, good, bad, arm=arm.name, detail=detail)
+        yield row("baseline_gap", value, bounds.baseline_gap, good, bad, arm=arm.name, detail=detail)
 
 
 def _placebo_site(panel: xr.Dataset) -> Iterator[Row]:
@@ -328,7 +334,7 @@ def _placebo_site(panel: xr.Dataset) -> Iterator[Row]:
     for target, (count, value, _) in zip(panel["target"].values.astype(str), summaries, strict=True):
         if count:
             detail = f"largest change of {count} images when a site upstream of the edit is held"
-            yield _row("placebo_site", value, 0.0, value == 0, "failed", target=target, detail=detail)
+            yield row("placebo_site", value, 0.0, value == 0, "failed", target=target, detail=detail)
 
 
 def _gain(panel: xr.Dataset, gains: Mapping[str, Mapping[str, float]], bounds: Bounds) -> Iterator[Row]:
@@ -342,7 +348,7 @@ def _gain(panel: xr.Dataset, gains: Mapping[str, Mapping[str, float]], bounds: B
         for name, where in (("gain", "on the target's pixels"), ("gain_outside", "elsewhere")):
             if name in gains[target]:
                 detail += f"; mean gain {gains[target][name]:.2f} {where}"
-        yield _row("gain", value, bounds.gain_error, value <= bounds.gain_error, target=target, detail=detail)
+        yield row("gain", value, bounds.gain_error, value <= bounds.gain_error, target=target, detail=detail)
 
 
 def _stability(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Row]:
@@ -362,7 +368,7 @@ def _stability(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Ro
             bound = float(stats.norm.isf(stats.norm.sf(bounds.stability) / len(found)))
             value = max(found)
             detail = f"worst of {len(found)} differences between the halves, in standard errors"
-            yield _row("stability", value, bound, value <= bound, target=target, arm=arm.name, detail=detail)
+            yield row("stability", value, bound, value <= bound, target=target, arm=arm.name, detail=detail)
 
 
 def _welch(first: Any, second: Any) -> list[float]:

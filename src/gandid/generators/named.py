@@ -28,6 +28,8 @@ class NamedModel:
         Files of a model that ships with the package.
     segmenter : str, optional
         The embedded segmenter that knows its objects.
+    twin : str, optional
+        The model of the same data and schedule that was trained without pixel normalization.
     url, sha256 : str
         Where the file of a public model is, and the hexadecimal digits with which its SHA-256 begins.
     """
@@ -42,6 +44,7 @@ class NamedModel:
     weights: Path | None = None
     discriminator: Path | None = None
     segmenter: str | None = None
+    twin: str | None = None
     url: str = ""
     sha256: str = ""
 

@@ -4,11 +4,12 @@ from gandid.interventions.arms import REFERENCE, Arm, hold
 from gandid.interventions.edits import ABLATIONS, Edit, ablate, insert
 from gandid.interventions.normalizations import Adapter, Statistic, pixel_norm
 from gandid.interventions.runner import Readings, Runner, layers_of
-from gandid.interventions.sites import CONTROLS, Site, find_sites, held_statistic, register_site
+from gandid.interventions.sites import CONTROLS, EXACT_CONTROLS, Site, find_sites, held_statistic, register_site
 
 __all__ = [
     "ABLATIONS",
     "CONTROLS",
+    "EXACT_CONTROLS",
     "REFERENCE",
     "Adapter",
     "Arm",

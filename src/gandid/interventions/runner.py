@@ -12,7 +12,7 @@ downstream would meet `n` others there. Such a network fans out at its latents i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gandid.errors import GandidError, UsageError, told
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.normalizations import Statistic, check_mode
-from gandid.interventions.sites import Site, find_sites, held_statistic
+from gandid.interventions.sites import Site, average, find_sites, held_statistic
 
 _NAMED = 20  # layers that an error names
 
@@ -97,6 +97,7 @@ class Runner:
         self.generator: Any = generator
         self.layer = layer
         self._layer_module, self._sites = modules[layer], find_sites(generator)
+        self._constants: dict[str, Statistic] = {}
         place = next(chain(generator.parameters(), generator.buffers()), torch.empty(0))
         self.device = place.device
         self._trace(torch.randn(2, length, generator=torch.Generator().manual_seed(0)).to(place))
@@ -114,6 +115,28 @@ class Runner:
     def read(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> tuple[Tensor, Readings]:
         """As `run`, and what the sites took and were given."""
         return self._run(z, arms, donors, read=True)
+
+    @torch.inference_mode()
+    def calibrate(self, parts: Iterable[Tensor]) -> None:
+        """Take the constants of the control `mean`: each downstream site's statistic, averaged over latents and positions.
+
+        Parameters
+        ----------
+        parts : iterable of Tensor (n, latent_dim)
+            The latents, so many at a time as may be run at once.
+        """
+        found: dict[str, list[Statistic]] = {name: [] for name in self.downstream}
+        with contextlib.ExitStack() as stack:
+            for name, of in found.items():
+                site = self._sites[name]
+
+                def meet(module: nn.Module, args: tuple, site: Site = site, of: list[Statistic] = of) -> None:
+                    of.append(site.statistic(args[0]))
+
+                stack.callback(site.module.register_forward_pre_hook(meet).remove)
+            for z in parts:
+                self.generator(z)
+        self._constants = {name: average(of) for name, of in found.items()}
 
     @torch.inference_mode()
     def activations(self, z: Tensor) -> Tensor:
@@ -190,7 +213,9 @@ class Runner:
             for name in self.upstream * fan_out_at_latents + self.downstream:
                 controls = {block: arm.held[name] for block, arm in enumerate(arms) if name in arm.held}
                 if controls or read:
-                    stack.enter_context(_governed(self._sites[name], controls, (blocks, n), readings if read else None))
+                    constant = self._constants.get(name)
+                    governed = _governed(self._sites[name], controls, (blocks, n), readings if read else None, constant)
+                    stack.enter_context(governed)
             inputs = z.repeat(len(arms), 1) if early else z
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         self._check_once(fans)
@@ -285,7 +310,7 @@ def _is_root_mean_square(statistic: Statistic, x: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _governed(
-    site: Site, controls: dict[int, str], shape: tuple[int, int], readings: Readings | None
+    site: Site, controls: dict[int, str], shape: tuple[int, int], readings: Readings | None, constant: Statistic | None
 ) -> Iterator[None]:
     """Give a site, for the blocks of rows in `controls`, the statistic that their control says.
 
@@ -302,7 +327,7 @@ def _governed(
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         natural = site.statistic(x)
-        held = _held(natural, controls, shape[0]) if controls else natural
+        held = _held(natural, controls, shape[0], constant) if controls else natural
         if readings is not None:
             readings.natural[site.name] = scales(natural)
             readings.held[site.name] = scales(held) if controls else readings.natural[site.name]
@@ -312,12 +337,13 @@ def _governed(
         yield
 
 
-def _held(natural: Statistic, controls: dict[int, str], blocks: int) -> Statistic:
+def _held(natural: Statistic, controls: dict[int, str], blocks: int, constant: Statistic | None) -> Statistic:
     """What the rows of each block are given: what their control says, or what the site takes."""
     parts = natural.split(blocks)
-    return Statistic.join(
-        [held_statistic(controls[b], parts[0], part) if b in controls else part for b, part in enumerate(parts)]
-    )
+    given = [
+        held_statistic(controls[b], parts[0], part, constant) if b in controls else part for b, part in enumerate(parts)
+    ]
+    return Statistic.join(given)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from gandid.errors import UsageError, told
 from gandid.interventions.normalizations import ADAPTERS, Adapter, Statistic, pixel_norm
 
-CONTROLS = ("capped", "frozen")
+EXACT_CONTROLS = ("capped", "frozen")  # without an edit, holding by them changes nothing
+CONTROLS = (*EXACT_CONTROLS, "mean")
 
 
 def register_site(kind: type[nn.Module], adapter: Adapter | None = None) -> None:
@@ -120,26 +121,46 @@ def _adapter(module: nn.Module) -> Adapter | None:
     return next((ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS), None)
 
 
-def held_statistic(control: str, reference: Statistic, natural: Statistic) -> Statistic:
+def held_statistic(
+    control: str, reference: Statistic, natural: Statistic, constant: Statistic | None = None
+) -> Statistic:
     """The statistic that a held site is given (THEORY: "Objects", control).
 
     Parameters
     ----------
-    control : {"capped", "frozen"}
+    control : {"capped", "frozen", "mean"}
         `frozen` gives `reference`, the mean included; `capped` gives the scale `max(reference, natural)`, so that the site
-        may attenuate as it would but not amplify beyond what it did before the edit, and leaves the mean live.
+        may attenuate as it would but not amplify beyond what it did before the edit, and leaves the mean live; `mean` gives
+        `constant`.
     reference : Statistic
         What the site took for the same latent with no edit and nothing held.
     natural : Statistic
         What the site would take of what it is given.
+    constant : Statistic, optional
+        The site's average over latents and positions (`average`).
 
     Raises
     ------
     ValueError
-        If the control is unknown.
+        If the control is unknown, or `mean` has no constant.
     """
     if control == "frozen":
         return reference
     if control == "capped":
         return Statistic(torch.maximum(reference.scale, natural.scale), natural.mean)
+    if control == "mean":
+        if constant is None:
+            raise ValueError("the control 'mean' needs constants: call Runner.calibrate first")
+        scale = constant.scale.to(natural.scale).expand_as(natural.scale)
+        return Statistic(scale, None if constant.mean is None else constant.mean.to(scale).expand_as(scale))
     raise ValueError(f"unknown control '{control}'")
+
+
+def average(parts: Sequence[Statistic]) -> Statistic:
+    """One constant per site, or per channel where the statistic is a channel's own: the average over latents and positions."""
+    whole = Statistic.join(parts)
+    # Maps are (N, C, h, w), sequences (N, ..., C).
+    over = (0, *range(2, whole.scale.ndim)) if whole.scale.ndim == 4 else tuple(range(whole.scale.ndim - 1))
+    scale, mean = (None if of is None else of.mean(over, keepdim=True) for of in whole)
+    assert scale is not None
+    return Statistic(scale, mean)

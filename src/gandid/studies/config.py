@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gandid.errors import UsageError
 from gandid.relation.measures import Ranking, Threshold
 
-Control = Literal["capped", "frozen"]
+Control = Literal["capped", "frozen", "mean", "twin"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -34,7 +34,8 @@ class StudyConfig(BaseModel):
 
     `targets` None means every object class of the segmenter; as a mapping it names the units of each target. `units` None
     means 20, or a fifth of the layer's units if that is fewer. `layer` None means the named model's default. The segmenter's
-    input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `ranking` says how the units are chosen
+    input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `twin` names the generators of the control
+    `twin`; none means the named model's own. `ranking` says how the units are chosen
     and `iou_threshold` where a unit counts as active, see `gandid.relation.relate`. `figure` asks for the paper's figure, and so
     for what it shows beside the effects: the relation after each ablation, and insertion. `chunk` is `K/N`: only the K-th of N
     equal parts of the latents.
@@ -51,6 +52,7 @@ class StudyConfig(BaseModel):
     targets: tuple[str, ...] | dict[str, tuple[int, ...]] | None = None
     units: Annotated[int, Field(gt=0)] | None = None
     control: Annotated[tuple[Control, ...], Field(min_length=1)] = ("capped", "frozen")
+    twin: tuple[str, ...] = ()
     hold: Annotated[tuple[str, ...], Field(min_length=1)] = ("first", "all")
     ablation: Literal["zero", "mean", "resample"] = "zero"
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -64,12 +66,12 @@ class StudyConfig(BaseModel):
     precision: Precision = "fp32"
     chunk: str | None = None
 
-    @field_validator("targets", "control", "hold", "background", mode="before")
+    @field_validator("targets", "control", "twin", "hold", "background", mode="before")
     @classmethod
     def _one_is_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("control", "hold", "targets")
+    @field_validator("control", "twin", "hold", "targets")
     @classmethod
     def _once_each(cls, value: Any) -> Any:
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
@@ -85,6 +87,8 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _some_for_each(self) -> StudyConfig:
+        if self.twin and "twin" not in self.control:
+            raise ValueError("a twin is named, but not the control twin: add --control twin")
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
         return self

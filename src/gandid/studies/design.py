@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,12 +11,10 @@ from torch import Tensor
 
 from gandid import outcomes
 from gandid.generators import Discriminator
-from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner, hold
+from gandid.interventions import EXACT_CONTROLS, REFERENCE, Arm, Edit, Readings, Runner, hold
 from gandid.segmenters import Segmenter, objects_of
 
 QUANTILES = (0.01, 0.5, 0.99)
-CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
-JUDGED = 256  # latents whose images the discriminator scores
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,11 @@ class Held:
     def name(self) -> str:
         return f"{self.control}:{self.which}"
 
+    @property
+    def unedited(self) -> str | None:
+        """Name of the arm that is its baseline, if that is another image than the reference."""
+        return None if self.control in EXACT_CONTROLS else f"{self.name}/unedited"
+
     def sites(self, downstream: Sequence[str]) -> dict[str, str]:
         """{site: control} for the sites after the edited layer."""
         which = self.which if self.which in ("first", "all") else self.which.split("+")
@@ -40,22 +43,40 @@ class Held:
 class Design:
     """Targets with their edits, and the regimes in which each is tried.
 
-    The arms of the panel are `reference`, `live` and one per held set. Arms that are one and the same are run once: at the
-    first site an ablation towards zero can only lower the statistic, so there `capped` and `frozen` are identical.
+    The arms of the panel are `reference`, `live`, one per held set and one per twin, and at last the unedited arms of the
+    controls that have a baseline of their own. Arms that are one and the same are run once: at the first site an ablation
+    towards zero can only lower the statistic, so there `capped` and `frozen` are identical.
     """
 
     edits: Mapping[str, Edit]
     held: tuple[Held, ...]
     shrinking: bool  # whether every edit can only lower the first site's statistic
     inert: frozenset[Held] = frozenset()  # held sets no site of which can respond: they are the live arm
+    twins: Mapping[Held, Mapping[str, Edit]] = field(default_factory=dict)  # the edits of each, on its own units
 
     @property
     def arms(self) -> list[str]:
-        return ["reference", "live", *(held.name for held in self.held)]
+        own = [held.unedited for held in (*self.held, *self.twins) if held.unedited]
+        return ["reference", "live", *(held.name for held in (*self.held, *self.twins)), *own]
+
+    @property
+    def exact(self) -> tuple[Held, ...]:
+        """The held sets whose baseline is the reference."""
+        return tuple(held for held in self.held if held.unedited is None)
+
+    @property
+    def images(self) -> int:
+        """Images that are made of each latent."""
+        return len(self.distinct()) + sum(1 + len(edits) for edits in self.twins.values())
+
+    def of_twin(self, twin: Held) -> Design:
+        """What is run of a twin: every edit, live."""
+        return Design(self.twins[twin], (), shrinking=False)
 
     def distinct(self) -> list[tuple[str | None, Held | None]]:
         """(target, held) of every row block of a batch; the reference arm first."""
         blocks: list[tuple[str | None, Held | None]] = [(None, None)]
+        blocks += [(None, held) for held in self.held if held.unedited]
         for target in self.edits:
             blocks += [(target, held) for held in dict.fromkeys([None, *map(self.canonical, self.held)])]
         return blocks
@@ -64,8 +85,8 @@ class Design:
         """The held set that is run in place of this one; None is the live arm."""
         if held in self.inert:
             return None
-        if self.shrinking and held.which == "first":
-            return next(other for other in self.held if other.which == "first")
+        if self.shrinking and held.which == "first" and held in self.exact:
+            return next(other for other in self.exact if other.which == "first")
         return held
 
 
@@ -80,7 +101,7 @@ def measure(
     donors: Tensor | None = None,
     discriminator: Discriminator | None = None,
 ) -> dict[str, np.ndarray]:
-    """Run all arms on a batch of latents (n, latent_dim) and measure them.
+    """Run all arms of one network on a batch of latents (n, latent_dim) and measure them; `joined` adds those of its twins.
 
     The arms are rows of one pass as long as `rows` allows. Beyond, they are taken in groups, each with the reference arm.
 
@@ -115,12 +136,13 @@ def measure(
         images = images[fresh]
         seen = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         labels.append(seen.cpu().numpy().astype(np.uint8 if len(classes) <= 256 else np.int32))
-        strain.append(_strain(readings, downstream)[fresh])
+        strain.append(_strain(readings, downstream, len(group), n)[fresh])
         if discriminator is not None:
             realism.append(discriminator(images.flatten(0, 1)).view(images.shape[:2]).float().cpu().numpy())
         if start == 1:
             natural = _natural(readings, downstream, typical)
-        gains.add(design, group, readings, downstream[0], labels[0][0], classes)
+        if downstream:
+            gains.add(design, group, readings, downstream[0], labels[0][0], classes)
     return _arranged(segmenter, design, np.concatenate(labels), np.concatenate(strain), realism) | {
         "natural": natural,
         "gain": gains.inside,
@@ -135,21 +157,27 @@ def _arranged(
 ) -> dict[str, np.ndarray]:
     """What was measured per row block (blocks, n, ...), counted and laid out by (latent, target, arm)."""
     classes, blocks = segmenter.classes, design.distinct()
-    # rows[t, a]: the row block in which arm `a` of target `t` was run
+    own = [held for held in design.held if held.unedited]
+
+    def row(target: str | None, held: Held | None) -> int:
+        return blocks.index((target, held))
+
+    # rows[t, a]: the row block in which arm `a` of target `t` was run; unedited[a]: that of the arm's unedited image
     rows = np.array(
         [
-            [0, blocks.index((target, None)), *(blocks.index((target, design.canonical(h))) for h in design.held)]
-            for target in design.edits
+            [0, row(t, None), *(row(t, design.canonical(h)) for h in design.held), *(row(None, h) for h in own)]
+            for t in design.edits
         ]
     )
+    unedited = [0, 0, *(row(None, h) if h in own else 0 for h in design.held), *(row(None, h) for h in own)]
     objects = np.array([classes.index(name) for name in objects_of(segmenter)])
     counts = outcomes.pixels(labels, len(classes))[rows]  # (T, A, n, C)
     inside, painted = [], []
-    for row, target in zip(rows, design.edits, strict=True):
-        original = labels[0] == classes.index(target)  # (n, H, W)
-        inside.append(outcomes.inside(labels[row], original, len(classes)))
+    for of, target in zip(rows, design.edits, strict=True):
+        original = labels[unedited] == classes.index(target)  # (arm, n, H, W)
+        inside.append(outcomes.inside(labels[of], original, len(classes)))
         others = objects[objects != classes.index(target)]
-        painted.append((np.isin(labels[row], others) & original).sum(axis=1))
+        painted.append((np.isin(labels[of], others) & original).sum(axis=1))
     measured = {
         "pixels": np.moveaxis(counts, 2, 0).astype(np.int32),
         "inside": np.moveaxis(np.stack(inside), 2, 0).astype(np.int32),
@@ -161,12 +189,36 @@ def _arranged(
     return measured
 
 
+def joined(
+    runner: Runner, design: Design, main: dict[str, np.ndarray], twins: Mapping[Held, dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `measure` gave of a network, with the arms of its twins, in the panel's order; nothing of a twin is held."""
+    if not twins:
+        return main
+    found = dict(main)
+    own = Design(design.edits, design.held, design.shrinking).arms
+    names = [*own, *(name for twin in twins for name in (twin.name, twin.unedited))]
+    order = [names.index(arm) for arm in design.arms]
+    for name, axis in {"pixels": 2, "inside": 2, "realism": 2, "uncertain": 2, "inpainted_map": 1}.items():
+        if name in main:
+            # A twin's own arms are its reference and live.
+            parts = [np.flip(of[name], axis=axis) for of in twins.values()]
+            found[name] = np.concatenate([main[name], *parts], axis=axis).take(order, axis=axis)
+    blank = np.zeros((*main["strain"].shape[:2], 2 * len(twins), *main["strain"].shape[3:]), np.float32)
+    found["strain"] = np.concatenate([main["strain"], blank], axis=2).take(order, axis=2)
+    return found
+
+
 def exact_checks(runner: Runner, design: Design, z: Tensor) -> dict[str, np.ndarray]:
-    """The checks whose right answer is known without sampling: `baseline_gap` (n, arm) and `placebo_gap` (n, target)."""
+    """The checks whose right answer is known without sampling: `baseline_gap` (n, arm) and `placebo_gap` (n, target).
+
+    Those of another network, and of the unedited arms themselves, are NaN.
+    """
     held = [Arm(None, h.sites(runner.downstream)) for h in design.held]
     images = runner.run(z, [REFERENCE, *held])
-    gap = _largest(images[1:] - images[:1]).T
-    checks = {"baseline_gap": np.concatenate([np.zeros((len(z), 2), np.float32), gap], axis=1)}
+    gap = np.full((len(z), len(design.arms)), np.nan, np.float32)
+    gap[:, :2], gap[:, 2 : 2 + len(held)] = 0, _largest(images[1:] - images[:1]).T
+    checks = {"baseline_gap": gap}
     if runner.upstream:
         pairs = [runner.placebo(z, Arm(edit)) for edit in design.edits.values() if edit.values is not None]
         if pairs:
@@ -175,9 +227,9 @@ def exact_checks(runner: Runner, design: Design, z: Tensor) -> dict[str, np.ndar
 
 
 def _arm(design: Design, downstream: Sequence[str], target: str | None, held: Held | None) -> Arm:
-    if target is None:
+    if target is None and held is None:
         return REFERENCE
-    return Arm(design.edits[target], held.sites(downstream) if held else {})
+    return Arm(None if target is None else design.edits[target], held.sites(downstream) if held else {})
 
 
 def _largest(difference: Tensor) -> np.ndarray:
@@ -185,9 +237,8 @@ def _largest(difference: Tensor) -> np.ndarray:
     return difference.float().abs().amax(dim=(-3, -2, -1)).cpu().numpy()
 
 
-def _strain(readings: Readings, downstream: Sequence[str]) -> np.ndarray:
+def _strain(readings: Readings, downstream: Sequence[str], blocks: int, n: int) -> np.ndarray:
     """Quantiles over positions of log(held / natural): (blocks, n, site, quantile); 0 where the site is live."""
-    blocks, n = readings.natural[downstream[0]].shape[:2]
     strain = np.zeros((blocks, n, len(downstream), len(QUANTILES)), np.float32)
     for s, site in enumerate(downstream):
         held, natural = readings.held[site], readings.natural[site]
@@ -212,7 +263,7 @@ def _natural(readings: Readings, downstream: Sequence[str], typical: Mapping[str
         _quantiles((readings.natural[site][0] / typical[site]).flatten(1).log().abs(), (0.99,))[:, 0]
         for site in downstream
     ]
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
 
 
 def _quantiles(values: Tensor, quantiles: Sequence[float]) -> np.ndarray:

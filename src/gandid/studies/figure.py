@@ -65,7 +65,8 @@ class Additions:
     runner, segmenter
         The networks.
     design : Design
-        The arms of the study; its first held set is that of the relation after an ablation.
+        The arms of the study. Its held sets under an exact control are those of insertion, the first of them that of the relation
+        after an ablation.
     relation : xarray.Dataset
         See docs/relation.md.
     objects : sequence of str
@@ -99,11 +100,11 @@ class Additions:
 
     def insertion_images(self) -> int:
         """How many images `write_insertion` makes."""
-        return len(self.design.edits) * insertion.images(self.runner.map_size, len(self.design.held))
+        return len(self.design.edits) * insertion.images(self.runner.map_size, len(self.design.exact))
 
     def write_after(self, advance: Advance) -> None:
         """Measure the relation after the ablations, and write `after.zarr`."""
-        own, held = self._own, self.design.held[0]
+        own, held = self._own, self.design.exact[0]
         z = self._latents(self._ranking, "ranking")
         losses = partial(after.losses, self.runner, self.segmenter, z, rows=self.rows, on_progress=advance)
         before = self._before
@@ -128,7 +129,7 @@ class Additions:
 
     def write_insertion(self, advance: Advance) -> None:
         """Insert every target, and write `insertion.zarr`."""
-        held, numbers = self.design.held, range(insertion.LATENTS)
+        held, numbers = self.design.exact, range(insertion.LATENTS)
         ranking = self._latents(self.relation["latent"].values, "ranking")
         known = insertion.levels(self.runner, self.segmenter, ranking, self.presence, self.rows)
         z = self._latents(numbers, "effects")

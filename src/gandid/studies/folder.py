@@ -66,6 +66,12 @@ def is_finished(folder: Path) -> bool:
     return is_run(folder) and all((folder / name).is_file() for name in FOLLOWS)
 
 
+def remove_rankings(folder: Path) -> None:
+    """Remove what was kept of rankings to go on with."""
+    for left in folder.glob(f"{RANKING}*"):
+        left.unlink(missing_ok=True)
+
+
 def remove_estimates(folder: Path) -> None:
     """Remove what follows from a panel that is about to change."""
     with explained(folder):
@@ -144,7 +150,8 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """In words, what keeps two configurations from being one study; empty if nothing does."""
-    flat = [{**config, **config.get("resolved", {})} for config in (theirs, ours)]
+    usual = StudyConfig().model_dump(mode="json")  # of a run that was made before a setting was there
+    flat = [{**usual, **config, **config.get("resolved", {})} for config in (theirs, ours)]
     keys = sorted(set(flat[0]) | set(flat[1]))
     different = [key for key in keys if key not in MAY_DIFFER and flat[0].get(key) != flat[1].get(key)]
     return ", ".join(f"{key} {flat[0].get(key)} there, {flat[1].get(key)} here" for key in different[:3])

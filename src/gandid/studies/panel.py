@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from gandid.interventions import Runner
+from gandid.interventions import Edit, Runner
 from gandid.segmenters import Segmenter
 from gandid.studies.design import QUANTILES, Design
 
@@ -54,8 +54,19 @@ def empty_panel(
     }
     variables["units"] = (("target", "rank"), _padded([edit.units for edit in edits], -1, np.int32))
     if not resamples:
-        levels = [edit.values.tolist() for edit in edits if edit.values is not None]
-        variables["values"] = (("target", "rank"), _padded(levels, np.nan, np.float32))
+        variables["values"] = (("target", "rank"), _levels(edits))
+    twins = [list(its.values()) for its in design.twins.values()]
+    if twins:
+        of_twins = ("twin", "target", "rank")  # as many of each target as are edited of the generator
+        variables["twin_units"] = (
+            of_twins,
+            np.stack([_padded([edit.units for edit in its], -1, np.int32) for its in twins]),
+        )
+        if not resamples:
+            variables["twin_values"] = of_twins, np.stack([_levels(its) for its in twins])
+    regimes = (*design.held, *design.twins)
+    all_regimes = (*regimes, *(held for held in regimes if held.unedited))
+    edited = [False, True, *(True for _ in regimes), *(False for held in regimes if held.unedited)]
     return xr.Dataset(
         variables,
         coords={
@@ -65,14 +76,19 @@ def empty_panel(
             "object": list(segmenter.classes),
             "site": sites,
             "quantile": list(QUANTILES),
-            "edit": ("arm", np.array([arm != "reference" for arm in arms])),
-            "control": ("arm", ["none", "none", *(h.control for h in design.held)]),
-            "held": ("arm", ["none", "none", *(h.which for h in design.held)]),
+            "edit": ("arm", np.array(edited)),
+            "control": ("arm", ["none", "none", *(h.control for h in all_regimes)]),
+            "held": ("arm", ["none", "none", *(h.which for h in all_regimes)]),
             "responds": ("site", np.array([runner.responds[site] for site in sites], bool)),
             "background": ("object", np.array([c in segmenter.background for c in segmenter.classes])),
         },
         attrs=dict(attrs),
     )
+
+
+def _levels(edits: Sequence[Edit]) -> np.ndarray:
+    """What the units of each edit are moved to, (target, rank)."""
+    return _padded([edit.values.tolist() for edit in edits if edit.values is not None], np.nan, np.float32)
 
 
 def _padded(rows: list[Any], blank: float, dtype: Any) -> np.ndarray:

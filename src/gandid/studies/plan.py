@@ -75,6 +75,7 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         update={
             "chunk": None,
             "figure": False,
+            "ranking_latents": 2,  # those of a twin are ranked nevertheless
             "targets": {target: its or tuple(range(units)) for target, its in named.items()},
         }
     )
@@ -95,9 +96,9 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         parts, plain = -(-JUDGED // count) + 1, _Clock()
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         study.execute(later, store=Path(folder) / "later", executor=plain)
-        images = n * clock.blocks + (_ranking(study, config, panel, named) if ranked else 0)
+        images = n * clock.blocks + _ranking(study, config, panel, named) * (ranked + panel.sizes.get("twin", 0))
         if config.figure:
-            edited, held = [len(its or range(units)) for its in named.values()], panel.sizes["arm"] - 2
+            edited, held = [len(its or range(units)) for its in named.values()], len(study.exact_held(config))
             images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
         picture = 3 * math.prod(study.runner.image_size)
         disk = _size(store) + each * (n - 1 - count)
@@ -136,7 +137,7 @@ class _Clock(Local):
 
     def map(self, make: Callable[[], Worker], chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Measured | Failed]]:
         worker = make()
-        self.blocks = len(worker.design.distinct())
+        self.blocks = worker.design.images
         start = time.perf_counter()
         yield from super().map(lambda: worker, chunks)
         self.seconds = time.perf_counter() - start

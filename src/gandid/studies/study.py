@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from gandid import did
 from gandid.errors import GandidError, UsageError
-from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import Edit, Runner, ablate, layers_of
+from gandid.generators import NAMED, load_discriminator, load_generator
+from gandid.interventions import EXACT_CONTROLS, Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
 from gandid.relation.soft import check_gradients
 from gandid.segmenters import Segmenter, objects_of
@@ -33,7 +33,7 @@ from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
 from gandid.studies.store import SUMMED, PanelStore
-from gandid.studies.worker import Worker, arithmetic, fewer_rows
+from gandid.studies.worker import Worker, arithmetic, calibrate, fewer_rows
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
@@ -59,11 +59,15 @@ class Study:
         Of the networks' arithmetic; statistics of sites are computed in fp32 either way.
     memory : int, optional
         Bytes that the run may use beside the weights; half of what is free by default.
+    twins : mapping of str to nn.Module, optional
+        By name, generators that were trained on the same data without the normalization: the control `twin`. An embedded
+        generator brings its own.
 
     Raises
     ------
     UsageError
-        If there is no such layer, no normalization after it, or no layer was named and the generator has no default.
+        If there is no such layer, no normalization after it, no layer was named and the generator has no default, or a twin is
+        none: it has another layer, or makes images of another size.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Study:
         *,
         precision: Precision = "fp32",
         memory: int | None = None,
+        twins: Mapping[str, nn.Module] | None = None,
     ):
         name = getattr(generator, "name", None) or type(generator).__name__
         if layer is None:
@@ -91,6 +96,7 @@ class Study:
         self.precision = precision
         with arithmetic(self.device, precision):
             self.rows = rows_that_fit(self.runner, segmenter, self._latents(range(2)), memory)
+        self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
 
     @property
     def layer(self) -> str:
@@ -117,20 +123,28 @@ class Study:
 
         `units` are how many are to be chosen for each target, as in `run`.
         """
-        z = self._latents(range(latents), "ranking")
-        how: dict[str, Any] = {"ranking": ranking, "targets": targets, "iou_threshold": iou_threshold}
+        return self._relate(
+            self.runner, latents, progress, kept, units, ranking=ranking, targets=targets, iou_threshold=iou_threshold
+        )
+
+    def _relate(
+        self,
+        runner: Runner,
+        latents: int,
+        progress: Progress | None,
+        kept: Path | None,
+        units: int | None,
+        **how: Any,
+    ) -> xr.Dataset:
+        """`relate`, of this generator or of a twin."""
+        z = self._latents(range(latents), "ranking", runner)
+        told = "ranking units" if runner is self.runner else "ranking a twin's"
         while True:
             try:
-                with _Task(progress, "ranking units", latents) as task, arithmetic(self.device, self.precision):
+                with _Task(progress, told, latents) as task, arithmetic(self.device, self.precision):
+                    count = units or self._few()
                     return relate(
-                        self.runner,
-                        self.segmenter,
-                        z,
-                        task.advance,
-                        count=units or self._few(),
-                        rows=self.rows,
-                        kept=kept,
-                        **how,
+                        runner, self.segmenter, z, task.advance, count=count, rows=self.rows, kept=kept, **how
                     )
             except torch.OutOfMemoryError:
                 self.rows = fewer_rows(self.rows, self.device)
@@ -165,7 +179,8 @@ class Study:
         units : int, optional
             How many; 20 by default, or a fifth of the layer's units if that is fewer.
         control : str or sequence of str
-            `capped`, `frozen` (THEORY, "Objects").
+            `capped`, `frozen`, `mean`, `twin` (THEORY, "Objects"). A twin is compared as a whole: `hold` says nothing of it, and
+            its units are ranked on it.
         hold : str or sequence of str
             `first`, `all`, or site names joined by `+`; each is a held set of its own.
         latents : int
@@ -236,14 +251,14 @@ class Study:
         `finish` is given the folder `store` and the effects of the run in it, once they are there: the report's `build` is one.
         """
         config = self._settled(config)
-        named, held = self.targets(config), self._held(config)
+        named, held, twins = self.targets(config), self._held(config), self._twins(config)
         self._can_rank(config, named)
         numbers = config.numbers()
         executor = executor or Local()
         if store is None:
             if config.figure:
                 raise UsageError("what the figure shows is written into a run's folder: name a store")
-            design, _ = self._design(config, named, held, progress)
+            design, _ = self._design(config, named, held, twins, progress)
             panel = self._create(None, design, config)
             self._fill(panel, design, numbers, executor, progress)
             return panel.read().load()
@@ -253,14 +268,15 @@ class Study:
         with folder.writing(path, description):
             if (path / "panel.zarr").is_dir():
                 panel = PanelStore(path / "panel.zarr")
-                design = _restored(panel.read(), held, **self._alike(config, held))
+                design = _restored(panel.read(), held, tuple(twins), **self._alike(config, held))
             else:
                 folder.write_config(path, description)
-                design, relation = self._design(config, named, held, progress, path / folder.RANKING)
+                design, relation = self._design(config, named, held, twins, progress, path)
                 if relation is not None:
                     folder.write_relation(path, relation)
                 panel = self._create(path / "panel.zarr", design, config)
-                (path / folder.RANKING).unlink(missing_ok=True)
+                folder.remove_rankings(path)
+            calibrate(self.runner, design, self.seed, self.rows)
             description["figure"] = config.figure or figure.is_complete(path)
             if set(panel.latents) >= set(numbers) and folder.is_finished(path):
                 self._add_figure(path, config, design, progress)
@@ -279,7 +295,7 @@ class Study:
             with _Task(progress, "writing the run", 1):
                 measured = folder.open_panel(path)
                 with arithmetic(self.device, self.precision):
-                    examples = collect(self.runner, self.segmenter, design, measured, self.seed)
+                    examples = collect(self.runner, self.segmenter, design, measured, self.seed, twins)
                 folder.write_examples(path, examples)
                 effects = folder.write_estimates(path, measured)
             if finish:
@@ -290,13 +306,14 @@ class Study:
         """Raise the `UsageError` that `execute` would, before anything is computed or written."""
         config = self._settled(config)
         self._held(config)
+        self._twins(config)
         self._can_rank(config, self.targets(config))
         if store is not None and (store / "config.yaml").is_file():
             folder.check_same(store, self._description(config, None))
 
     def _can_rank(self, config: StudyConfig, named: Mapping[str, tuple[int, ...] | None]) -> None:
         """Raise `UsageError` if units are to be ranked by gradients and the segmenter has none."""
-        if config.ranking != "exact" and None in named.values():
+        if config.ranking != "exact" and (None in named.values() or config.twin):
             with arithmetic(self.device, self.precision):
                 check_gradients(self.runner, self.segmenter, self._latents(range(1)))
 
@@ -314,11 +331,44 @@ class Study:
 
     def _settled(self, config: StudyConfig) -> StudyConfig:
         """A configuration with what this study has settled in place of what it says."""
-        return StudyConfig.check(**config.model_dump() | self._own())
+        own = self._own() | {"twin": tuple(self._networks()) if "twin" in config.control else ()}
+        return StudyConfig.check(**config.model_dump() | own)
 
     def _description(self, config: StudyConfig, command: str | None) -> dict[str, Any]:
         """What `config.yaml` says of a run."""
-        return config.model_dump(mode="json") | {"resolved": self._resolved() | {"command": command}}
+        return config.model_dump(mode="json") | {"resolved": self._resolved(config) | {"command": command}}
+
+    def _networks(self) -> dict[str, Runner]:
+        """The twins by name: those that were given, or else the generator's own."""
+        model = NAMED.get(self.name)
+        if not self.twins and model is not None and model.twin is not None:
+            self.twins = {model.twin: self._twin(model.twin, load_generator(model.twin, self.device))}
+        return self.twins
+
+    def _twins(self, config: StudyConfig) -> dict[Held, Runner]:
+        """The twins that a configuration asks for, as their arms are named: `all` where there is one."""
+        if "twin" not in config.control:
+            return {}
+        networks = self._networks()
+        if not networks:
+            raise UsageError(
+                "the control twin needs a generator that was trained on the same data without the normalization: "
+                "name it with --twin"
+            )
+        return {Held("twin", "all" if len(networks) == 1 else name): runner for name, runner in networks.items()}
+
+    def _twin(self, name: str, network: nn.Module) -> Runner:
+        try:
+            runner = Runner(network, self.layer)
+        except UsageError as error:
+            raise UsageError(f"the twin {name}: {error}") from None
+        if runner.image_size != self.runner.image_size or runner.device != self.device:
+            sizes = (f"{height} x {width}" for height, width in (runner.image_size, self.runner.image_size))
+            raise UsageError(
+                f"the twin {name} makes images of {' px, the generator of '.join(sizes)} px, or computes on another device: "
+                "a twin is the same network, trained without the normalization"
+            )
+        return runner
 
     def _own(self) -> dict[str, Any]:
         """What of a configuration this study has settled."""
@@ -333,14 +383,16 @@ class Study:
 
     def ranking_file(self, beside: Path, config: StudyConfig) -> Path:
         """Where a ranking that is to be written to `beside` may be kept while it is under way: hidden, and of this one alone."""
-        ranked = config.model_dump(mode="json") | self._own() | self._resolved()
+        ranked = config.model_dump(mode="json") | self._own() | self._resolved(config)
         return beside.with_name(
             f".{beside.stem}-{hashlib.sha256(repr(ranked).encode()).hexdigest()[:12]}{folder.RANKING}"
         )
 
-    def _resolved(self) -> dict[str, Any]:
+    def _resolved(self, config: StudyConfig) -> dict[str, Any]:
         """What a run's numbers depend on beside what was asked."""
         weights = {"generator": folder.fingerprint(self.generator), "segmenter": folder.fingerprint(self.segmenter)}
+        if config.twin:
+            weights["twins"] = [folder.fingerprint(twin.generator) for twin in self.twins.values()]
         return {"versions": folder.versions(), "weights": weights}
 
     def _design(
@@ -348,33 +400,48 @@ class Study:
         config: StudyConfig,
         named: Mapping[str, tuple[int, ...] | None],
         held: tuple[Held, ...],
+        twins: Mapping[Held, Runner],
         progress: Progress | None,
-        kept: Path | None = None,
+        path: Path | None = None,
     ) -> tuple[Design, xr.Dataset | None]:
-        """The arms, with the units of each target chosen; and the relation that they were chosen by."""
-        relation = None
+        """The arms, with the units of each target chosen; and the relation that they were chosen by.
+
+        `path` is the folder in which what is done of the rankings may be kept. The units of a twin are ranked on the twin.
+        """
+        relation, count = None, self.unit_count(config)
         chosen = {target: units for target, units in named.items() if units is not None}
         if len(chosen) < len(named):
+            kept = path and path / folder.RANKING
             relation = self._ranked(config, [t for t, units in named.items() if units is None], progress, kept)
-            count = self.unit_count(config)
             chosen = {target: units or top_units(relation, target, count) for target, units in named.items()}
-        means = self._means(config.ranking_latents) if config.ablation == "mean" else None
-        edits = {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in chosen.items()}
-        return Design(edits, held, **self._alike(config, held)), relation
+        own = {}
+        for number, (twin, runner) in enumerate(twins.items()):
+            kept = path and path / f"{folder.RANKING}-{number}"
+            ranked = self._ranked(config, list(chosen), progress, kept, runner)
+            ranks = {target: top_units(ranked, target, len(units)) for target, units in chosen.items()}
+            own[twin] = self._edits(config, runner, ranks)
+        edits = self._edits(config, self.runner, chosen)
+        return Design(edits, held, **self._alike(config, held), twins=own), relation
+
+    def _edits(self, config: StudyConfig, runner: Runner, units: Mapping[str, tuple[int, ...]]) -> dict[str, Edit]:
+        means = self._means(config.ranking_latents, runner) if config.ablation == "mean" else None
+        return {t: ablate(u, config.ablation, means=means, alpha=config.alpha) for t, u in units.items()}
 
     def _ranked(
-        self, config: StudyConfig, targets: Sequence[str], progress: Progress | None, kept: Path | None
+        self,
+        config: StudyConfig,
+        targets: Sequence[str],
+        progress: Progress | None,
+        kept: Path | None,
+        runner: Runner | None = None,
     ) -> xr.Dataset:
         """The relation as a configuration asks for it."""
-        return self.relate(
-            config.ranking_latents,
-            progress,
-            kept,
-            ranking=config.ranking,
-            targets=targets,
-            units=config.units,
-            iou_threshold=config.iou_threshold,
-        )
+        how: dict[str, Any] = {
+            "ranking": config.ranking,
+            "targets": targets,
+            "iou_threshold": config.iou_threshold,
+        }
+        return self._relate(runner or self.runner, config.ranking_latents, progress, kept, config.units, **how)
 
     def _alike(self, config: StudyConfig, held: tuple[Held, ...]) -> dict[str, Any]:
         """What tells which arms of a design are one and the same (see `Design`)."""
@@ -421,6 +488,7 @@ class Study:
             self.precision,
             batch,
             self.rows,
+            self._networks_of(design),
         )
         with _Task(progress, "running the arms", len(numbers)) as task:
             task.advance(len(have & set(numbers)))
@@ -434,7 +502,11 @@ class Study:
                 task.advance(len(chunk))
         if not panel.latents:
             raise GandidError(f"no latent could be measured: {reason}")
-        return (len(panel.latents) - before) * len(design.distinct()) / (time.perf_counter() - start)
+        return (len(panel.latents) - before) * design.images / (time.perf_counter() - start)
+
+    def _networks_of(self, design: Design) -> dict[Held, nn.Module]:
+        """The networks of a design's twins."""
+        return {twin: runner.generator for twin, runner in zip(design.twins, self.twins.values(), strict=False)}
 
     def _add_figure(self, path: Path, config: StudyConfig, design: Design, progress: Progress | None) -> None:
         """Measure what the figure shows, if it is asked for and not there: see `gandid.studies.figure`."""
@@ -491,23 +563,30 @@ class Study:
             raise UsageError(f"{config.units} units are asked for, but {self.layer} has only {self.runner.units}")
         return named
 
+    def exact_held(self, config: StudyConfig) -> tuple[Held, ...]:
+        """The held sets of a configuration whose baseline is the reference arm."""
+        return tuple(held for held in self._held(config) if held.unedited is None)
+
     def _held(self, config: StudyConfig) -> tuple[Held, ...]:
         for which in config.hold:
             for site in [] if which in ("first", "all") else which.split("+"):
                 if site not in self.runner.downstream:
                     known = ", ".join(self.runner.downstream)
                     raise UsageError(f"unknown site '{site}': after {self.layer} come {known} (or say first, all)")
-        return tuple(Held(control, which) for control in config.control for which in config.hold)
+        if config.figure and not set(config.control) & set(EXACT_CONTROLS):
+            raise UsageError("the figure compares live with capped or frozen: name one of them with --control")
+        return tuple(Held(control, which) for control in config.control if control != "twin" for which in config.hold)
 
-    def _means(self, latents: int) -> Tensor:
+    def _means(self, latents: int, runner: Runner) -> Tensor:
         """Each unit's mean over latents and positions: (C,)."""
-        z = self._latents(range(latents), "ranking")
+        z = self._latents(range(latents), "ranking", runner)
         with arithmetic(self.device, self.precision):
-            parts = [self.runner.activations(some).float().mean(dim=(2, 3)) for some in z.split(self.rows // 2)]
+            parts = [runner.activations(some).float().mean(dim=(2, 3)) for some in z.split(self.rows // 2)]
         return torch.cat(parts).mean(dim=0)
 
-    def _latents(self, indices: range, stream: str = "effects") -> Tensor:
-        return latents(self.seed, indices, self.generator.latent_dim, stream).to(self.device)
+    def _latents(self, indices: range, stream: str = "effects", runner: Runner | None = None) -> Tensor:
+        generator: Any = (runner or self.runner).generator
+        return latents(self.seed, indices, generator.latent_dim, stream).to(self.device)
 
 
 class _Task:
@@ -529,11 +608,18 @@ class _Task:
             self.progress.advance(self.task, steps)
 
 
-def _restored(panel: xr.Dataset, held: tuple[Held, ...], **alike: Any) -> Design:
+def _restored(panel: xr.Dataset, held: tuple[Held, ...], twins: Sequence[Held], **alike: Any) -> Design:
     """The design of a panel, from what the panel says of its edits."""
-    edits = {}
-    for target in map(str, panel["target"].values):
-        units = did.estimands.units(panel, target)
-        values = panel["values"].sel(target=target).values[: len(units)] if "values" in panel else None
-        edits[target] = Edit(units, None if values is None else torch.from_numpy(values), float(panel.attrs["alpha"]))
-    return Design(edits, held, **alike)
+
+    def edits(units: str, values: str, **of: int) -> dict[str, Edit]:
+        found = {}
+        for target in map(str, panel["target"].values):
+            row = panel[units].isel(of).sel(target=target).values
+            chosen = tuple(int(unit) for unit in row if unit >= 0)
+            levels = panel[values].isel(of).sel(target=target).values[: len(chosen)] if values in panel else None
+            to = None if levels is None else torch.from_numpy(levels)
+            found[target] = Edit(chosen, to, float(panel.attrs["alpha"]))
+        return found
+
+    own = {twin: edits("twin_units", "twin_values", twin=number) for number, twin in enumerate(twins)}
+    return Design(edits("units", "values"), held, **alike, twins=own)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from gandid.errors import GandidError
 from gandid.generators import Discriminator
 from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
-from gandid.studies.design import Design, exact_checks, measure, typical_statistics
+from gandid.studies.design import Design, Held, exact_checks, joined, measure, typical_statistics
 from gandid.studies.latents import chunked, latents
 from gandid.studies.store import SUMMED
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
 JUDGED = 256  # latents whose images the discriminator scores
 TYPICAL = 8  # latents whose statistics stand for those of other images
+CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
 
 
 def arithmetic(device: torch.device, precision: str) -> torch.autocast:
@@ -34,6 +36,13 @@ def fewer_rows(rows: int, device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return rows // 2
+
+
+def calibrate(runner: Runner, design: Design, seed: int, rows: int) -> None:
+    """Give a runner the constants of the control `mean`, where an arm needs them."""
+    if any(held.control == "mean" for held in design.held):
+        z = latents(seed, range(CALIBRATED), runner.generator.latent_dim, "calibration").to(runner.device)
+        runner.calibrate(z.split(max(1, rows)))
 
 
 class Worker:
@@ -55,6 +64,8 @@ class Worker:
         Of the networks' arithmetic.
     rows : int
         Images that may be made at once. Where they do not fit a GPU after all, it is halved, and the work goes on.
+    twins : mapping of Held to nn.Module
+        The networks of the design's twins; each has a layer of the same name.
     """
 
     def __init__(
@@ -68,14 +79,17 @@ class Worker:
         precision: str,
         batch: int,
         rows: int,
+        twins: Mapping[Held, nn.Module] = MappingProxyType({}),
     ):
         self.runner = Runner(generator, layer)
+        self.twins = {twin: Runner(twins[twin], layer) for twin in design.twins}
         self.segmenter, self.discriminator = segmenter, discriminator
         self.design, self.seed, self.precision, self.batch, self.rows = design, seed, precision, batch, rows
         self.device = self.runner.device
         self.resamples = any(edit.values is None for edit in design.edits.values())
         with arithmetic(self.device, precision):
             self._typical = typical_statistics(self.runner, self._latents(range(TYPICAL), "typical"))
+            calibrate(self.runner, design, seed, rows)
 
     def measure(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         """Measure some latents: the panel's rows (`latent` among them) and the sums over them."""
@@ -92,16 +106,24 @@ class Worker:
             halves = [self._batch(numbers[:middle]), self._batch(numbers[middle:])]
             return {name: _joined(name, [half[name] for half in halves]) for name in halves[0]}
         judged = np.array(numbers) < JUDGED
+        how: dict[str, Any] = {
+            "rows": self.rows,
+            "discriminator": self.discriminator if judged.any() else None,
+        }
+        typical = {site: of[[number % len(of) for number in numbers]] for site, of in self._typical.items()}
+
+        def of(runner: Runner, design: Design, typical: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+            donors = self._latents(numbers, "donors", runner) if self.resamples else None
+            return measure(
+                runner, self.segmenter, design, self._latents(numbers, "effects", runner), typical, donors=donors, **how
+            )
+
         try:
-            measured = measure(
+            measured = joined(
                 self.runner,
-                self.segmenter,
                 self.design,
-                self._latents(numbers),
-                {site: of[[number % len(of) for number in numbers]] for site, of in self._typical.items()},
-                rows=self.rows,
-                donors=self._latents(numbers, "donors") if self.resamples else None,
-                discriminator=self.discriminator if judged.any() else None,
+                of(self.runner, self.design, typical),
+                {twin: of(runner, self.design.of_twin(twin), {}) for twin, runner in self.twins.items()},
             )
         except torch.OutOfMemoryError:
             self.rows = fewer_rows(self.rows, self.device)
@@ -124,8 +146,8 @@ class Worker:
                     checks[name][row] = values[0]
         return checks
 
-    def _latents(self, numbers: Sequence[int], stream: str = "effects") -> Tensor:
-        generator: Any = self.runner.generator
+    def _latents(self, numbers: Sequence[int], stream: str = "effects", runner: Runner | None = None) -> Tensor:
+        generator: Any = (runner or self.runner).generator
         return latents(self.seed, numbers, generator.latent_dim, stream).to(self.device)
 
 
