@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
     """Latents that inform the estimate."""
 
 
-def mean_effect(delta: np.ndarray, level: float = 0.95) -> Estimate:
+def mean_effect(delta: np.ndarray, level: float = 0.95, carried: np.ndarray | None = None) -> Estimate:
     """Mean over latents, with standard error ``sd / sqrt(n)`` and a t interval with n - 1 degrees of freedom.
 
     With ``delta = (y11 - y01) - (y10 - y00)`` this is the coefficient of ``edit x live`` in the regression
@@ -48,6 +48,8 @@ def mean_effect(delta: np.ndarray, level: float = 0.95) -> Estimate:
         Per-latent values, shape (n, ...).
     level
         Coverage of the interval.
+    carried
+        Latents that carry the effect, as in `ratio_from_sums`; all n by default.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def mean_effect(delta: np.ndarray, level: float = 0.95) -> Estimate:
     if len(delta) == 0:
         return _inform(np.full(delta.shape[1:], np.nan), delta.sum(0), 0, level)
     value = delta.mean(0)
-    return _inform(value, ((delta - value) ** 2).sum(0), len(delta), level)
+    return _inform(value, ((delta - value) ** 2).sum(0), len(delta), level, carried)
 
 
 def ratio_effect(
@@ -67,6 +69,7 @@ def ratio_effect(
     held_numerator: np.ndarray | None = None,
     held_denominator: np.ndarray | None = None,
     level: float = 0.95,
+    carried: np.ndarray | None = None,
 ) -> Estimate:
     """Ratio of sums over latents, or the difference of two such ratios, with delta-method errors.
 
@@ -83,6 +86,8 @@ def ratio_effect(
         The same of the arm that is subtracted; both or neither.
     level
         Coverage of the t interval with n - 1 degrees of freedom.
+    carried
+        Latents that carry the effect, as in `ratio_from_sums`; all n by default.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def ratio_effect(
     if held_numerator is not None and held_denominator is not None:
         other = linearize(np.asarray(held_numerator)[informs], np.asarray(held_denominator)[informs])
         value, influence = value - other[0], influence - other[1]
-    return _inform(value, (influence**2).sum(0), len(influence), level)
+    return _inform(value, (influence**2).sum(0), len(influence), level, carried)
 
 
 def ratio_from_sums(

@@ -7,6 +7,8 @@ import xarray as xr
 from gandid.did import blocks, estimands
 from gandid.did.inference import ratio_from_sums
 
+TOGETHER = "other objects"  # what tables call them all, in the place of an object's name
+
 
 def objects_inpainted(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     """Estimate the share of each target's original pixels that other objects take, whichever they are.
