@@ -6,6 +6,7 @@ with the stated probability, so that the size may be chosen by looking.
 """
 
 import numpy as np
+from scipy.special import betaln
 
 from gandid.did.inference import CARRIED
 
@@ -72,3 +73,44 @@ def half_width(
     """
     wide = np.asarray(se, np.float64) * boundary(np.maximum(n, 1), level, tuned)
     return np.where(np.isnan(wide) | (np.asarray(carried) >= CARRIED), wide, np.inf)
+
+
+def share_at_most(
+    carriers: np.ndarray | float, n: np.ndarray | float, level: float = 0.95, tuned: int = TUNED
+) -> np.ndarray:
+    """Upper end of a confidence sequence of a share: what none or few of the latents have shown yet, most of them do not have.
+
+    Robbins' method of mixtures for a Bernoulli share ("Statistical methods related to the law of the iterated logarithm", 1970):
+    for the true share p the likelihood ratio of a Beta(1, tuned) mixture to it::
+
+        B(carriers + 1, n - carriers + tuned) / B(1, tuned) / (p^carriers (1 - p)^(n - carriers))
+
+    is a martingale that starts at 1, and exceeds ``1 / (1 - level)`` at some size with probability ``1 - level`` at most (Ville). No
+    normal limit is taken, so that it holds where `half_width` says nothing.
+
+    Latents may count for less than one. With weights w in [0, 1], ``n = sum w`` and `carriers` their sum over the carriers, the ratio
+    is a supermartingale for ``p = E[w carries] / E[w]``, since ``t^w <= 1 + w (t - 1)``.
+
+    Parameters
+    ----------
+    carriers, n
+        Summed weights of the latents that have it, and of all.
+    level
+        Probability with which all sizes are covered, above 0 and below 1.
+    tuned
+        The larger, the narrower where hardly any latent has it.
+
+    Returns
+    -------
+    numpy.ndarray
+        In 0 .. 1, at least ``carriers / n``; without carriers ``1 - ((1 - level) tuned / (n + tuned))^(1 / n)``.
+    """
+    carriers, n = (np.asarray(count, np.float64) for count in np.broadcast_arrays(carriers, n))
+    enough = -np.log(1 - level) - betaln(carriers + 1, n - carriers + tuned) + betaln(1, tuned)
+    low, high = np.where(n > 0, carriers / np.maximum(n, 1e-300), 0.0), np.ones(n.shape)
+    for _ in range(60):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            beyond = -carriers * np.log(middle) - (n - carriers) * np.log1p(-middle) >= enough
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return high
