@@ -9,7 +9,10 @@ from safetensors.torch import save_file
 from gandid.errors import UsageError
 from gandid.scenes import rooms
 from gandid.segmenters import NAMED, Segmenter, load_segmenter
-from gandid.segmenters.unet import UNet, UNetSegmenter, fold_blocks, save_segmenter, unfold_blocks
+from gandid.segmenters.dilated import Dilated
+from gandid.segmenters.network import NetworkSegmenter, save_segmenter
+from gandid.segmenters.pixelwise import fold_blocks, unfold_blocks
+from gandid.segmenters.unet import UNet
 from gandid.training.segmenter import evaluate_segmenter, quality_bars
 
 
@@ -78,7 +81,7 @@ def test_scores_lie_where_their_pixels_are():
 
 def test_a_saved_segmenter_loads_from_its_path(tmp_path):
     torch.manual_seed(0)
-    saved = UNetSegmenter(UNet(4, widths=(8, 8, 16)), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
+    saved = NetworkSegmenter(UNet(4, widths=(8, 8, 16)), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
     save_segmenter(tmp_path / "s.safetensors", saved)
     loaded = load_segmenter(tmp_path / "s.safetensors")
     assert loaded.classes == saved.classes

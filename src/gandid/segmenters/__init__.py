@@ -14,16 +14,16 @@ from gandid.errors import UsageError
 from gandid.factory import is_factory
 from gandid.segmenters.function import FunctionSegmenter, load_own
 from gandid.segmenters.names import BACKGROUND, check_background
+from gandid.segmenters.network import UNKNOWN, NetworkSegmenter, read_segmenter, save_segmenter
 from gandid.segmenters.protocol import Segmenter, objects_of
-from gandid.segmenters.unet import UNKNOWN, UNetSegmenter, read_segmenter, save_segmenter
 
 __all__ = [
     "BACKGROUND",
     "NAMED",
     "UNKNOWN",
     "FunctionSegmenter",
+    "NetworkSegmenter",
     "Segmenter",
-    "UNetSegmenter",
     "load_segmenter",
     "objects_of",
     "read_segmenter",
@@ -50,7 +50,7 @@ def load_segmenter(
     name_or_path : str or path
         One of
 
-        - `"rooms"`, the segmenter that ships with the package;
+        - `"rooms"` or `"rooms-dilated"`, the segmenters that ship with the package, built and trained apart;
         - a `.safetensors` file that `gandid train segmenter` wrote;
         - a model of the Hugging Face library `transformers`: a folder, or an id on its hub such as
           `nvidia/segformer-b0-finetuned-ade-512-512`; see `gandid.segmenters.huggingface.load_huggingface`;

@@ -195,6 +195,13 @@ class HuggingFaceSegmenter(nn.Module):
             labels[rows] = self._scores(images[rows], normalized=len(self.scales) > 1).argmax(1)
         return labels
 
+    @torch.inference_mode()
+    def labels_and_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels as a call gives them, and their `probabilities`: (N, H, W) each, from one pass."""
+        _check(images)
+        largest = [self._scores(some, normalized=True).max(1) for some in images.split(self.chunk)]
+        return torch.cat([one.indices for one in largest]), torch.cat([one.values for one in largest])
+
     def probabilities(self, images: Tensor) -> Tensor:
         """Probability of each class at each pixel: (N, C, H, W) float32, for images as in a call.
 

@@ -1,6 +1,6 @@
-"""How the embedded segmenter was made, and the measurements that its bars are held against.
+"""How the embedded segmenters were made, and the measurements that their bars are held against.
 
-`train_segmenter` makes the weights: rendered scenes, worn and corrupted as `corruptions` says, a U-Net, a
+`train_segmenter` makes the weights: rendered scenes, worn and corrupted as `corruptions` says, a network, a
 quarter of an hour of one core. Batch `k` depends on the seed and `k` only, so a run that was killed continues
 from its checkpoint to the very same weights. `evaluate_segmenter` measures a segmenter on scenes and
 corruptions that it never saw.
@@ -19,15 +19,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gandid.errors import UsageError
 from gandid.scenes import rooms
+from gandid.segmenters.network import ARCHITECTURES, UNKNOWN, NetworkSegmenter, save_segmenter
+from gandid.segmenters.pixelwise import PixelNetwork, fold_blocks
 from gandid.segmenters.protocol import Segmenter
-from gandid.segmenters.unet import UNKNOWN, UNet, UNetSegmenter, fold_blocks, save_segmenter
 from gandid.training import corruptions
 from gandid.training.checkpoints import load_checkpoint, save_checkpoint
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
 SCENES = 12_000  # rendered once, before the first step
 BATCH = 32
-STEPS = 3_600
+STEPS = {"unet": 3_600, "dilated": 1_800}  # as long as a quarter of an hour reaches
+NAMES = {"unet": "rooms", "dilated": "rooms-dilated"}  # under which `load_segmenter` has them
 RATE = 4e-3  # the learning rate's maximum, after a twentieth of the steps; then half a cosine to 0
 AVERAGING = 0.995  # decay of the moving average of the weights, which is what is kept
 # Thin things have few pixels: without some weight of their own, too many of these are lost.
@@ -57,8 +59,9 @@ PALETTE = torch.tensor(
 def train_segmenter(
     out: Path,
     *,
+    architecture: str = "unet",
     seed: int = 0,
-    steps: int = STEPS,
+    steps: int | None = None,
     batch: int = BATCH,
     scenes: int = SCENES,
     resolution: int = 64,
@@ -66,7 +69,7 @@ def train_segmenter(
     save_every: int = 250,
     progress: bool = True,
 ) -> Path:
-    """Train the segmenter of rooms; an interrupted run of the same settings in `out` is continued.
+    """Train a segmenter of rooms; an interrupted run of the same settings in `out` is continued.
 
     A continued run ends with the same weights, bit for bit, on the same machine with the same number of
     threads.
@@ -75,11 +78,13 @@ def train_segmenter(
     ----------
     out : path
         Folder for `checkpoint.pt` (replaced every `save_every` steps), `samples-<step>.png` (pictures with
-        their labels and what the network says) and, at the end, `rooms.safetensors`.
+        their labels and what the network says) and, at the end, `rooms.safetensors` or `rooms-dilated.safetensors`.
+    architecture : {"unet", "dilated"}
+        Of the network.
     seed : int, 0 to 2**32 - 1
         Of the scenes, the weights and the batches.
     steps, batch, scenes, resolution : int
-        How many steps, pictures per step, scenes rendered to draw them from, and pixels per side.
+        How many steps (as the embedded weights had, if None), pictures per step, scenes rendered to draw them from, and pixels per side.
     threads : int, optional
         Cores to use; PyTorch's default otherwise.
     save_every : int
@@ -95,8 +100,11 @@ def train_segmenter(
     Raises
     ------
     UsageError
-        If the folder holds a run of other settings, or the seed is out of range.
+        If the folder holds a run of other settings, there is no such architecture, or a number is out of range.
     """
+    if architecture not in ARCHITECTURES:
+        raise UsageError(f"there is no architecture '{architecture}': choose {' or '.join(ARCHITECTURES)}")
+    steps = STEPS[architecture] if steps is None else steps
     if not 0 <= seed < 2**32:
         raise UsageError(f"the seed must be 0 to {2**32 - 1}, not {seed}")
     if steps < 1 or batch < 1 or scenes < 1:
@@ -104,12 +112,19 @@ def train_segmenter(
     if threads is not None:
         torch.set_num_threads(threads)
     out = Path(out)
-    settings = {"seed": seed, "steps": steps, "batch": batch, "scenes": scenes, "resolution": resolution}
+    settings = {
+        "architecture": architecture,
+        "seed": seed,
+        "steps": steps,
+        "batch": batch,
+        "scenes": scenes,
+        "resolution": resolution,
+    }
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = UNet(len(CLASSES))
+        network = _network(architecture).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = _network(architecture)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-3)
     step = 0
@@ -164,18 +179,23 @@ def train_segmenter(
                         "optimizer": optimizer.state_dict(),
                     },
                 )
-                segmenter = UNetSegmenter(average, CLASSES, rooms.BACKGROUND)
+                segmenter = NetworkSegmenter(average, CLASSES, rooms.BACKGROUND)
                 save_grid(out / f"samples-{step:06d}.png", pictures[:16], truth[:16], segmenter)
 
-    path = out / "rooms.safetensors"
-    segmenter = UNetSegmenter(average, CLASSES, rooms.BACKGROUND)
+    path = out / f"{NAMES[architecture]}.safetensors"
+    segmenter = NetworkSegmenter(average, CLASSES, rooms.BACKGROUND)
     _calibrate(segmenter, min(scenes, CALIBRATION_SCENES), resolution, seed)
     save_segmenter(path, segmenter)
     return path
 
 
+def _network(architecture: str) -> PixelNetwork:
+    """An untrained network for the classes of rooms."""
+    return ARCHITECTURES[architecture](len(CLASSES), normalized=True)
+
+
 @torch.inference_mode()
-def _calibrate(segmenter: UNetSegmenter, scenes: int, resolution: int, seed: int) -> None:
+def _calibrate(segmenter: NetworkSegmenter, scenes: int, resolution: int, seed: int) -> None:
     """Shift the score of `unknown` until it takes a share `IMPERFECT_UNKNOWN` of imperfect renders.
 
     How readily training makes it say `unknown` depends on how many corruptions it showed. This fixes the
@@ -222,7 +242,7 @@ def _schedule(done: float) -> float:
 
 
 @torch.no_grad()
-def _update_average(average: UNet, network: UNet, decay: float) -> None:
+def _update_average(average: PixelNetwork, network: PixelNetwork, decay: float) -> None:
     for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)

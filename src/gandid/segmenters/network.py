@@ -1,0 +1,162 @@
+"""The embedded segmenters: a network that scores pixels, and the files that hold one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from gandid.errors import UsageError
+from gandid.files import write_safetensors
+from gandid.segmenters.dilated import Dilated
+from gandid.segmenters.pixelwise import PixelNetwork, unfold_blocks
+from gandid.segmenters.unet import UNet
+
+UNKNOWN = "unknown"
+FORMAT = "gandid-segmenter-1"
+ARCHITECTURES: dict[str, type[PixelNetwork]] = {"unet": UNet, "dilated": Dilated}
+_CHUNK = 64  # images labelled at once on a CPU: their maps stay in the cache
+
+
+class NetworkSegmenter(nn.Module):
+    """A `Segmenter` made of a folded `PixelNetwork`.
+
+    Parameters
+    ----------
+    network : PixelNetwork
+        Trained, with or without batch normalizations.
+    classes : tuple of str
+        Name of each score; the last may be `"unknown"`.
+    background : tuple of str
+        Those that are not objects.
+    device : str or torch.device
+        Where to compute; labels are returned there.
+    """
+
+    def __init__(
+        self,
+        network: PixelNetwork,
+        classes: tuple[str, ...],
+        background: tuple[str, ...],
+        device: str | torch.device = "cpu",
+    ):
+        super().__init__()
+        if network.normalized:
+            network = network.folded()
+        self.network: PixelNetwork = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name: str | None = None  # under which it was loaded
+        self.classes, self.background = tuple(classes), tuple(background)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.network.score.weight.device
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """What else than the weights decides a study, as plain values: for its fingerprint."""
+        return {"classes": list(self.classes), "background": list(self.background)}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Label each pixel; the same batch gives the same labels.
+
+        Parameters
+        ----------
+        images : Tensor, float, shape (N, 3, H, W), H and W divisible by the network's `multiple`
+            Colours in [-1, 1]. The rooms weights were trained at 64 px.
+
+        Returns
+        -------
+        Tensor, int64, shape (N, H, W)
+            Index into `classes`.
+
+        Raises
+        ------
+        UsageError
+            If the shape is another one.
+        """
+        self._check(images)
+        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for rows in self._chunks(len(images)):
+                labels[rows] = unfold_blocks(self._score(images[rows]).max(dim=-1).indices)
+        return labels
+
+    def labels_and_confidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Segmenter`: labels, and the probability of each, from one pass."""
+        self._check(images)
+        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
+        confidence = torch.empty(labels.shape, device=self.device)
+        with torch.inference_mode():
+            for rows in self._chunks(len(images)):
+                scores = self._score(images[rows]).float()
+                largest = scores.max(dim=-1)
+                labels[rows] = unfold_blocks(largest.indices)
+                confidence[rows] = unfold_blocks((largest.values - scores.logsumexp(dim=-1)).exp())
+        return labels, confidence
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call; differentiable."""
+        self._check(images)
+        parts = [self._score(images[rows]).softmax(dim=-1) for rows in self._chunks(len(images))]
+        return unfold_blocks(torch.cat(parts)).permute(0, 3, 1, 2)
+
+    def _check(self, images: torch.Tensor) -> None:
+        multiple = self.network.multiple
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
+            raise UsageError(
+                f"this segmenter takes images of shape (N, 3, H, W) with H and W divisible by {multiple}, "
+                f"not {tuple(images.shape)}"
+            )
+
+    def _chunks(self, n: int) -> list[slice]:
+        size = _CHUNK if self.device.type == "cpu" else 16 * _CHUNK
+        return [slice(start, start + size) for start in range(0, n, size)]
+
+    def _score(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images.to(self.device, torch.float32))
+
+
+def save_segmenter(path: Path, segmenter: NetworkSegmenter) -> None:
+    """Write a segmenter as safetensors, with what is needed to build it again in the file's metadata."""
+    about = {
+        "format": FORMAT,
+        "architecture": next(name for name, of in ARCHITECTURES.items() if isinstance(segmenter.network, of)),
+        **segmenter.network.shape,
+        "classes": segmenter.classes,
+        "background": segmenter.background,
+    }
+    write_safetensors(path, segmenter.network.state_dict(), about)
+
+
+def read_segmenter(path: Path, device: str | torch.device = "cpu") -> NetworkSegmenter:
+    """Read what `save_segmenter` wrote.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing, is no safetensors file, or holds something else than a segmenter.
+    """
+    if not path.is_file():
+        raise UsageError(f"no file {path}: a segmenter is a name or a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is not a safetensors file ({error})") from None
+    try:
+        about = json.loads(metadata.get("gandid", "{}"))
+        if about.get("format") != FORMAT:
+            raise UsageError(f"{path} holds no gandid segmenter: its metadata does not say format {FORMAT!r}")
+        classes, background = tuple(about["classes"]), tuple(about["background"])
+        build = ARCHITECTURES[about.get("architecture", "unet")]  # the first files name none
+        shape = {name: about[name] for name in about.keys() - {"format", "architecture", "classes", "background"}}
+        network = build(len(classes), normalized=False, **shape)
+        network.load_state_dict(state)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{path} is a damaged gandid segmenter ({type(error).__name__}: {error})") from None
+    return NetworkSegmenter(network, classes, background, device)
