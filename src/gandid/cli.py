@@ -130,6 +130,15 @@ def run(
     figure: Annotated[
         bool, typer.Option("--figure", help="Make the paper's figure: the relation after each ablation, and insertion.")
     ] = False,
+    sites: Annotated[
+        str | None, typer.Option(metavar="shapley", help="Share each effect out among the normalizations.")
+    ] = None,
+    dose: Annotated[
+        bool, typer.Option("--dose", help="Ablate partially, too: by 0, 0.1, ..., 1 of the way, live and held.")
+    ] = False,
+    placebos: Annotated[
+        int, typer.Option(min=0, help="Ablate so many random sets of units, too, matched in size and energy.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate arms, images, time and disk.")] = False,
 ) -> None:
     """Run a difference-in-differences study and write its report; with several layers, a study at each and one of them all."""

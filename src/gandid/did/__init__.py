@@ -14,8 +14,9 @@ from typing import Any
 
 from gandid.did.checks import Bounds, checks
 from gandid.did.effects import COLUMNS, Effects, estimate
+from gandid.did.evidence import weigh
 
-__all__ = ["COLUMNS", "Bounds", "Effects", "checks", "estimate"]
+__all__ = ["COLUMNS", "Bounds", "Effects", "checks", "estimate", "weigh"]
 
 
 class _CallableModule(ModuleType):

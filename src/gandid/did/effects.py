@@ -84,6 +84,8 @@ class Effects:
     """The held arms, those that have the same counts in every latent together."""
     gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
+    evidence: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """What else bears on the effects, by name (`gandid.did.weigh`)."""
 
     @property
     def targets(self) -> list[str]:

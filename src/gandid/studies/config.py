@@ -13,6 +13,9 @@ from gandid.relation.measures import Ranking, Threshold
 
 Control = Literal["capped", "frozen", "mean", "twin"]
 Precision = Literal["fp32", "bf16"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+DOSES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class TypeBounds(BaseModel):
@@ -24,9 +27,9 @@ class TypeBounds(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    removed: Annotated[float, Field(ge=0, le=1)] = 0.8
-    concentration: Annotated[float, Field(ge=0, le=1)] = 0.5
-    inpainted: Annotated[float, Field(ge=0, le=1)] = 0.05
+    removed: Share = 0.8
+    concentration: Share = 0.5
+    inpainted: Share = 0.05
 
 
 class StudyConfig(BaseModel):
@@ -37,7 +40,10 @@ class StudyConfig(BaseModel):
     input size, scales and `background` None mean its own, see `gandid.load_segmenter`. `twin` names the generators of the control
     `twin`; none means the named model's own. `ranking` says how the units are chosen
     and `iou_threshold` where a unit counts as active, see `gandid.relation.relate`. `figure` asks for the paper's figure, and so
-    for what it shows beside the effects: the relation after each ablation, and insertion. `chunk` is `K/N`: only the K-th of N
+    for what it shows beside the effects: the relation after each ablation, and insertion. `sites`, `dose` and `placebos` ask for the
+    study under variants of its design (docs/credibility.md): all sets of sites, partial ablation by each share in `dose` (true
+    stands for 0, 0.1, ..., 1), and so many random sets of units. `second_segmenter` None means the named one's own second, if it
+    has one. `chunk` is `K/N`: only the K-th of N
     equal parts of the latents.
     """
 
@@ -55,13 +61,17 @@ class StudyConfig(BaseModel):
     twin: tuple[str, ...] = ()
     hold: Annotated[tuple[str, ...], Field(min_length=1)] = ("first", "all")
     ablation: Literal["zero", "mean", "resample"] = "zero"
-    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
+    alpha: Share = 1.0
     latents: Annotated[int, Field(gt=0)] = 512
     ranking: Ranking = "exact"
     ranking_latents: Annotated[int, Field(gt=0)] = 128
     iou_threshold: Threshold = "quantile"
     types: TypeBounds = TypeBounds()
     figure: bool = False
+    sites: Literal["shapley"] | None = None
+    dose: tuple[Share, ...] = ()
+    placebos: Annotated[int, Field(ge=0)] = 0
+    second_segmenter: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Precision = "fp32"
     chunk: str | None = None
@@ -75,6 +85,11 @@ class StudyConfig(BaseModel):
     @classmethod
     def _once_each(cls, value: Any) -> Any:
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+
+    @field_validator("dose", mode="before")
+    @classmethod
+    def _usual_doses(cls, value: Any) -> Any:
+        return (DOSES if value else ()) if isinstance(value, bool) else value
 
     @field_validator("chunk")
     @classmethod

@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 
 from gandid import did
+from gandid.did import evidence
 from gandid.errors import UsageError
 from gandid.files import is_aside, remove, replacing
 from gandid.relation import types
@@ -27,6 +28,13 @@ LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.relation.relate`
 Finish = Callable[[Path, did.Effects], Any]  # what is done with a run once its effects are there: its report, say
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
+EVIDENCE = (
+    "dose.csv",
+    "shapley.csv",
+    "placebos.csv",
+    "sensitivity.csv",
+    "twins.csv",
+)  # follow, too, where there is any
 TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
 MAY_DIFFER = (
@@ -36,6 +44,10 @@ MAY_DIFFER = (
     "latents",
     "images_per_second",
     "figure",
+    "sites",
+    "dose",
+    "placebos",
+    "second_segmenter",
     "types",
 )  # between runs that are one study
 
@@ -75,7 +87,7 @@ def remove_rankings(folder: Path) -> None:
 def remove_estimates(folder: Path) -> None:
     """Remove what follows from a panel that is about to change."""
     with explained(folder):
-        for name in (*FOLLOWS, TYPES):
+        for name in (*FOLLOWS, *EVIDENCE, TYPES):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -189,7 +201,10 @@ def read_relation(folder: Path) -> xr.Dataset | None:
 def write_estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
     """Write what follows from the panel, `types.csv`, `effects.csv` and `checks.csv`, and return the effects."""
     _write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
-    effects = did.estimate(panel)
+    effects = estimates(folder, panel)
+    for name, table in effects.evidence.items():
+        with _replacing(folder / f"{name}.csv") as aside:
+            table.to_csv(aside, index=False)
     with _replacing(folder / "effects.csv") as aside:
         effects.to_frame().to_csv(aside, index=False)
     with _replacing(folder / "checks.csv") as aside:
@@ -197,15 +212,29 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
     return effects
 
 
-def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset) -> None:
-    """Bring a finished run up to what may be asked of it anew: its figure, and the bounds of the types."""
+def estimates(folder: Path, panel: xr.Dataset) -> did.Effects:
+    """The effects of a run's panel, with what its other stores say of them."""
+    return did.weigh(did.estimate(panel), panel, evidence.stores(folder))
+
+
+def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset, *, anew: bool) -> did.Effects:
+    """Bring a finished run up to what may be asked of it anew: its figure, its variants, and the bounds of the types.
+
+    `anew` says whether there are stores that its estimates do not know yet.
+    """
     there = read_config(folder)
-    asked = {key: config[key] for key in ("figure", "types")}
-    if {key: there.get(key) for key in asked} != asked:
+    asked = {key: config[key] for key in ("figure", "sites", "dose", "placebos", "second_segmenter", "types")}
+    if there.get("types") != asked["types"]:
         (folder / TYPES).unlink(missing_ok=True)
-        write_config(folder, there | asked)
+    # What was measured before stays, and stays said.
+    kept = {key: asked[key] or there.get(key) for key in asked}
+    if {key: there.get(key) for key in kept} != kept:
+        write_config(folder, there | kept)
+    if anew:
+        return write_estimates(folder, panel)
     if not (folder / TYPES).is_file():
         _write_types(folder, panel)
+    return estimates(folder, panel)
 
 
 def types_in_words(folder: Path) -> list[str]:

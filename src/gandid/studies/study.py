@@ -9,14 +9,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from gandid import did
 from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.interventions import EXACT_CONTROLS, Edit, Runner, ablate, layers_of
@@ -33,6 +32,7 @@ from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
 from gandid.studies.store import SUMMED, PanelStore
+from gandid.studies.variants import Variants
 from gandid.studies.worker import Worker, arithmetic, calibrate, fewer_rows
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
@@ -163,6 +163,9 @@ class Study:
         ranking_latents: int = 128,
         iou_threshold: Threshold = "quantile",
         figure: bool = False,
+        sites: Literal["shapley"] | None = None,
+        dose: bool | Sequence[float] = False,
+        placebos: int = 0,
         store: str | Path | None = None,
         chunk: str | None = None,
         executor: Executor | None = None,
@@ -197,6 +200,12 @@ class Study:
             (docs/relation.md). It is written into `store`; a finished run is given it without being run again.
         iou_threshold : {"quantile", "maximizing"}
             Where a unit counts as active for its IoU (docs/relation.md).
+        sites : {"shapley"}, optional
+            Share each effect out among the sites, too; as `figure`, written into `store`, and so are the next two.
+        dose : bool or sequence of float
+            Ablate by these shares as well; True: by 0, 0.1, ..., 1.
+        placebos : int
+            Ablate so many random sets of units as well, for each target, as many and of about the same energy.
         store : str or Path, optional
             Folder to write the run into (DESIGN, "Public contract"). What it already holds of this study is kept and not
             computed again: a run that was cut short goes on, and one of fewer latents is extended.
@@ -217,8 +226,8 @@ class Study:
         Raises
         ------
         UsageError
-            If a target, unit, control or site is unknown, `store` is something else than this study, or `figure` is asked for
-            without a `store`.
+            If a target, unit, control or site is unknown, `store` is something else than this study, or `figure`, `sites`,
+            `dose` or `placebos` are asked for without a `store`.
         """
         config = StudyConfig.check(
             targets={k: tuple(v) for k, v in targets.items()} if isinstance(targets, Mapping) else targets,
@@ -232,6 +241,9 @@ class Study:
             ranking_latents=ranking_latents,
             iou_threshold=iou_threshold,
             figure=figure,
+            sites=sites,
+            dose=dose,
+            placebos=placebos,
             chunk=chunk,
         )
         return self.execute(config, store=store, executor=executor, progress=progress, command=command)
@@ -256,8 +268,8 @@ class Study:
         numbers = config.numbers()
         executor = executor or Local()
         if store is None:
-            if config.figure:
-                raise UsageError("what the figure shows is written into a run's folder: name a store")
+            if config.figure or config.sites or config.dose or config.placebos:
+                raise UsageError("a figure, sites, doses and placebos are written into a run's folder: name a store")
             design, _ = self._design(config, named, held, twins, progress)
             panel = self._create(None, design, config)
             self._fill(panel, design, numbers, executor, progress)
@@ -280,10 +292,11 @@ class Study:
             description["figure"] = config.figure or figure.is_complete(path)
             if set(panel.latents) >= set(numbers) and folder.is_finished(path):
                 self._add_figure(path, config, design, progress)
+                added = self._add_variants(path, config, design, executor, progress)
                 measured = folder.open_panel(path)
-                folder.revise(path, description, measured)
+                effects = folder.revise(path, description, measured, anew=added)
                 if finish:
-                    finish(path, did.estimate(measured))
+                    finish(path, effects)
                 return measured
             folder.remove_estimates(path)  # they would be of another panel
             description["resolved"]["chosen"] = {target: list(edit.units) for target, edit in design.edits.items()}
@@ -292,6 +305,7 @@ class Study:
             description["resolved"]["images_per_second"] = round(speed, 2)
             folder.write_config(path, description)
             self._add_figure(path, config, design, progress)
+            self._add_variants(path, config, design, executor, progress)
             with _Task(progress, "writing the run", 1):
                 measured = folder.open_panel(path)
                 with arithmetic(self.device, self.precision):
@@ -391,9 +405,8 @@ class Study:
     def _resolved(self, config: StudyConfig) -> dict[str, Any]:
         """What a run's numbers depend on beside what was asked."""
         weights = {"generator": folder.fingerprint(self.generator), "segmenter": folder.fingerprint(self.segmenter)}
-        if config.twin:
-            weights["twins"] = [folder.fingerprint(twin.generator) for twin in self.twins.values()]
-        return {"versions": folder.versions(), "weights": weights}
+        twins = [folder.fingerprint(twin.generator) for twin in self.twins.values()] if config.twin else []
+        return {"versions": folder.versions(), "weights": weights | ({"twins": twins} if twins else {})}
 
     def _design(
         self,
@@ -529,6 +542,38 @@ class Study:
                 except torch.OutOfMemoryError:
                     self.rows = additions.rows = fewer_rows(self.rows, self.device)
         additions.clear()
+
+    def _add_variants(
+        self, path: Path, config: StudyConfig, design: Design, executor: Executor, progress: Progress | None
+    ) -> bool:
+        """Measure the study under the variants of its design that are asked for; whether any was not there."""
+        panel = folder.open_panel(path)
+        variants = self.variants(path, design, panel, executor, config.ranking_latents)
+        missing = [
+            one
+            for one in variants.asked(config.dose, config.sites is not None, config.placebos)
+            if not variants.has(one)
+        ]
+        for one in missing:
+            with _Task(progress, one.told, one.images) as task:
+                one.write(task.advance)
+        variants.clear()
+        return bool(missing)
+
+    def variants(self, path: Path, design: Design, panel: xr.Dataset, executor: Executor, ranking: int) -> Variants:
+        """What can be measured of a study of this network under variants of its design."""
+        return Variants(
+            path,
+            self.runner,
+            self.segmenter,
+            design,
+            panel.attrs,
+            panel.sizes["latent"],
+            ranking,
+            self.rows,
+            executor,
+            self._networks_of(design),
+        )
 
     def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
         """What the figure asks for beside the panel, of a design of this study."""
