@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,24 +122,19 @@ def measure(
         The panel's variables (docs/panel.md), `latent` first where they have it. `gain_map` and `inpainted_map` are *sums* over
         the latents, for the caller to add up.
     """
-    n, classes = len(z), segmenter.classes
-    downstream, blocks = runner.downstream, design.distinct()
+    n, classes, downstream = len(z), segmenter.classes, runner.downstream
     labels: list[np.ndarray] = []
     strain, realism = [], []
     gains = _Gains.empty(n, len(design.edits), runner.map_size)
     natural = np.empty(0)
-    size = max(1, rows // n - 1)
-    for start in range(1, len(blocks), size):
-        group = [blocks[0], *blocks[start : start + size]]
+    for group, fresh in _groups(design, n, rows):
         images, readings = runner.read(z, [_arm(design, downstream, *block) for block in group], donors=donors)
-        fresh = slice(0 if start == 1 else 1, None)  # the reference arm is measured once
         images = images[fresh]
-        seen = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        labels.append(seen.cpu().numpy().astype(np.uint8 if len(classes) <= 256 else np.int32))
+        labels.append(_labels(segmenter, images))
         strain.append(_strain(readings, downstream, len(group), n)[fresh])
         if discriminator is not None:
             realism.append(discriminator(images.flatten(0, 1)).view(images.shape[:2]).float().cpu().numpy())
-        if start == 1:
+        if not natural.size:
             natural = _natural(readings, downstream, typical)
         if downstream:
             gains.add(design, group, readings, downstream[0], labels[0][0], classes)
@@ -152,35 +147,70 @@ def measure(
     }
 
 
-def _arranged(
-    segmenter: Segmenter, design: Design, labels: np.ndarray, strain: np.ndarray, realism: list[np.ndarray]
+def count(
+    runner: Runner, segmenter: Segmenter, design: Design, z: Tensor, *, rows: int, donors: Tensor | None = None
 ) -> dict[str, np.ndarray]:
-    """What was measured per row block (blocks, n, ...), counted and laid out by (latent, target, arm)."""
-    classes, blocks = segmenter.classes, design.distinct()
-    own = [held for held in design.held if held.unedited]
+    """Run all arms as `measure` does, and measure no more than `pixels` and `inside`."""
+    labels = []
+    for group, fresh in _groups(design, len(z), rows):
+        arms = [_arm(design, runner.downstream, *block) for block in group]
+        labels.append(_labels(segmenter, runner.run(z, arms, donors=donors)[fresh]))
+    return _counted(segmenter, design, np.concatenate(labels))
+
+
+def _groups(design: Design, n: int, rows: int) -> Iterator[tuple[list[tuple[str | None, Held | None]], slice]]:
+    """Row blocks that are run together on `n` latents, each time with the reference, and which of them are new."""
+    blocks, size = design.distinct(), max(1, rows // n - 1)
+    for start in range(1, len(blocks), size):
+        yield [blocks[0], *blocks[start : start + size]], slice(0 if start == 1 else 1, None)
+
+
+def _labels(segmenter: Segmenter, images: Tensor) -> np.ndarray:
+    """Labels of images (blocks, n, 3, H, W): (blocks, n, H, W)."""
+    seen = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    return seen.cpu().numpy().astype(np.uint8 if len(segmenter.classes) <= 256 else np.int32)
+
+
+def _layout(design: Design) -> tuple[np.ndarray, list[int]]:
+    """The row block of each target's arms, (target, arm), and of each arm's unedited image."""
+    blocks, own = design.distinct(), [held for held in design.held if held.unedited]
 
     def row(target: str | None, held: Held | None) -> int:
         return blocks.index((target, held))
 
-    # rows[t, a]: the row block in which arm `a` of target `t` was run; unedited[a]: that of the arm's unedited image
-    rows = np.array(
-        [
-            [0, row(t, None), *(row(t, design.canonical(h)) for h in design.held), *(row(None, h) for h in own)]
-            for t in design.edits
-        ]
-    )
+    rows = [
+        [0, row(t, None), *(row(t, design.canonical(h)) for h in design.held), *(row(None, h) for h in own)]
+        for t in design.edits
+    ]
     unedited = [0, 0, *(row(None, h) if h in own else 0 for h in design.held), *(row(None, h) for h in own)]
-    objects = np.array([classes.index(name) for name in objects_of(segmenter)])
+    return np.array(rows), unedited
+
+
+def _counted(segmenter: Segmenter, design: Design, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """`pixels` and `inside` of label maps (blocks, n, H, W), laid out by (latent, target, arm)."""
+    classes, (rows, unedited) = segmenter.classes, _layout(design)
     counts = outcomes.pixels(labels, len(classes))[rows]  # (T, A, n, C)
-    inside, painted = [], []
-    for of, target in zip(rows, design.edits, strict=True):
-        original = labels[unedited] == classes.index(target)  # (arm, n, H, W)
-        inside.append(outcomes.inside(labels[of], original, len(classes)))
-        others = objects[objects != classes.index(target)]
-        painted.append((np.isin(labels[of], others) & original).sum(axis=1))
-    measured = {
+    inside = [
+        outcomes.inside(labels[of], labels[unedited] == classes.index(target), len(classes))
+        for of, target in zip(rows, design.edits, strict=True)
+    ]
+    return {
         "pixels": np.moveaxis(counts, 2, 0).astype(np.int32),
         "inside": np.moveaxis(np.stack(inside), 2, 0).astype(np.int32),
+    }
+
+
+def _arranged(
+    segmenter: Segmenter, design: Design, labels: np.ndarray, strain: np.ndarray, realism: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What was measured per row block (blocks, n, ...), counted and laid out by (latent, target, arm)."""
+    classes, (rows, unedited) = segmenter.classes, _layout(design)
+    objects = np.array([classes.index(name) for name in objects_of(segmenter)])
+    painted = []
+    for of, target in zip(rows, design.edits, strict=True):
+        others = objects[objects != classes.index(target)]
+        painted.append((np.isin(labels[of], others) & (labels[unedited] == classes.index(target))).sum(axis=1))
+    measured = _counted(segmenter, design, labels) | {
         "strain": np.moveaxis(strain[rows], 2, 0),
         "inpainted_map": np.stack(painted).astype(np.float64),
     }
@@ -204,8 +234,9 @@ def joined(
             # A twin's own arms are its reference and live.
             parts = [np.flip(of[name], axis=axis) for of in twins.values()]
             found[name] = np.concatenate([main[name], *parts], axis=axis).take(order, axis=axis)
-    blank = np.zeros((*main["strain"].shape[:2], 2 * len(twins), *main["strain"].shape[3:]), np.float32)
-    found["strain"] = np.concatenate([main["strain"], blank], axis=2).take(order, axis=2)
+    if "strain" in main:
+        blank = np.zeros((*main["strain"].shape[:2], 2 * len(twins), *main["strain"].shape[3:]), np.float32)
+        found["strain"] = np.concatenate([main["strain"], blank], axis=2).take(order, axis=2)
     return found
 
 

@@ -14,7 +14,7 @@ from gandid.errors import GandidError
 from gandid.generators import Discriminator
 from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
-from gandid.studies.design import Design, Held, exact_checks, joined, measure, typical_statistics
+from gandid.studies.design import Design, Held, count, exact_checks, joined, measure, typical_statistics
 from gandid.studies.latents import chunked, latents
 from gandid.studies.store import SUMMED
 
@@ -66,6 +66,8 @@ class Worker:
         Images that may be made at once. Where they do not fit a GPU after all, it is halved, and the work goes on.
     twins : mapping of Held to nn.Module
         The networks of the design's twins; each has a layer of the same name.
+    plain : bool
+        Whether to measure no more than `pixels` and `inside`.
     """
 
     def __init__(
@@ -80,15 +82,17 @@ class Worker:
         batch: int,
         rows: int,
         twins: Mapping[Held, nn.Module] = MappingProxyType({}),
+        plain: bool = False,
     ):
         self.runner = Runner(generator, layer)
         self.twins = {twin: Runner(twins[twin], layer) for twin in design.twins}
         self.segmenter, self.discriminator = segmenter, discriminator
         self.design, self.seed, self.precision, self.batch, self.rows = design, seed, precision, batch, rows
-        self.device = self.runner.device
+        self.device, self.plain = self.runner.device, plain
         self.resamples = any(edit.values is None for edit in design.edits.values())
         with arithmetic(self.device, precision):
-            self._typical = typical_statistics(self.runner, self._latents(range(TYPICAL), "typical"))
+            typical = self._latents(range(TYPICAL), "typical")
+            self._typical = {} if plain else typical_statistics(self.runner, typical)
             calibrate(self.runner, design, seed, rows)
 
     def measure(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
@@ -96,7 +100,7 @@ class Worker:
         step = max(1, min(self.batch, self.rows // 2))  # each latent comes with its reference arm at least
         with arithmetic(self.device, self.precision):
             batches = [self._batch(some) for some in chunked(numbers, step)]
-            checks = self._checks(numbers)
+            checks = {} if self.plain else self._checks(numbers)
         rows = {name: _joined(name, [batch[name] for batch in batches]) for name in batches[0]}
         return rows | checks | {"latent": np.array(numbers)}
 
@@ -113,10 +117,11 @@ class Worker:
         typical = {site: of[[number % len(of) for number in numbers]] for site, of in self._typical.items()}
 
         def of(runner: Runner, design: Design, typical: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+            z = self._latents(numbers, "effects", runner)
             donors = self._latents(numbers, "donors", runner) if self.resamples else None
-            return measure(
-                runner, self.segmenter, design, self._latents(numbers, "effects", runner), typical, donors=donors, **how
-            )
+            if self.plain:
+                return count(runner, self.segmenter, design, z, rows=self.rows, donors=donors)
+            return measure(runner, self.segmenter, design, z, typical, donors=donors, **how)
 
         try:
             measured = joined(
