@@ -405,7 +405,7 @@ def train_generator_command(
     from gandid.training.generator import SCHEDULES, train_generator
 
     if evaluate:
-        _evaluate_generator()
+        _evaluate_generator("rooms" if pixel_norm else "rooms-twin")
         return
     if resolution not in SCHEDULES:
         raise UsageError(f"there is no schedule for {resolution} px: choose {' or '.join(map(str, SCHEDULES))}")
@@ -438,12 +438,12 @@ def train_segmenter_command(
         raise GandidError("the segmenter misses a bar")
 
 
-def _evaluate_generator() -> None:
+def _evaluate_generator(name: str) -> None:
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.training.quality import evaluate_generator
 
-    quality = evaluate_generator(load_generator("rooms"), load_segmenter("rooms"), progress=True)
+    quality = evaluate_generator(load_generator(name), load_segmenter("rooms"), progress=True)
     table = Table("class", "area", "of renders", "present", "of renders", "met")
     for name, row in quality.iterrows():
         if name == "unknown":

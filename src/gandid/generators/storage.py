@@ -21,14 +21,14 @@ STAGES = 9  # of resolution, the first 4 px: up to 1024 px
 WIDEST = 2048  # channels of a stage, or numbers of a latent
 
 
-def save_generator(generator: Generator, path: Path) -> Path:
-    """Write a generator's weights and architecture; returns `path`."""
+def save_generator(generator: Generator, path: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a generator's weights, as `dtype`, and architecture; returns `path`. They are read as float32."""
     architecture = {name: getattr(generator, name) for name in ("channels", "latent_dim", "pixel_norm")}
     # What is as usual is left out, so that the embedded weights are the same file as before these could differ.
     for name, usual in inspect.signature(Generator).parameters.items():
         if usual.kind is usual.KEYWORD_ONLY and getattr(generator, name) != usual.default:
             architecture[name] = getattr(generator, name)
-    return _save(generator, "generator", architecture, path)
+    return _save(generator, "generator", architecture, path, dtype)
 
 
 def save_discriminator(discriminator: Discriminator, path: Path) -> Path:
@@ -101,8 +101,9 @@ def check_architecture(architecture: dict[str, Any]) -> None:
             raise UsageError(f"has an {name} that is no number from 0 to 1")
 
 
-def _save(network: nn.Module, kind: str, architecture: dict, path: Path) -> Path:
-    return write_safetensors(path, network.state_dict(), {"kind": kind, "architecture": architecture})
+def _save(network: nn.Module, kind: str, architecture: dict, path: Path, dtype: torch.dtype = torch.float32) -> Path:
+    weights = {name: value.to(dtype) for name, value in network.state_dict().items()}
+    return write_safetensors(path, weights, {"kind": kind, "architecture": architecture})
 
 
 def _architecture(path: Path, about: dict[str, Any], kind: str) -> dict[str, Any]:
