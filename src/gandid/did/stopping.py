@@ -122,7 +122,7 @@ def reason(widths: pd.DataFrame, until: float, latents: int, most: int) -> str:
     if waited.empty:
         said.append(f"Stopped at {latents:,} latents: there is nothing to wait for.")
     else:
-        worst = waited.loc[waited["half_width"].idxmax()]
+        worst = waited.iloc[int(waited["half_width"].argmax())]
         what = f"{worst['outcome']}{'' if worst['outcome'] == 'removed' else f' by {TOGETHER}'}"
         where = f"{_points(worst['half_width'])} ({worst['target']}, {what}, {worst['arm']})"
         if worst["half_width"] <= until:
