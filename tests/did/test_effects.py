@@ -311,3 +311,22 @@ def test_torch_is_not_needed():
     path = [gandid.did.__path__[0].rsplit("/", 1)[0]]
     stub = f"import sys, types; p = types.ModuleType('gandid'); p.__path__ = {path}; sys.modules['gandid'] = p; "
     subprocess.run([sys.executable, "-c", stub + code], check=True)
+
+
+def test_controls_with_assumptions_are_told_with_them_and_disagreements_are_said():
+    panel = make_panel(90, noise=0.05, holds=["all"])
+    # As a twin's: the other held arm, with the effect turned around.
+    panel = panel.assign_coords(
+        arm=[name.replace("frozen", "twin") for name in panel["arm"].values.astype(str)],
+        control=("arm", [name.replace("frozen", "twin") for name in panel["control"].values.astype(str)]),
+    )
+    live, held = panel["inside"].sel(arm="live"), panel["inside"].sel(arm="twin:all")
+    arms = panel["arm"].values.tolist()
+    turned = panel["inside"].copy(deep=True)
+    turned[{"arm": arms.index("live")}], turned[{"arm": arms.index("twin:all")}] = held, live
+    capped = {"arm": arms.index("capped:all")}
+    turned[capped] = panel["inside"].sel(arm="reference")
+    told = estimate(panel.assign(inside=turned), **FAST).sentences()[0]
+    assert "twin without normalization (twin control)" in told
+    assert "another training is another draw" in told
+    assert "The controls disagree on how much of it painting in-paints (capped:all +" in told

@@ -16,11 +16,17 @@ SHOWN = 0.05
 VISIBLE = 0.001
 # Effects and objects named per clause; the table has them all.
 NAMED = 3
+# What must hold, beside support, for a DID to be what the words call it.
+ASSUMED = {
+    "mean": "if the two would have moved alike (parallel trends)",
+    "twin": "if the two would have moved alike (parallel trends), and for this pair of networks: another training is another draw",
+}
 SUPPORT_WORDS = {
     "strain": "strain",
     "realism": "realism",
     "unknown": "unknown pixels",
     "unknown_inside": "unknown pixels in the hole",
+    "uncertain": "pixels of which the segmenter is uncertain",
 }
 
 
@@ -39,6 +45,9 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
         said.append(f"The ablated images themselves leave the range of the unedited ones ({strange}).")
     others = [arm for arm in dict.fromkeys(rows["arm"]) if arm not in arms]
     flagged = [(arm, _out_of_support(checks[checks["arm"] == arm])) for arm in others]
+    for arm in [arm for arm, why in flagged if not why and arm.split(":")[0] in ASSUMED]:
+        said.append(_arm(rows[rows["arm"] == arm], checks[checks["arm"] == arm]))
+    said += _disagreements(rows)
     if named := "; ".join(f"{arm} ({why})" for arm, why in flagged if why):
         said.append(f"Outside the network's range, so not claimed: {named}.")
     return " ".join(said)
@@ -93,7 +102,8 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
 def _arm(rows: pd.DataFrame, checks: pd.DataFrame) -> str:
     """What normalization causes, by one held arm."""
     first = rows.iloc[0]
-    lead = f"{_mechanism(first['control'], first['held'])} ({first['control']} control, {first['held']} held)"
+    held = "" if first["control"] == "twin" else f", {first['held']} held"
+    lead = f"{_mechanism(first['control'], first['held'])} ({first['control']} control{held})"
     still = checks[(checks["check"] == "responds") & (checks["verdict"] != "ok")]
     if len(still):
         return f"{lead}: exactly none, since {still['detail'].iloc[0]}."
@@ -108,6 +118,8 @@ def _arm(rows: pd.DataFrame, checks: pd.DataFrame) -> str:
     ]
     if not claims:
         return f"{lead}: no effect beyond noise on it or on another object."
+    if first["control"] in ASSUMED:
+        claims.append(ASSUMED[first["control"]])
     if not (shown["outcome"] == "inpainted").any():
         claims.append("no in-painting by another object beyond noise")
     unstable = checks[(checks["check"] == "stability") & (checks["verdict"] != "ok")]
@@ -152,7 +164,24 @@ def _mechanism(control: str, held: str) -> str:
         return f"Amplification by {where}"
     if control == "frozen":
         return f"Response of {where}"
-    return f"Action of {where}"
+    if control == "twin":
+        return "The network against its twin without normalization" + (f" {held}" if held != "all" else "")
+    return f"{where[0].upper()}{where[1:]} against a constant"
+
+
+def _disagreements(rows: pd.DataFrame) -> list[str]:
+    """Effects that two controls show, in support, with opposite signs."""
+    shown = rows[(rows["q"] < SHOWN) & rows["supported"] & (rows["did"].abs() >= VISIBLE / 2)]
+    shown = shown[shown["outcome"].isin(["removed", "inpainted"]) & shown["kind"].isin(["target", "object"])]
+    said = []
+    for (outcome, name), of in shown.groupby(["outcome", "object"], sort=False):
+        if (of["did"] > 0).any() and (of["did"] < 0).any():
+            values = ", ".join(f"{arm} {100 * did:+.1f}" for arm, did in zip(of["arm"], of["did"], strict=True))
+            what = "how much of it is removed" if outcome == "removed" else f"how much of it {name} in-paints"
+            said.append(
+                f"The controls disagree on {what} ({values}): they ask different questions, and none settles it."
+            )
+    return said
 
 
 def _out_of_support(checks: pd.DataFrame) -> str:
