@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 
 from gandid import did
-from gandid.did import evidence
+from gandid.did import evidence, stopping
 from gandid.errors import UsageError
 from gandid.files import is_aside, remove, replacing
 from gandid.relation import types
@@ -29,12 +29,13 @@ RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.r
 Finish = Callable[[Path, did.Effects], Any]  # what is done with a run once its effects are there: its report, say
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 EVIDENCE = (
-    "dose.csv",
-    "shapley.csv",
-    "placebos.csv",
-    "sensitivity.csv",
-    "twins.csv",
-)  # follow, too, where there is any
+    "dose",
+    "shapley",
+    "placebos",
+    "second",
+    "sensitivity",
+    "twins",
+)  # tables that follow, too, where there is any
 TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
 MAY_DIFFER = (
@@ -42,6 +43,8 @@ MAY_DIFFER = (
     "command",
     "chosen",
     "latents",
+    "until",
+    "max_latents",
     "images_per_second",
     "figure",
     "sites",
@@ -87,7 +90,7 @@ def remove_rankings(folder: Path) -> None:
 def remove_estimates(folder: Path) -> None:
     """Remove what follows from a panel that is about to change."""
     with explained(folder):
-        for name in (*FOLLOWS, *EVIDENCE, TYPES):
+        for name in (*FOLLOWS, *(f"{name}.csv" for name in EVIDENCE), TYPES):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -153,10 +156,11 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     told = differences(theirs, ours)
     if told:
         raise UsageError(f"{folder} holds another study ({told}): choose another --out, or remove it")
-    more = theirs["latents"] - ours["latents"]
+    more = theirs["latents"] - ours["max_latents" if ours.get("until") else "latents"]
     if more > 0 or (more and ours.get("chunk")):
+        asked = "allow" if ours.get("until") else "ask for"
         raise UsageError(
-            f"{folder} holds a study of {theirs['latents']} latents: ask for as many{'' if ours.get('chunk') else ' or more'}"
+            f"{folder} holds a study of {theirs['latents']} latents: {asked} as many{'' if ours.get('chunk') else ' or more'}"
         )
 
 
@@ -228,6 +232,8 @@ def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset, *, anew: boo
         (folder / TYPES).unlink(missing_ok=True)
     # What was measured before stays, and stays said.
     kept = {key: asked[key] or there.get(key) for key in asked}
+    if config["until"] is not None:
+        kept |= {key: config[key] for key in ("until", "max_latents")}
     if {key: there.get(key) for key in kept} != kept:
         write_config(folder, there | kept)
     if anew:
@@ -235,6 +241,15 @@ def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset, *, anew: boo
     if not (folder / TYPES).is_file():
         _write_types(folder, panel)
     return estimates(folder, panel)
+
+
+def stopping_in_words(folder: Path) -> list[str]:
+    """Why a run that was to go on until it is precise enough stopped where it did; nothing of another run."""
+    config = read_config(folder)
+    if config.get("until") is None:
+        return []
+    widths = stopping.half_widths(open_panel(folder))
+    return [stopping.reason(widths, config["until"], config["latents"], config["max_latents"])]
 
 
 def types_in_words(folder: Path) -> list[str]:
