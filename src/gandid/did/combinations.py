@@ -5,9 +5,12 @@ its sets of sites, its random units) are measured on a hundred latents or so; he
 any number of arms is estimated, paired by latent.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 from scipy import stats
 
@@ -75,7 +78,7 @@ def numerators(panel: xr.Dataset, target: str, outcome: str) -> Numerators:
     return Numerators(objects[index], kind[index], change[..., index], np.ones(change.shape[:-1]))
 
 
-def combine(numerator: np.ndarray, denominator: np.ndarray, weights: np.ndarray, level: float = 0.95) -> Estimate:
+def combine(numerator: np.ndarray, denominator: np.ndarray, weights: npt.ArrayLike, level: float = 0.95) -> Estimate:
     """Estimate ``sum_j w_j sum(a_j) / sum(b_j)`` for each of several vectors of weights w.
 
     The influence value of a latent is the same combination of those of the ratios (delta method, `gandid.did.inference.ratio_effect`);
@@ -121,6 +124,15 @@ def _sum(weights: np.ndarray, terms: np.ndarray) -> np.ndarray:
 def signed_z(estimate: Estimate) -> np.ndarray:
     """An estimate in its own standard errors, as the normal quantile of the same two-sided p-value; 0 where it is certainly 0."""
     return np.sign(estimate.value) * stats.norm.isf(np.maximum(estimate.p, 1e-300) / 2)
+
+
+def tidy(
+    found: Numerators, along: str, places: Sequence[Any] | np.ndarray, columns: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """A table of estimates of shape (place, K): one row per class, and in it per place; `object`, `kind`, `along`, `columns`."""
+    rows: dict[str, Any] = {"object": np.repeat(found.objects, len(places)), "kind": np.repeat(found.kind, len(places))}
+    rows[along] = np.tile(np.asarray(places, object), len(found.objects))
+    return pd.DataFrame(rows | {name: values.T.ravel() for name, values in columns.items()}).infer_objects()
 
 
 def shown(panel: xr.Dataset, target: str) -> int:
