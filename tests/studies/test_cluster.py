@@ -70,6 +70,15 @@ def test_a_worker_is_killed_and_the_panel_is_the_same(cluster, tmp_path):
     xr.testing.assert_identical(panel, truth)
 
 
+def test_variants_of_a_study_are_the_same(cluster, tmp_path):
+    stores = tmp_path / "here", tmp_path / "there"
+    for store, executor in zip(stores, (None, Ray(workers=2)), strict=True):
+        planted(store, latents=20, dose=(0, 0.5, 1), sites="shapley", placebos=2, executor=executor)
+    for name in ("dose.zarr", "sites.zarr", "placebos.zarr"):
+        here, there = (xr.open_zarr(store / name, chunks=None).load() for store in stores)
+        xr.testing.assert_identical(here, there)
+
+
 class Stubborn(PlantedGenerator):
     """Refuses one latent, as long as it does."""
 

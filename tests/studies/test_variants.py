@@ -1,8 +1,11 @@
 """Variants of a design: matched sets of units, and stores whose every slice is a panel of the same experiment."""
 
+import multiprocessing
+import time
 from itertools import combinations
 from math import comb
 
+import killable
 import numpy as np
 import pytest
 import torch
@@ -183,7 +186,12 @@ def test_placebos_keep_the_kind_of_the_edit():
 
 def test_there_are_as_many_placebos_as_there_are_sets():
     design = Design({"a": ablate((0,)), "b": ablate((1, 2))}, (Held("capped", "all"),), shrinking=True)
-    assert len(variants.placebos(design, np.ones(6), 50, 0)) == 5  # b has 6 sets of the others, a only 5
+    drawn = variants.placebos(design, np.ones(6), 50, 0)
+    assert len(drawn) == 5  # b has 6 sets of the others, a only 5
+    few = variants.placebos(design, np.ones(6), 2, 0)
+    assert [[edit.units for edit in one.edits.values()] for one in (*few, *drawn[2:])] == [
+        [edit.units for edit in one.edits.values()] for one in drawn
+    ]
     with pytest.raises(UsageError, match="b: 2 of 3 units are edited, which leaves no placebo: edit fewer"):
         variants.placebos(design, np.ones(3), 50, 0)
     with pytest.raises(UsageError, match="add capped or frozen"):
@@ -336,13 +344,36 @@ def test_what_was_cut_short_goes_on_and_is_the_same(tmp_path):
     assert {path.name for path in broken.folder.iterdir()} == {variants.DOSE, variants.SITES, variants.PLACEBOS}
 
 
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_is_the_same(tmp_path):
+    asked = dict(sites="shapley", dose=ALPHAS, placebos=2)
+    killable.planted(tmp_path / "unbroken", **asked)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killable"])
+    store = tmp_path / "killed"
+    for _ in range(2):
+        process = context.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.03, **asked})
+        process.start()
+        before = set(store.glob(f"{variants.PARTS}/*.npz"))
+        while not (store.is_dir() and set(store.glob(f"{variants.PARTS}/*.npz")) - before):
+            assert process.is_alive()
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert not (store / variants.PLACEBOS).exists()
+    killable.planted(store, **asked)
+    for name in (variants.DOSE, variants.SITES, variants.PLACEBOS):
+        assert files(store / name) == files(tmp_path / "unbroken" / name)
+    assert not (store / variants.PARTS).exists()
+
+
 def test_a_store_is_measured_again_where_more_is_asked_of_it(tmp_path):
     _, made = run(tmp_path / "run", PlantedGenerator(), n=20)
-    measure(made, alphas=(0, 1), placebos=1)
+    measure(made, alphas=(0, 0.5, 1), placebos=1)
     assert [made.has(one) for one in made.asked(alphas=(1, 0, 0), sites=True, placebos=1)] == [True, False, True]
     assert [made.has(one) for one in made.asked(alphas=ALPHAS, placebos=2)] == [False, False]
     made.latents = 40
-    assert [made.has(one) for one in made.asked(alphas=(0, 1), placebos=1)] == [False, False]
+    assert [made.has(one) for one in made.asked(alphas=(0, 0.5, 1), placebos=1)] == [False, False]
 
 
 class Lossy(Local):

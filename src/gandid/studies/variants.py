@@ -94,7 +94,7 @@ def placebos(
     count : int
         How many designs; fewer where a target's units leave fewer sets.
     seed : int
-        Of the sets.
+        Of the sets; fewer draws are the first of more.
     ablation : {"zero", "mean", "resample"}
         That of the design's edits.
 
@@ -104,8 +104,11 @@ def placebos(
         If the design has no such control, or a target's units are more than the others.
     """
     design = _exact(design)
-    count, rng = _draws(design, len(energies), count), np.random.default_rng(seed)
-    drawn = {t: matched(energies, edit.units, count, TOLERANCE, rng) for t, edit in design.edits.items()}
+    count = _draws(design, len(energies), count)
+    drawn = {
+        target: matched(energies, edit.units, count, TOLERANCE, np.random.default_rng([seed, t]))
+        for t, (target, edit) in enumerate(design.edits.items())
+    }
 
     def another(target: str, draw: int) -> Edit:
         edit = design.edits[target]
@@ -282,9 +285,15 @@ class Variants:
         ]
 
     def has(self, variant: Variant) -> bool:
-        """Whether the run's folder has a variant: of these latents, doses, arms and draws."""
+        """Whether the run's folder has a variant: of these latents and arms, and of these doses or draws among others."""
         path = self.folder / variant.name
-        return path.is_dir() and _coords(read_panel(path)).equals(_coords(variant.blank))
+        if not path.is_dir():
+            return False
+        stored, asked = read_panel(path), _coords(variant.blank)
+        more = {name: asked[name].values for name in ("dose", "draw") if name in asked}
+        if not all(np.isin(values, stored[name]).all() for name, values in more.items()):
+            return False
+        return _coords(stored.sel(more)).equals(asked)
 
     def clear(self) -> None:
         """Remove what was kept to go on with."""
