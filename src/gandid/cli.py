@@ -104,7 +104,12 @@ def run(
     hold: Annotated[list[str], typer.Option(help="first, all, or site names joined by +.")] = ["first", "all"],
     ablation: Annotated[str, typer.Option(help="zero, mean or resample.")] = "zero",
     alpha: Annotated[float, typer.Option(help="Share of the way to the ablated value.")] = 1.0,
-    latents: Annotated[int, typer.Option(help="Latents for the effects.")] = 512,
+    latents: Annotated[int, typer.Option(help="Latents for the effects; with --until, those of the first look.")] = 512,
+    until: Annotated[
+        float | None,
+        typer.Option(help="Go on until every half-width is at most this share of the target's pixels, such as 0.005."),
+    ] = None,
+    max_latents: Annotated[int, typer.Option(help="Where --until ends at the latest.")] = 20_000,
     ranking: Ranked = None,
     screen: Screen = False,
     ranking_latents: Annotated[int, typer.Option(help="Latents for the ranking of units.")] = 128,
@@ -182,6 +187,8 @@ def run(
         from gandid.studies.plan import plan
 
         print(plan(study, asked, build))
+        if asked.until is not None:
+            print(f"That is the first look; --until may go on to {asked.max_latents:,} latents.")
         return
     with _progress() as progress:
         command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress)
@@ -561,11 +568,11 @@ class _Report:
 
 
 def _print_results(effects: Any, folder: Path) -> None:
-    from gandid.studies.folder import types_in_words
+    from gandid.studies.folder import stopping_in_words, types_in_words
 
     # Not through rich, which would wrap the table's rows.
     print(effects.summary())
-    for line in types_in_words(folder):
+    for line in [*stopping_in_words(folder), *types_in_words(folder)]:
         print(line)
     print(f"\nReport: {folder / 'report.html'}")
 

@@ -43,7 +43,8 @@ class StudyConfig(BaseModel):
     for what it shows beside the effects: the relation after each ablation, and insertion. `sites`, `dose` and `placebos` ask for the
     study under variants of its design (docs/credibility.md): all sets of sites, partial ablation by each share in `dose` (true
     stands for 0, 0.1, ..., 1), and so many random sets of units. `second_segmenter` None means the named one's own second, if it
-    has one. `chunk` is `K/N`: only the K-th of N
+    has one. With `until`, a half-width as a share of the target's original pixels, `latents` are measured first and then more, up
+    to `max_latents`, until `gandid.did.stopping` is content. `chunk` is `K/N`: only the K-th of N
     equal parts of the latents.
     """
 
@@ -63,6 +64,8 @@ class StudyConfig(BaseModel):
     ablation: Literal["zero", "mean", "resample"] = "zero"
     alpha: Share = 1.0
     latents: Annotated[int, Field(gt=0)] = 512
+    until: Annotated[float, Field(gt=0)] | None = None
+    max_latents: Annotated[int, Field(gt=0)] = 20_000
     ranking: Ranking = "exact"
     ranking_latents: Annotated[int, Field(gt=0)] = 128
     iou_threshold: Threshold = "quantile"
@@ -106,6 +109,14 @@ class StudyConfig(BaseModel):
             raise ValueError("a twin is named, but not the control twin: add --control twin")
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
+        if self.until is not None and self.chunk is not None:
+            raise ValueError(
+                "no part of a study can tell when the whole is precise enough: leave out --until or --chunk"
+            )
+        if self.until is not None and self.latents > self.max_latents:
+            raise ValueError(
+                f"{self.latents} latents are more than the {self.max_latents} allowed: raise --max-latents"
+            )
         return self
 
     def numbers(self) -> range:

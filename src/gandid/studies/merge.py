@@ -57,7 +57,7 @@ def merge(runs: Sequence[Path], out: Path, finish: folder.Finish | None = None) 
         out.mkdir(parents=True)
     try:
         _join(runs, panels, out)
-        folder.write_config(out, {**configs[0], "latents": len(numbers), "chunk": None})
+        folder.write_config(out, {**configs[0], "latents": len(numbers), "until": None, "chunk": None})
         for name in ("relation.csv", "examples.npz"):
             if (runs[0] / name).is_file():
                 shutil.copy(runs[0] / name, out / name)

@@ -74,6 +74,7 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
     small = config.model_copy(
         update={
             "chunk": None,
+            "until": None,
             "figure": False,
             "ranking_latents": 2,  # those of a twin are ranked nevertheless
             "targets": {target: its or tuple(range(units)) for target, its in named.items()},

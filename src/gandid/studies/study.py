@@ -16,6 +16,7 @@ import xarray as xr
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from gandid.did import stopping
 from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.interventions import EXACT_CONTROLS, Edit, Runner, ablate, layers_of
@@ -157,6 +158,8 @@ class Study:
         hold: str | Sequence[str] = ("first", "all"),
         latents: int = 512,
         *,
+        until: float | None = None,
+        max_latents: int = 20_000,
         ablation: str = "zero",
         alpha: float = 1.0,
         ranking: Ranking = "exact",
@@ -188,6 +191,11 @@ class Study:
             `first`, `all`, or site names joined by `+`; each is a held set of its own.
         latents : int
             How many.
+        until : float, optional
+            Go on until the confidence sequences of what is removed and in-painted have this half-width at most, as a share of the
+            target's original pixels (`gandid.did.stopping.half_widths`): `latents` are the first look.
+        max_latents : int
+            How many at most, then.
         ablation, alpha
             `zero`, `mean` or `resample`, and the share of the way there.
         ranking : {"exact", "screened", "optimized"}
@@ -235,6 +243,8 @@ class Study:
             control=control,
             hold=hold,
             latents=latents,
+            until=until,
+            max_latents=max_latents,
             ablation=ablation,
             alpha=alpha,
             ranking=ranking,
@@ -265,14 +275,16 @@ class Study:
         config = self._settled(config)
         named, held, twins = self.targets(config), self._held(config), self._twins(config)
         self._can_rank(config, named)
-        numbers = config.numbers()
         executor = executor or Local()
         if store is None:
             if config.figure or config.sites or config.dose or config.placebos:
                 raise UsageError("a figure, sites, doses and placebos are written into a run's folder: name a store")
             design, _ = self._design(config, named, held, twins, progress)
             panel = self._create(None, design, config)
-            self._fill(panel, design, numbers, executor, progress)
+            self._fill(panel, design, config.numbers(), executor, progress)
+            while not _enough(panel.read(), config):
+                config = _further(config)
+                self._fill(panel, design, config.numbers(), executor, progress)
             return panel.read().load()
 
         path = Path(store)
@@ -281,6 +293,9 @@ class Study:
             if (path / "panel.zarr").is_dir():
                 panel = PanelStore(path / "panel.zarr")
                 design = _restored(panel.read(), held, tuple(twins), **self._alike(config, held))
+                if config.until is not None:  # it goes on with the look that was under way
+                    there = folder.read_config(path)["latents"]
+                    config = config.model_copy(update={"latents": max(config.latents, there)})
             else:
                 folder.write_config(path, description)
                 design, relation = self._design(config, named, held, twins, progress, path)
@@ -290,7 +305,9 @@ class Study:
                 folder.remove_rankings(path)
             calibrate(self.runner, design, self.seed, self.rows)
             description["figure"] = config.figure or figure.is_complete(path)
-            if set(panel.latents) >= set(numbers) and folder.is_finished(path):
+            description["latents"] = config.latents
+            complete = set(panel.latents) >= set(config.numbers()) and _enough(panel.read(), config)
+            if complete and folder.is_finished(path):
                 self._add_figure(path, config, design, progress)
                 added = self._add_variants(path, config, design, executor, progress)
                 measured = folder.open_panel(path)
@@ -301,7 +318,12 @@ class Study:
             folder.remove_estimates(path)  # they would be of another panel
             description["resolved"]["chosen"] = {target: list(edit.units) for target, edit in design.edits.items()}
             folder.write_config(path, description)
-            speed = self._fill(panel, design, numbers, executor, progress)
+            speed = self._fill(panel, design, config.numbers(), executor, progress)
+            while not _enough(panel.read(), config):
+                config = _further(config)
+                folder.write_config(path, description | {"latents": config.latents})
+                speed = self._fill(panel, design, config.numbers(), executor, progress)
+            description["latents"] = config.latents
             description["resolved"]["images_per_second"] = round(speed, 2)
             folder.write_config(path, description)
             self._add_figure(path, config, design, progress)
@@ -651,6 +673,19 @@ class _Task:
     def advance(self, steps: float) -> None:
         if self.progress and self.task is not None:
             self.progress.advance(self.task, steps)
+
+
+def _enough(panel: xr.Dataset, config: StudyConfig) -> bool:
+    """Whether a study is as precise as it is asked to be, or has as many latents as are allowed."""
+    if config.until is None or config.latents >= config.max_latents:
+        return True
+    widths = stopping.half_widths(panel)
+    return stopping.is_precise(widths, config.until, config.latents, config.max_latents)
+
+
+def _further(config: StudyConfig) -> StudyConfig:
+    """The same study with the latents of its next look."""
+    return config.model_copy(update={"latents": stopping.next_look(config.latents, config.max_latents)})
 
 
 def _restored(panel: xr.Dataset, held: tuple[Held, ...], twins: Sequence[Held], **alike: Any) -> Design:
