@@ -164,7 +164,7 @@ def baseline_area(panel: xr.Dataset) -> Iterator[Row]:
 
 
 def _apart(panel: xr.Dataset) -> list[estimands.Held]:
-    return [arm for arm in estimands.held_arms(panel) if arm.baseline != "reference"]
+    return [arm for arm in estimands.held_arms(panel) if arm.control not in EXACT_CONTROLS]
 
 
 def _areas(panel: xr.Dataset) -> pd.DataFrame:
