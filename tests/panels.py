@@ -48,7 +48,7 @@ def make_panel(
     absent
         Targets that no image shows.
     strained
-        Arms that leave the network's range: large strain, low realism, unknown pixels.
+        Arms that leave the network's range: large strain, low realism, unknown and uncertain pixels.
     unedited
         Whether to add a ``CONTROL:HELD/unedited`` arm per held arm (a copy of the reference).
     """
@@ -163,6 +163,7 @@ def _support(
         "strain": (("latent", "target", "arm", "site", "quantile"), strain.astype(np.float32)),
         "natural": (("latent", "site"), natural.astype(np.float32)),
         "realism": (("latent", "target", "arm"), score.astype(np.float32)),
+        "uncertain": (("latent", "target", "arm"), np.broadcast_to(0.003 + 0.05 * bad, shape).astype(np.float32)),
     }
 
 

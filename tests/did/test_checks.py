@@ -34,7 +34,7 @@ def test_an_arm_outside_the_range_is_flagged_and_no_other():
     found = checks(make_panel(80, noise=0.05, strained=["frozen:all"]))
     bad = found[found["verdict"] != "ok"]
     assert set(bad["arm"]) == {"frozen:all"}
-    assert set(bad["check"]) == {"strain", "realism", "unknown"}
+    assert set(bad["check"]) == {"strain", "realism", "unknown", "uncertain"}
 
 
 def test_strain_names_the_site_furthest_out_of_its_own_range(panel):
@@ -125,7 +125,7 @@ def test_targets_seldom_or_never_seen():
 
 
 def test_what_the_panel_lacks_is_left_out(panel):
-    bare = panel.drop_vars(["realism", "strain", "natural", "placebo_gap", "gain", "gain_error"])
+    bare = panel.drop_vars(["realism", "uncertain", "strain", "natural", "placebo_gap", "gain", "gain_error"])
     bare = bare.isel(object=slice(0, -1))
     assert set(checks(bare)["check"]) == {"target_seen", "baseline_gap", "stability"}
 

@@ -24,6 +24,7 @@ SUPPORT = {
     "realism": "realism",
     "unknown": "unknown pixels",
     "unknown_inside": "unknown pixels in the hole",
+    "uncertain": "uncertain pixels",
 }
 
 

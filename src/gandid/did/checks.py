@@ -22,7 +22,7 @@ from gandid.did import blocks, estimands
 from gandid.did.counts import Counts, gather
 from gandid.did.inference import ratio_from_sums
 
-SUPPORT = ("strain", "realism", "unknown", "unknown_inside")
+SUPPORT = ("strain", "realism", "unknown", "unknown_inside", "uncertain")
 COLUMNS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]
 # Controls under which holding sites without an edit changes nothing, by construction.
 EXACT_CONTROLS = ("capped", "frozen")
@@ -40,6 +40,11 @@ class Bounds:
     unknown_inside: float = 0.10
     """Share of the target's original pixels that may become `unknown` beyond what the live arm makes
     unknown: they could belong to any class, so in-painting shares could be off by as much."""
+    uncertain: float = 0.005
+    """Share of an image's pixels of which the segmenter may be uncertain, even on sound images: as `unknown`."""
+    recall: float = 0.8
+    """Share of an object's pixels, on renders, that a segmenter should call by its name: below, undoing its confusions makes
+    errors of counts more than 1.7 times as large (`gandid.did.instrument.invert`)."""
     seen: int = 30
     """Images showing the target below which its intervals, built on a normal limit, are flagged."""
     baseline_gap: float = 1e-3
@@ -76,6 +81,7 @@ def checks(panel: xr.Dataset, bounds: Bounds = DEFAULTS) -> pd.DataFrame:
     - ``unknown_inside`` (support): share of the target's original pixels that belong to no class after the
       edit. Unedited images have none by definition; a held arm may add `Bounds.unknown_inside` to what the
       live arm has.
+    - ``uncertain`` (support): mean share of pixels of which the segmenter is uncertain, as `unknown`.
     - ``responds`` (per held arm, in a network with a site that cannot): how many of the held sites respond to
       an edit at all. *flagged* where none does: the DID is 0 because it could be nothing else.
     - ``baseline_gap`` (per arm): what holding does to the unedited image; *failed* for capped and frozen,
@@ -117,6 +123,7 @@ def judge(
         *_realism(panel, counted, bounds),
         *(row for counts in counted for row in _unknown(panel, counts, bounds)),
         *(row for counts in counted for row in _unknown_inside(panel, counts, bounds)),
+        *_uncertain(panel, counted, bounds),
         *_responds(panel),
         *_baseline_gap(panel, bounds),
         *_placebo_site(panel),
@@ -292,6 +299,32 @@ def _unknown_inside(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterat
             detail = "share of the target's original pixels"
             target = counts.targets[t]
             yield row("unknown_inside", value, high, value <= high, target=target, arm=arm, detail=detail)
+
+
+def _uncertain(panel: xr.Dataset, counted: Sequence[Counts], bounds: Bounds) -> Iterator[Row]:
+    if "uncertain" not in panel:
+        return
+    names, shown = panel["arm"].values.astype(str).tolist(), np.concatenate([counts.shown for counts in counted], 1)
+    reference, before = names.index("reference"), {arm.name: arm.baseline for arm in estimands.held_arms(panel)}
+
+    def add_up(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the images that show each target, (target, arm), and each unedited image's share."""
+        values = blocks.read(panel, "uncertain", block, "target", "arm").astype(np.float64)
+        return np.einsum("nt,nta->ta", shown[block], values), values[:, 0, reference]
+
+    parts = list(blocks.stream(add_up, blocks.slices(panel, ["uncertain"])))
+    unedited = np.concatenate([part[1] for part in parts])
+    high, usual = max(float(np.quantile(unedited, 1 - bounds.tail)), bounds.uncertain), float(unedited.mean())
+    for t, (target, count) in enumerate(zip(panel["target"].values.astype(str), shown.sum(0), strict=True)):
+        if not count:
+            continue
+        shares = sum(part[0][t] for part in parts) / count
+        live = float(shares[names.index("live")])
+        for arm in _edited(panel):
+            value, own = float(shares[names.index(arm)]), float(shares[names.index(before.get(arm, "reference"))])
+            most = high if arm == "live" else max(high, live + high - usual)
+            detail = f"before the edit: {own:.2%}; live: {live:.2%}; all unedited images: {usual:.2%} on average"
+            yield row("uncertain", value, most, value <= most, target=target, arm=arm, detail=detail)
 
 
 def _responds(panel: xr.Dataset) -> Iterator[Row]:

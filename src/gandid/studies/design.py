@@ -15,6 +15,9 @@ from gandid.interventions import EXACT_CONTROLS, REFERENCE, Arm, Edit, Readings,
 from gandid.segmenters import Segmenter, objects_of
 
 QUANTILES = (0.01, 0.5, 0.99)
+# A pixel is uncertain if its class has a lower probability than this: no class has the majority. A segmenter whose
+# probabilities are frequencies is wrong there more often than right (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+UNCERTAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,15 @@ def measure(
     """
     n, classes, downstream = len(z), segmenter.classes, runner.downstream
     labels: list[np.ndarray] = []
-    strain, realism = [], []
+    strain, realism, uncertain = [], [], []
     gains = _Gains.empty(n, len(design.edits), runner.map_size)
     natural = np.empty(0)
     for group, fresh in _groups(design, n, rows):
         images, readings = runner.read(z, [_arm(design, downstream, *block) for block in group], donors=donors)
         images = images[fresh]
-        labels.append(_labels(segmenter, images))
+        seen, doubt = _labels_and_doubt(segmenter, images)
+        labels.append(seen)
+        uncertain += doubt
         strain.append(_strain(readings, downstream, len(group), n)[fresh])
         if discriminator is not None:
             realism.append(discriminator(images.flatten(0, 1)).view(images.shape[:2]).float().cpu().numpy())
@@ -138,7 +143,7 @@ def measure(
             natural = _natural(readings, downstream, typical)
         if downstream:
             gains.add(design, group, readings, downstream[0], labels[0][0], classes)
-    return _arranged(segmenter, design, np.concatenate(labels), np.concatenate(strain), realism) | {
+    return _arranged(segmenter, design, np.concatenate(labels), np.concatenate(strain), realism, uncertain) | {
         "natural": natural,
         "gain": gains.inside,
         "gain_outside": gains.outside,
@@ -167,8 +172,22 @@ def _groups(design: Design, n: int, rows: int) -> Iterator[tuple[list[tuple[str 
 
 def _labels(segmenter: Segmenter, images: Tensor) -> np.ndarray:
     """Labels of images (blocks, n, 3, H, W): (blocks, n, H, W)."""
-    seen = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-    return seen.cpu().numpy().astype(np.uint8 if len(segmenter.classes) <= 256 else np.int32)
+    return _laid_out(segmenter, segmenter(images.flatten(0, 1)), images)
+
+
+def _labels_and_doubt(segmenter: Segmenter, images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`_labels`, and where the segmenter tells it the share of pixels that are uncertain: one array (blocks, n), or none."""
+    look = getattr(segmenter, "labels_and_confidence", None)
+    if look is None:
+        return _labels(segmenter, images), []
+    labels, confidence = look(images.flatten(0, 1))
+    share = (confidence < UNCERTAIN).float().mean(dim=(1, 2)).view(images.shape[:2])
+    return _laid_out(segmenter, labels, images), [share.cpu().numpy()]
+
+
+def _laid_out(segmenter: Segmenter, labels: Tensor, images: Tensor) -> np.ndarray:
+    few = len(segmenter.classes) <= 256
+    return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32)
 
 
 def _layout(design: Design) -> tuple[np.ndarray, list[int]]:
@@ -201,7 +220,12 @@ def _counted(segmenter: Segmenter, design: Design, labels: np.ndarray) -> dict[s
 
 
 def _arranged(
-    segmenter: Segmenter, design: Design, labels: np.ndarray, strain: np.ndarray, realism: list[np.ndarray]
+    segmenter: Segmenter,
+    design: Design,
+    labels: np.ndarray,
+    strain: np.ndarray,
+    realism: list[np.ndarray],
+    uncertain: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
     """What was measured per row block (blocks, n, ...), counted and laid out by (latent, target, arm)."""
     classes, (rows, unedited) = segmenter.classes, _layout(design)
@@ -214,8 +238,9 @@ def _arranged(
         "strain": np.moveaxis(strain[rows], 2, 0),
         "inpainted_map": np.stack(painted).astype(np.float64),
     }
-    if realism:
-        measured["realism"] = np.moveaxis(np.concatenate(realism)[rows], 2, 0)
+    for name, values in (("realism", realism), ("uncertain", uncertain)):
+        if values:
+            measured[name] = np.moveaxis(np.concatenate(values)[rows], 2, 0)
     return measured
 
 

@@ -34,6 +34,7 @@ def empty_panel(
         "pixels": (("latent", "target", "arm", "object"), np.int32),
         "inside": (("latent", "target", "arm", "object"), np.int32),
         "realism": (("latent", "target", "arm"), np.float32),
+        "uncertain": (("latent", "target", "arm"), np.float32),
         "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
         "natural": (("latent", "site"), np.float32),
         "gain": (("latent", "target"), np.float32),
@@ -46,6 +47,8 @@ def empty_panel(
     }
     if not judged:
         del layout["realism"]
+    if not hasattr(segmenter, "labels_and_confidence"):
+        del layout["uncertain"]
     resamples = any(edit.values is None for edit in edits)
     if resamples or not runner.upstream:
         del layout["placebo_gap"]
