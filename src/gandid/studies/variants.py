@@ -1,6 +1,6 @@
 """The same experiment under variants of its design: at other doses, with other sites held, with the units of no object.
 
-A variant is a study's design with other edits or other held sets. It is measured as the study is, on its first latents, and
+A variant is a study's design with other edits or other held sets, or the same seen by another segmenter. It is measured as the study is, on its first latents, and
 stored as a panel (docs/panel.md) of `pixels` and `inside`, or as several along one more dimension. What is done lies in a
 hidden folder of the run until a store is whole, so that a run that was cut short goes on with the part that it was at.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from gandid.interventions import Edit, Runner, ablate
 from gandid.segmenters import Segmenter
 from gandid.studies.design import Design, Held
 from gandid.studies.executors import Executor, Failed
+from gandid.studies.folder import fingerprint
 from gandid.studies.latents import chunked, latents
 from gandid.studies.panel import empty_panel
 from gandid.studies.store import explained, read_panel, write_dataset
 from gandid.studies.worker import Worker, arithmetic, fewer_rows
 
-DOSE, SITES, PLACEBOS = "dose.zarr", "sites.zarr", "placebos.zarr"
+DOSE, SITES, PLACEBOS, SECOND = "dose.zarr", "sites.zarr", "placebos.zarr", "second.zarr"
 PARTS = ".variants"  # what is done of them
 
 LATENTS, PLACEBO_LATENTS = 128, 64  # of the study's latents, the first
@@ -261,7 +262,9 @@ class Variants:
     executor: Executor
     twins: Mapping[Held, nn.Module] = field(default_factory=dict)
 
-    def asked(self, alphas: Sequence[float] = (), sites: bool = False, placebos: int = 0) -> list[Variant]:
+    def asked(
+        self, alphas: Sequence[float] = (), sites: bool = False, placebos: int = 0, second: Segmenter | None = None
+    ) -> list[Variant]:
         """The variants that are asked for; what they take can be told before anything is measured.
 
         Parameters
@@ -272,24 +275,30 @@ class Variants:
             Whether the effect is to be shared out among the sites.
         placebos : int
             How many random sets of units for each target.
+        second : Segmenter, optional
+            Another segmenter, which looks at the targets that it knows.
 
         Raises
         ------
         UsageError
-            If the doses are none, no site responds, or the design has no arms or no units for placebos.
+            If the doses are none, no site responds, the design has no arms or no units for placebos, or the second segmenter knows no
+            target.
         """
         return [
             *([self._dose(sorted({float(alpha) for alpha in alphas}))] if alphas else []),
             *([self._sites()] if sites else []),
             *([self._placebos(placebos)] if placebos else []),
+            *([self._second(second)] if second is not None else []),
         ]
 
     def has(self, variant: Variant) -> bool:
-        """Whether the run's folder has a variant: of these latents and arms, and of these doses or draws among others."""
+        """Whether the run's folder has a variant: of these latents, arms and segmenter, and of these doses or draws among others."""
         path = self.folder / variant.name
         if not path.is_dir():
             return False
         stored, asked = read_panel(path), _coords(variant.blank)
+        if stored.attrs.get("segmenter_weights") != variant.blank.attrs.get("segmenter_weights"):
+            return False
         more = {name: asked[name].values for name in ("dose", "draw") if name in asked}
         if not all(np.isin(values, stored[name]).all() for name, values in more.items()):
             return False
@@ -350,6 +359,28 @@ class Variants:
 
         return Variant(PLACEBOS, "placebo units", self._images([design] * draws, blank), blank, write)
 
+    def _second(self, segmenter: Segmenter) -> Variant:
+        def known(edits: Mapping[str, Edit]) -> dict[str, Edit]:
+            return {target: edit for target, edit in edits.items() if target in segmenter.classes}
+
+        name = getattr(segmenter, "name", None) or type(segmenter).__name__
+        design = replace(
+            self.design,
+            edits=known(self.design.edits),
+            twins={twin: known(its) for twin, its in self.design.twins.items()},
+        )
+        if not design.edits:
+            targets = ", ".join(self.design.edits)
+            raise UsageError(f"the second segmenter, {name}, knows no {targets}: name one that does, or another target")
+        by = replace(self, segmenter=segmenter)
+        blank = by._blank(design, LATENTS).assign_attrs(segmenter=name, segmenter_weights=by._weights)
+
+        def write(advance: Advance) -> None:
+            counts = by._measure([design], blank, advance)
+            by._write(SECOND, blank, {name: of[0] for name, of in counts.items()})
+
+        return Variant(SECOND, "second segmenter", by._images([design], blank), blank, write)
+
     def _moments(self) -> tuple[Tensor, np.ndarray]:
         generator: Any = self.runner.generator
         z = latents(int(self.attrs["seed"]), range(self.ranking), generator.latent_dim, "ranking")
@@ -409,6 +440,10 @@ class Variants:
         joined = {name: np.concatenate([part[name] for part in kept]) for name in COUNTS}
         return {name: rows.reshape(len(designs), -1, *rows.shape[1:]) for name, rows in joined.items()}
 
+    @cached_property
+    def _weights(self) -> str:
+        return fingerprint(self.segmenter)
+
     def _part(self, design: Design, numbers: Sequence[int]) -> Path:
         """Where the counts of some latents are kept: a name that no other design has."""
         edits = [design.edits, *design.twins.values()]
@@ -416,7 +451,8 @@ class Variants:
             [(t, e.units, e.alpha, None if e.values is None else e.values.tolist()) for t, e in its.items()]
             for its in edits
         ]
-        digest = hashlib.sha256(repr((told, design.arms)).encode()).hexdigest()[:16]
+        seen = told, design.arms, self._weights
+        digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
         return self.folder / PARTS / f"{digest}-{numbers[0]}-{numbers[-1]}.npz"
 
     def _write(self, variant: str, blank: xr.Dataset, counts: Mapping[str, np.ndarray], *more: str) -> None:
