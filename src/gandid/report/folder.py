@@ -1,6 +1,7 @@
 """A finished run, read back: what the report's figures and page are made of."""
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from gandid.did import Effects, estimands, estimate
 from gandid.did.checks import SUPPORT
+from gandid.did.evidence import stores, weigh
 from gandid.did.totals import objects_inpainted
 from gandid.did.words import SHOWN, VISIBLE
 from gandid.errors import UsageError
@@ -98,6 +100,11 @@ class Run:
         return [str(name) for name in self.panel["target"].values]
 
     @property
+    def evidence(self) -> Mapping[str, pd.DataFrame]:
+        """What was measured beside the panel, by name: ``dose``, ``shapley``, ``placebos``, ``sensitivity``, those that there are."""
+        return self.effects.evidence
+
+    @property
     def objects(self) -> list[str]:
         """The classes that count as objects."""
         return [name for name, back in self.background.items() if not back and name != "unknown"]
@@ -171,7 +178,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
     try:
         # Opened lazily: what is along the latents may be larger than memory, and only the estimates need it.
         with xr.open_zarr(path / "panel.zarr", chunks=None) as stored:
-            effects = effects or estimate(stored)
+            effects = effects or weigh(estimate(stored), stored, stores(path))
             together = objects_inpainted(stored, effects.level)
             panel = stored.drop_dims("latent").load()
     except (ValueError, KeyError, OSError, RuntimeError) as error:

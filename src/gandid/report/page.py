@@ -10,10 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from gandid.did import Effects
+from gandid.did.checks import EXACT_CONTROLS
 from gandid.did.words import SHOWN
 from gandid.files import replacing
 from gandid.relation.types import rule
-from gandid.report import figures, folder, paper, pictures
+from gandid.report import credibility, evidence, figures, folder, paper, pictures
 from gandid.report.checks import checks_section
 from gandid.report.environment import templates
 from gandid.report.folder import Arm, Run, claimed
@@ -67,18 +68,27 @@ def _files(run: Run) -> Markup | None:
             figures.save(figures.strip(run, target), where / f"strip-{name}")
         if figures.heat_maps(run, target):
             figures.save(figures.maps(run, target), where / f"maps-{name}")
+        for kind, drawn in credibility.draw(run, target).items():
+            figures.save(drawn, where / f"{kind}-{name}")
+    if any(credibility.has(run, target, "shapley") for target in run.targets):
+        figures.save(evidence.shapley(run), where / "shapley")
     if not paper.is_possible(run):
         return None
-    drawn = paper.figure(run)
-    paper.save(drawn, where / "paper")
-    return paper.inline(run, drawn)
+    whole = paper.figure(run)
+    paper.save(whole, where / "paper")
+    return paper.inline(run, whole)
 
 
 def _html(run: Run, figure: Markup | None) -> str:
     environment = templates()
     names, colours = slugs(run.targets), figures.class_colours(run)
     sentences = dict(zip(run.targets, run.effects.sentences(), strict=True))
-    targets = [target_section(run, name, names[name], colours, sentences[name]) for name in run.targets]
+    answers = credibility.answers(run)
+    targets = [
+        target_section(run, name, names[name], colours, sentences[name])
+        | ({"believed": credibility.credibility_of(run, name, names[name], answers)} if run.estimable(name) else {})
+        for name in run.targets
+    ]
     return environment.get_template("report.html.j2").render(
         style=Markup(environment.get_template("report.css").render()),
         meta=_meta(run),
@@ -87,6 +97,7 @@ def _html(run: Run, figure: Markup | None) -> str:
         not_estimable=[target for target in run.targets if not run.estimable(target)],
         legend=_legend(run),
         targets=targets,
+        credibility=credibility.credibility_section(run, names, colours, answers),
         relation=relation_section(run, colours),
         types=_types(run),
         paper=figure,
@@ -157,6 +168,7 @@ def _claims(run: Run, arm: Arm) -> dict[str, Any]:
         "sound": len(sound),
         "outside": outside,
         "names": ", ".join(arm.names),
+        "assumes": any(name.split(":")[0] not in EXACT_CONTROLS for name in arm.names),
         **told,
     }
 
