@@ -148,7 +148,7 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
     if falls.empty:
         return row("dose", 0.0, 0.0, True, target=target, arm=arm, detail="a single dose")
     worst = about.loc[falls.idxmax()]
-    value, bound = max(float(falls.max()), 0.0), _bonferroni(bounds.stability, len(falls))
+    value, bound = max(0.0, float(falls.max())), _bonferroni(bounds.stability, len(falls))
     detail = "the DID shrinks at no step"
     if value > 0:
         before = about.loc[(about["outcome"] == worst["outcome"]) & (about["alpha"] < worst["alpha"]), "alpha"].max()

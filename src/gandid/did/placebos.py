@@ -93,8 +93,8 @@ def checks(compared: pd.DataFrame) -> Iterator[Row]:
         same, loose = bool(excludes and p > LEVEL), bool(unmatched.mean() > 0.5)
         low, high = random["did"].min(), random["did"].max()
         detail = (
-            f"{outcome}: {own['did']:+.1%}, {len(random)} sets of random units {low:+.1%} to {high:+.1%}, with "
-            f"{random['energy'].min():.0%} to {random['energy'].max():.0%} of the energy"
+            f"{outcome}: {100 * own['did']:+.1f} points, {len(random)} sets of random units {100 * low:+.1f} to "
+            f"{100 * high:+.1f}, with {random['energy'].min():.0%} to {random['energy'].max():.0%} of the energy"
         )
         detail = f"random units do as much: {detail}" if same else detail
         detail += f"; {unmatched.mean():.0%} of the sets miss the energy by more than {ENERGY:.0%}" if loose else ""

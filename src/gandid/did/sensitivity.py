@@ -144,7 +144,7 @@ def baseline_area(panel: xr.Dataset) -> Iterator[Row]:
     """Ask whether both regimes show as much of the target: rows ``baseline_area``, of arms with a baseline of their own.
 
     The value is the target's mean area in the control's unedited images over that in the network's own. It should lie between 0.7 and
-    1 / 0.7, which is what training asks of a generator of these scenes; the bound is the end that is nearer. Equal areas do not make
+    1 / 0.7, the bar for a twin that is trained on the same scenes; the bound is the end that is nearer. Equal areas do not make
     trends parallel, but a regime that hardly draws the target says little of its ablation.
 
     Parameters
