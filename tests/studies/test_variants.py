@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -223,21 +224,35 @@ def dosed(tmp_path_factory):
     return panel, made, measure(made, alphas=ALPHAS)[0]
 
 
-def test_at_no_dose_every_arm_is_its_baseline_and_at_the_whole_one_the_study(dosed):
-    panel, made, store = dosed
-    assert store["pixels"].dims == ("dose", "latent", "target", "arm", "object")
-    assert store["dose"].values.tolist() == list(ALPHAS)
+@pytest.fixture(scope="module")
+def strong(dosed, tmp_path_factory):
+    """Only doses that are seen, so that every arm differs from its baseline in what is measured."""
+    panel, made, _ = dosed
+    made = replace(made, folder=tmp_path_factory.mktemp("strong"))
+    return panel, made, measure(made, alphas=(0, 0.8, 1))[0]
+
+
+def test_at_no_dose_every_arm_is_its_baseline(strong):
+    panel, made, store = strong
+    moved = (store["pixels"].sel(dose=0.8) != store["pixels"].sel(dose=0)).any(["latent", "target", "object"])
+    np.testing.assert_array_equal(moved, store["edit"])
     for name in ("pixels", "inside"):
-        assert store[name].dtype == np.int32
-        np.testing.assert_array_equal(store[name].sel(dose=1), panel[name])
         for arm in ("live", "capped:first", "capped:all", "frozen:first", "frozen:all"):
             np.testing.assert_array_equal(store[name].sel(dose=0, arm=arm), panel[name].sel(arm="reference"))
         for arm in ("mean:first", "mean:all", "twin:all"):
             np.testing.assert_array_equal(store[name].sel(dose=0, arm=arm), panel[name].sel(arm=f"{arm}/unedited"))
     # What is filled in is what would be measured.
-    none = made._measure([variants.dose(made.design, [0.0])[0.0]], store, lambda images: None)
-    for name, counts in none.items():
+    for name, counts in made._measure([variants.dose(made.design, [0.0])[0.0]], store, lambda images: None).items():
         np.testing.assert_array_equal(store[name].sel(dose=0), counts[0])
+
+
+def test_the_whole_dose_is_the_study(dosed):
+    panel, _, store = dosed
+    assert store["pixels"].dims == ("dose", "latent", "target", "arm", "object")
+    assert store["dose"].values.tolist() == list(ALPHAS)
+    for name in ("pixels", "inside"):
+        assert store[name].dtype == np.int32
+        np.testing.assert_array_equal(store[name].sel(dose=1), panel[name])
 
 
 def test_the_planted_mechanism_acts_from_a_dose_on(dosed):
