@@ -144,6 +144,9 @@ def run(
     placebos: Annotated[
         int, typer.Option(min=0, help="Ablate so many random sets of units, too, matched in size and energy.")
     ] = 0,
+    second_segmenter: Annotated[
+        str | None, typer.Option(help="Look at the same images with another one; the embedded rooms bring theirs.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate arms, images, time and disk.")] = False,
 ) -> None:
     """Run a difference-in-differences study and write its report; with several layers, a study at each and one of them all."""
@@ -426,17 +429,19 @@ def train_segmenter_command(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path(
         "runs/segmenter"
     ),
+    architecture: Annotated[str, typer.Option(help="unet, or dilated: that of the second segmenter.")] = "unet",
     seed: Seed = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
 ) -> None:
-    """Train the rooms segmenter."""
+    """Train the rooms segmenter, or the second one."""
     from gandid.segmenters import load_segmenter
-    from gandid.training.segmenter import evaluate_segmenter, quality_bars, train_segmenter
+    from gandid.training.segmenter import NAMES, check_architecture, evaluate_segmenter, quality_bars, train_segmenter
 
     if not evaluate:
-        out.print(f"Written: {train_segmenter(out_folder, seed=seed)}")
+        out.print(f"Written: {train_segmenter(out_folder, architecture=architecture, seed=seed)}")
         return
-    bars = quality_bars(evaluate_segmenter(load_segmenter("rooms"), progress=True))
+    check_architecture(architecture)
+    bars = quality_bars(evaluate_segmenter(load_segmenter(NAMES[architecture]), progress=True))
     table = Table("measure", "value", "bar", "met")
     for name, value, bar, met in bars:
         table.add_row(name, f"{value:.4f}", bar, "yes" if met else "no")
@@ -445,12 +450,12 @@ def train_segmenter_command(
         raise GandidError("the segmenter misses a bar")
 
 
-def _evaluate_generator(name: str) -> None:
+def _evaluate_generator(model: str) -> None:
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
     from gandid.training.quality import evaluate_generator
 
-    quality = evaluate_generator(load_generator(name), load_segmenter("rooms"), progress=True)
+    quality = evaluate_generator(load_generator(model), load_segmenter("rooms"), progress=True)
     table = Table("class", "area", "of renders", "present", "of renders", "met")
     for name, row in quality.iterrows():
         if name == "unknown":

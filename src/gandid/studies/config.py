@@ -109,6 +109,10 @@ class StudyConfig(BaseModel):
             raise ValueError("a twin is named, but not the control twin: add --control twin")
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
+        if self.chunk is not None and (self.sites or self.dose or self.placebos):
+            raise ValueError(
+                "sites, doses and placebos are measured of a whole study: leave out --chunk, or add them to the merged run"
+            )
         if self.until is not None and self.chunk is not None:
             raise ValueError(
                 "no part of a study can tell when the whole is precise enough: leave out --until or --chunk"

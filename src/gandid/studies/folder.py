@@ -191,6 +191,12 @@ def write_measures(path: Path, relation: xr.Dataset) -> None:
     measures.to_dataframe(["unit", "object"]).reset_index().to_csv(path, index=False)
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table with its index as CSV."""
+    with _replacing(path) as aside:
+        table.to_csv(aside)
+
+
 def write_examples(folder: Path, examples: dict[str, np.ndarray]) -> None:
     """Write `examples.npz`."""
     with _replacing(folder / "examples.npz") as aside, aside.open("wb") as file:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from gandid.relation.optimized import BATCH, STEPS
 from gandid.studies.config import StudyConfig
+from gandid.studies.design import Design
 from gandid.studies.executors import Chunk, Failed, Local, Measured
 from gandid.studies.figure import expected_images
 from gandid.studies.folder import Finish, open_panel
@@ -76,6 +77,9 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
             "chunk": None,
             "until": None,
             "figure": False,
+            "sites": None,
+            "dose": (),
+            "placebos": 0,
             "ranking_latents": 2,  # those of a twin are ranked nevertheless
             "targets": {target: its or tuple(range(units)) for target, its in named.items()},
         }
@@ -98,6 +102,9 @@ def plan(study: Study, config: StudyConfig, finish: Finish) -> Plan:
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         study.execute(later, store=Path(folder) / "later", executor=plain)
         images = n * clock.blocks + _ranking(study, config, panel, named) * (ranked + panel.sizes.get("twin", 0))
+        if not config.chunk:
+            variants = study.variants(store, config, clock.design, panel.attrs, n, clock)
+            images += sum(one.images for one in study.asked(variants, config))
         if config.figure:
             edited, held = [len(its or range(units)) for its in named.values()], len(study.exact_held(config))
             images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
@@ -135,10 +142,11 @@ class _Clock(Local):
 
     seconds = 0.0
     blocks = 0  # images per latent
+    design: Design
 
     def map(self, make: Callable[[], Worker], chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, Measured | Failed]]:
         worker = make()
-        self.blocks = worker.design.images
+        self.design, self.blocks = worker.design, worker.design.images
         start = time.perf_counter()
         yield from super().map(lambda: worker, chunks)
         self.seconds = time.perf_counter() - start

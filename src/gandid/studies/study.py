@@ -16,13 +16,13 @@ import xarray as xr
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from gandid.did import stopping
+from gandid.did import evidence, stopping
 from gandid.errors import GandidError, UsageError
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.interventions import EXACT_CONTROLS, Edit, Runner, ablate, layers_of
 from gandid.relation import relate, top_units
 from gandid.relation.soft import check_gradients
-from gandid.segmenters import Segmenter, objects_of
+from gandid.segmenters import SECOND, Segmenter, load_segmenter, objects_of
 from gandid.studies import figure, folder
 from gandid.studies.config import Precision, Ranking, StudyConfig, Threshold
 from gandid.studies.design import Design, Held
@@ -33,8 +33,9 @@ from gandid.studies.latents import chunked, latents
 from gandid.studies.memory import rows_that_fit
 from gandid.studies.panel import empty_panel
 from gandid.studies.store import SUMMED, PanelStore
-from gandid.studies.variants import Variants
+from gandid.studies.variants import Variant, Variants
 from gandid.studies.worker import Worker, arithmetic, calibrate, fewer_rows
+from gandid.training.confusion import confusion, has_truth
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 PRESENCE = 0.003  # share of the image from which a class counts as present
@@ -569,33 +570,39 @@ class Study:
         self, path: Path, config: StudyConfig, design: Design, executor: Executor, progress: Progress | None
     ) -> bool:
         """Measure the study under the variants of its design that are asked for; whether any was not there."""
+        if config.chunk:  # a part of a study: they are of its first latents
+            return False
         panel = folder.open_panel(path)
-        variants = self.variants(path, design, panel, executor, config.ranking_latents)
-        missing = [
-            one
-            for one in variants.asked(config.dose, config.sites is not None, config.placebos)
-            if not variants.has(one)
-        ]
+        variants = self.variants(path, config, design, panel.attrs, panel.sizes["latent"], executor)
+        missing = [one for one in self.asked(variants, config) if not variants.has(one)]
         for one in missing:
             with _Task(progress, one.told, one.images) as task:
                 one.write(task.advance)
         variants.clear()
-        return bool(missing)
+        if not has_truth(self.name, self.segmenter) or (path / evidence.CONFUSION).is_file():
+            return bool(missing)
+        folder.write_table(path / evidence.CONFUSION, confusion(self.segmenter, resolution=self.runner.image_size[0]))
+        return True
 
-    def variants(self, path: Path, design: Design, panel: xr.Dataset, executor: Executor, ranking: int) -> Variants:
-        """What can be measured of a study of this network under variants of its design."""
-        return Variants(
-            path,
-            self.runner,
-            self.segmenter,
-            design,
-            panel.attrs,
-            panel.sizes["latent"],
-            ranking,
-            self.rows,
-            executor,
-            self._networks_of(design),
-        )
+    def variants(
+        self,
+        path: Path,
+        config: StudyConfig,
+        design: Design,
+        attrs: Mapping[str, Any],
+        latents: int,
+        executor: Executor,
+    ) -> Variants:
+        """What can be measured of a study of this network under variants of its design; `attrs` are its panel's."""
+        networks = self._networks_of(design)
+        ranking, rows = config.ranking_latents, self.rows
+        return Variants(path, self.runner, self.segmenter, design, attrs, latents, ranking, rows, executor, networks)
+
+    def asked(self, variants: Variants, config: StudyConfig) -> list[Variant]:
+        """The variants that a configuration asks for."""
+        name = config.second_segmenter or SECOND.get(config.segmenter)
+        second = None if name is None else load_segmenter(name, self.device)
+        return variants.asked(config.dose, config.sites is not None, config.placebos, second)
 
     def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
         """What the figure asks for beside the panel, of a design of this study."""
@@ -640,8 +647,11 @@ class Study:
                 if site not in self.runner.downstream:
                     known = ", ".join(self.runner.downstream)
                     raise UsageError(f"unknown site '{site}': after {self.layer} come {known} (or say first, all)")
-        if config.figure and not set(config.control) & set(EXACT_CONTROLS):
-            raise UsageError("the figure compares live with capped or frozen: name one of them with --control")
+        compared = config.figure or config.sites or config.placebos
+        if compared and not set(config.control) & set(EXACT_CONTROLS):
+            raise UsageError(
+                "a figure, sites and placebos compare live with capped or frozen: name one of them with --control"
+            )
         return tuple(Held(control, which) for control in config.control if control != "twin" for which in config.hold)
 
     def _means(self, latents: int, runner: Runner) -> Tensor:
