@@ -441,7 +441,7 @@ def train_segmenter_command(
         out.print(f"Written: {train_segmenter(out_folder, architecture=architecture, seed=seed)}")
         return
     check_architecture(architecture)
-    bars = quality_bars(evaluate_segmenter(load_segmenter(NAMES[architecture]), progress=True))
+    bars = quality_bars(evaluate_segmenter(load_segmenter(NAMES[architecture]), progress=True), architecture)
     table = Table("measure", "value", "bar", "met")
     for name, value, bar, met in bars:
         table.add_row(name, f"{value:.4f}", bar, "yes" if met else "no")

@@ -8,17 +8,17 @@ from safetensors.torch import save_file
 
 from gandid.errors import UsageError
 from gandid.scenes import rooms
-from gandid.segmenters import NAMED, Segmenter, load_segmenter
+from gandid.segmenters import NAMED, SECOND, Segmenter, load_segmenter
 from gandid.segmenters.dilated import Dilated
-from gandid.segmenters.network import NetworkSegmenter, save_segmenter
+from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
 from gandid.segmenters.pixelwise import fold_blocks, unfold_blocks
 from gandid.segmenters.unet import UNet
 from gandid.training.segmenter import evaluate_segmenter, quality_bars
 
 
-@pytest.fixture(scope="module")
-def segmenter():
-    return load_segmenter("rooms")
+@pytest.fixture(scope="module", params=["rooms", "rooms-dilated"])
+def segmenter(request):
+    return load_segmenter(request.param)
 
 
 def test_it_knows_the_rooms_and_unknown(segmenter):
@@ -32,8 +32,9 @@ def quality(segmenter):
     return evaluate_segmenter(segmenter, scenes=200, seed=123)
 
 
-def test_it_meets_every_bar_on_200_unseen_renders(quality):
-    assert not [row for row in quality_bars(quality) if not row[3]]
+def test_it_meets_every_bar_on_200_unseen_renders(segmenter, quality):
+    architecture = next(name for name, of in ARCHITECTURES.items() if isinstance(segmenter.network, of))
+    assert not [row for row in quality_bars(quality, architecture) if not row[3]]
 
 
 def test_it_keeps_unknown_near_what_was_corrupted(quality):
@@ -56,13 +57,36 @@ def test_labels_are_int64_the_likeliest_class_and_the_same_each_time(segmenter):
     assert torch.equal(probabilities.argmax(1), labels)
 
 
+def test_the_confidence_of_a_label_is_its_probability(segmenter):
+    images, _ = rooms.render(70, 64, seed=4)
+    images = images + 0.5 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    labels, confidence = segmenter.labels_and_confidence(images)
+    assert torch.equal(labels, segmenter(images))
+    torch.testing.assert_close(confidence, segmenter.probabilities(images).amax(1))
+    assert 0.01 < (confidence < 0.5).float().mean() < 0.5  # noise makes it uncertain of some
+
+
 def test_no_images_give_no_labels(segmenter):
     assert segmenter(torch.empty(0, 3, 64, 64)).shape == (0, 64, 64)
+    assert [part.shape for part in segmenter.labels_and_confidence(torch.empty(0, 3, 64, 64))] == [(0, 64, 64)] * 2
 
 
-def test_folding_normalizations_into_convolutions_changes_nothing():
+def test_the_two_that_ship_err_apart():
+    images, labels = rooms.render(60, 64, seed=6)
+    wrong = [load_segmenter(name)(images) != labels for name in ("rooms", "rooms-dilated")]
+    together, alone = (wrong[0] & wrong[1]).float().mean(), [one.float().mean() for one in wrong]
+    assert together < 0.7 * min(alone)
+
+
+def test_the_named_segmenters_check_each_other():
+    assert {name: SECOND[SECOND[name]] for name in NAMED} == {name: name for name in NAMED}
+    assert all(SECOND[name] != name for name in NAMED)
+
+
+@pytest.mark.parametrize("build", [UNet, Dilated])
+def test_folding_normalizations_into_convolutions_changes_nothing(build):
     torch.manual_seed(0)
-    network = UNet(9).train()
+    network = build(9).train()
     for _ in range(3):
         network(torch.randn(8, 3, 32, 32))  # gives the running statistics values of their own
     network.eval()
@@ -79,9 +103,10 @@ def test_scores_lie_where_their_pixels_are():
     assert torch.equal(folded.permute(0, 2, 3, 1).view(2, 4, 3, 2, 2).long(), fold_blocks(pixels))
 
 
-def test_a_saved_segmenter_loads_from_its_path(tmp_path):
+@pytest.mark.parametrize("build", [lambda: UNet(4, widths=(8, 8, 16)), lambda: Dilated(4, width=8, dilations=(1, 3))])
+def test_a_saved_segmenter_loads_from_its_path(tmp_path, build):
     torch.manual_seed(0)
-    saved = NetworkSegmenter(UNet(4, widths=(8, 8, 16)), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
+    saved = NetworkSegmenter(build(), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
     save_segmenter(tmp_path / "s.safetensors", saved)
     loaded = load_segmenter(tmp_path / "s.safetensors")
     assert loaded.classes == saved.classes
@@ -92,7 +117,7 @@ def test_a_saved_segmenter_loads_from_its_path(tmp_path):
 
 def test_the_shipped_weights_also_load_by_path(segmenter):
     images, _ = rooms.render(4, 64, seed=8)
-    assert torch.equal(load_segmenter(str(NAMED["rooms"]))(images), segmenter(images))
+    assert torch.equal(load_segmenter(str(NAMED[segmenter.name]))(images), segmenter(images))
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
@@ -118,7 +143,7 @@ def test_files_that_hold_no_segmenter_are_refused(tmp_path):
         load_segmenter(damaged)
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 60, 64)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 61, 64)])
 def test_images_of_another_shape_are_refused(segmenter, shape):
-    with pytest.raises(UsageError, match="divisible by 8"):
+    with pytest.raises(UsageError, match=f"divisible by {segmenter.network.multiple}"):
         segmenter(torch.zeros(shape))

@@ -20,6 +20,7 @@ from gandid.segmenters.protocol import Segmenter, objects_of
 __all__ = [
     "BACKGROUND",
     "NAMED",
+    "SECOND",
     "UNKNOWN",
     "FunctionSegmenter",
     "NetworkSegmenter",
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 WEIGHTS = Path(__file__).parent / "weights"
-NAMED = {"rooms": WEIGHTS / "rooms.safetensors"}
+NAMED = {name: WEIGHTS / f"{name}.safetensors" for name in ("rooms", "rooms-dilated")}
+SECOND = {"rooms": "rooms-dilated", "rooms-dilated": "rooms"}  # under which what one sees is looked at again
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 

@@ -6,12 +6,13 @@ import pandas as pd
 import torch
 
 from gandid.errors import UsageError
+from gandid.generators import NAMED
 from gandid.scenes import rooms
 from gandid.segmenters import UNKNOWN, Segmenter
 from gandid.training import corruptions
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
-SCENES = 960
+SCENES = 480
 SEED = 990_002  # of the renders: neither training nor evaluation has it
 _PART = 240  # scenes at a time: ten for each held-out corruption, and as many without any
 
@@ -24,9 +25,14 @@ def has_truth(generator: str, segmenter: Segmenter) -> bool:
     generator : str
         The name under which it was loaded.
     segmenter : Segmenter
-        Its classes must be those of the rooms, in any order, with or without `unknown`.
+        It must name the rooms' classes, in any order, with or without `unknown`, and no others.
     """
-    return generator.startswith("rooms") and set(segmenter.classes) - {UNKNOWN} == set(rooms.CLASSES)
+    draws_rooms = generator in NAMED and NAMED[generator].segmenter == "rooms"
+    return draws_rooms and _knows_rooms(segmenter)
+
+
+def _knows_rooms(segmenter: Segmenter) -> bool:
+    return set(segmenter.classes) - {UNKNOWN} == set(rooms.CLASSES)
 
 
 def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, resolution: int = 64) -> pd.DataFrame:
@@ -38,7 +44,7 @@ def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, r
     Parameters
     ----------
     segmenter : Segmenter
-        With the classes of the rooms, see `has_truth`.
+        Its classes must be those of the rooms, in any order, with or without `unknown`.
     scenes, seed, resolution : int
         How many renders, their seed, and their height and width in pixels.
 
@@ -53,7 +59,7 @@ def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, r
     UsageError
         If the segmenter's classes are others.
     """
-    if not has_truth("rooms", segmenter):
+    if not _knows_rooms(segmenter):
         raise UsageError(
             f"the truth is known of {', '.join(rooms.CLASSES)}; this segmenter sees {', '.join(segmenter.classes)}"
         )
