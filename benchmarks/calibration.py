@@ -20,8 +20,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gandid import did, outcomes
+from gandid.did import stopping
 from gandid.did.inference import CARRIED
 from gandid.did.sequences import half_width
+from gandid.did.totals import objects_inpainted
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold
 
@@ -32,6 +34,7 @@ TARGET = 3.0
 # What lies below the target, in units B, E and R. Unedited, all of it is divided by about 1.5; with the target ablated and the
 # site live by about 0.5, and held by 1.5 still.
 LEVELS = np.array([[0, 0, 0], [0.6, 0, 0], [2.0, 0, 0], [0, 0.3, 0], [0, 0.75, 0], [0, 0, 0.6]])
+UNTIL, MOST = 0.05, 4000  # the half-width asked for, and the latents allowed
 
 
 def chances(rare: float) -> np.ndarray:
@@ -178,6 +181,44 @@ def misses_somewhere(numerator: np.ndarray, denominator: np.ndarray, true: float
     return bool((np.abs(value - true) > half_width(se, n, np.cumsum(a != 0))).any())
 
 
+def stopped(counts: dict[str, np.ndarray], until: float, most: int, number: int) -> pd.DataFrame:
+    """Studies that look and stop as ``--until`` has it: how far they go, and what an interval and a sequence cover then.
+
+    Of the DIDs that are waited for: that of `removed`, which is 0 because nothing ever differs, and of `inpainted` by all objects.
+    """
+    rng, chance, known = np.random.default_rng(2), chances(0.05), truth(chances(0.05))
+    true = {"removed": 0.0, "inpainted": sum(value for (outcome, _), value in known.items() if outcome == "inpainted")}
+    found = []
+    for _ in track(range(number), description="stopping", console=Console(stderr=True)):
+        whole, latents, missed = (
+            panel(counts, rng.choice(chance.size, most, p=chance.ravel())),
+            200,
+            dict.fromkeys(true, False),
+        )
+        while True:
+            some = whole.isel(latent=slice(latents))
+            widths = stopping.half_widths(some).set_index("outcome")
+            for outcome, value in true.items():
+                missed[outcome] |= bool(abs(widths["did"][outcome] - value) > widths["half_width"][outcome])
+            if latents == most or stopping.is_precise(widths, until, latents, most):
+                break
+            latents = stopping.next_look(latents, most)
+        end = objects_inpainted(some).iloc[0]
+        inside = {"removed": np.nan, "inpainted": float(end["ci_low"] <= true["inpainted"] <= end["ci_high"])}
+        for outcome, missing in missed.items():
+            found.append({"outcome": outcome, "latents": latents, "missed": missing, "interval": inside[outcome]})
+    rows = []
+    for outcome, of in pd.DataFrame(found).groupby("outcome", sort=False):
+        early = (of["latents"] < most).mean()
+        row = {"outcome": outcome, "true DID": true[str(outcome)], "stopped before the most": early}
+        row |= {
+            "latents, median": f"{of['latents'].median():,.0f}",
+            "sequence misses at some look": of["missed"].mean(),
+        }
+        rows.append(row | {"interval at the end covers": of["interval"].mean()})
+    return pd.DataFrame(rows)
+
+
 def show(title: str, table: pd.DataFrame) -> None:
     """Print a table in Markdown; shares in percent."""
     print(f"\n{title}\n\n| " + " | ".join(table.columns) + " |\n|" + " --- |" * table.shape[1])
@@ -206,6 +247,10 @@ def main() -> None:
         f"Confidence sequences, {asked.studies:,} studies looked at after each of {asked.looks:,} latents, "
         f"r in 5 % of them; from {CARRIED} latents that carry the effect on",
         missed(counts, chances(0.05), asked.looks, asked.studies),
+    )
+    show(
+        f"Stopped by --until {UNTIL}, {asked.studies:,} studies of 200 to {MOST:,} latents, r in 5 % of them",
+        stopped(counts, UNTIL, MOST, asked.studies),
     )
 
 
