@@ -292,14 +292,14 @@ def _second_segmenter(of: pd.DataFrame, bounds: Bounds, target: str, arm: str) -
         detail = "too few images show it to one of the segmenters"
         return row("second_segmenter", np.inf, bound, False, target=target, arm=arm, detail=detail)
     sides = [np.sign(of[low]) * (np.sign(of[low]) == np.sign(of[high])) for low, high in _ENDS]
-    open_ = of[sides[0] != sides[1]]
-    value = float(open_["difference_z"].abs().max()) if len(open_) else 0.0
+    confirmed = (sides[0] == sides[1]).to_numpy()
+    value = float(of["difference_z"].abs()[~confirmed].max()) if not confirmed.all() else 0.0
     told = [
         f"{one['outcome']}{'' if one['outcome'] == 'removed' else f' by {TOGETHER}'}: {100 * one['did']:+.1f} points, "
-        f"second {100 * one['did_second']:+.1f}"
-        for one in of.to_dict("records")
+        f"second {100 * one['did_second']:+.1f}{'' if sure else ' (not confirmed)'}"
+        for one, sure in zip(of.to_dict("records"), confirmed, strict=True)
     ]
-    detail = "; ".join(told) + ("; not confirmed" if len(open_) else "")
+    detail = "; ".join(told)
     return row("second_segmenter", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
 
