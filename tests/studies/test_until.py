@@ -1,7 +1,6 @@
 """`--until`: a study measures until it is precise enough, stops where an unbroken one would, and says why."""
 
 import multiprocessing
-import random
 import time
 
 import killable
@@ -11,8 +10,9 @@ import xarray as xr
 
 from gandid.did import stopping
 from gandid.errors import UsageError
+from gandid.report import build
 from gandid.studies import StudyConfig
-from gandid.studies.folder import is_finished, read_config, stopping_in_words
+from gandid.studies.folder import read_config, stopping_in_words
 
 # What is in-painted of `a` is all or nothing, each in half of the latents: 1.5 / sqrt(n) is as wide a sequence.
 ASKED = {"latents": 40, "until": 0.15, "max_latents": 1000}
@@ -30,6 +30,14 @@ class Refuses:
 def unbroken(tmp_path_factory):
     store = tmp_path_factory.mktemp("unbroken") / "run"
     return killable.planted(store, **ASKED), store
+
+
+def measured(store) -> int:
+    """Latents that a run has published."""
+    if not (store / "panel.zarr" / ".zmetadata").exists():
+        return 0
+    with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
+        return read.sizes["latent"]
 
 
 def widest(panel: xr.Dataset) -> float:
@@ -54,6 +62,11 @@ def test_it_stops_at_the_first_look_that_is_precise_enough(unbroken):
     )
 
 
+def test_the_report_says_why_it_stopped(unbroken):
+    _, store = unbroken
+    assert f"<p>{stopping_in_words(store)[0]}</p>" in build(store).read_text(encoding="utf-8")
+
+
 def test_without_a_folder_it_is_the_same_panel(unbroken):
     xr.testing.assert_identical(killable.planted(None, **ASKED), unbroken[0])
 
@@ -74,28 +87,18 @@ def test_a_finished_run_measures_nothing_when_it_is_asked_again(unbroken):
 
 def test_a_run_that_is_killed_stops_at_the_size_of_an_unbroken_one(unbroken, tmp_path):
     panel, whole = unbroken
-    context, moments, sizes = multiprocessing.get_context("forkserver"), random.Random(0), set()
-    kills = 2
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killable"])
     store = tmp_path / "run"
-    while kills:
-        asked = {"slow": 0.03, **ASKED}
-        process = context.Process(target=killable.planted, args=(store,), kwargs=asked)
+    for enough in (16, 60):  # before the first look, and between two
+        process = context.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.1, **ASKED})
         process.start()
-        while process.is_alive() and not (store / "panel.zarr").exists():
+        while process.is_alive() and measured(store) < enough:
             time.sleep(0.01)
-        process.join(moments.uniform(0.3, 1.5))
-        if process.is_alive():
-            process.kill()
-            process.join()
-            kills -= 1
-            if (store / "panel.zarr").exists():
-                with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
-                    sizes.add(read.sizes["latent"])
-                    assert read.sizes["latent"] <= read_config(store)["latents"] <= panel.sizes["latent"]
-        if is_finished(store):
-            break
-    assert sizes - {0, panel.sizes["latent"]}  # one was killed on the way at least
+        process.kill()
+        process.join()
+        assert enough <= measured(store) < panel.sizes["latent"]
+        assert measured(store) <= read_config(store)["latents"] <= panel.sizes["latent"]
     xr.testing.assert_identical(killable.planted(store, **ASKED), panel)
     for name in ("effects.csv", "checks.csv", "relation.csv"):
         assert (store / name).read_bytes() == (whole / name).read_bytes()

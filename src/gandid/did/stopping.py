@@ -6,6 +6,9 @@ an ordinary interval at the size where it first was narrow enough would cover to
 the intervals of `effects.csv` do, not all of them jointly.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -136,6 +139,13 @@ def reason(widths: pd.DataFrame, until: float, latents: int, most: int) -> str:
         names = ", ".join(dict.fromkeys(widths.loc[left_out, "target"]))
         said.append(f"Not waited for, since fewer than {CARRIED} of {most:,} images would show it: {names}.")
     return " ".join(said)
+
+
+def explain(panel: xr.Dataset, config: Mapping[str, Any]) -> str:
+    """`reason`, of a run's panel and its configuration as ``config.yaml`` has it; empty where no half-width was asked for."""
+    if config.get("until") is None:
+        return ""
+    return reason(half_widths(panel), config["until"], config["latents"], config["max_latents"])
 
 
 def _points(share: float) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from gandid.did import Effects, estimands, estimate
+from gandid.did import Effects, estimands, estimate, stopping
 from gandid.did.checks import SUPPORT
 from gandid.did.evidence import stores, weigh
 from gandid.did.totals import objects_inpainted
@@ -93,6 +93,8 @@ class Run:
     """What insertion does (``insertion.zarr``)."""
     together: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What all other objects together in-paint, by target and arm (`gandid.did.totals.objects_inpainted`)."""
+    stopped: str = ""
+    """Why it has as many latents as it has, where it was to go on until precise enough."""
 
     @property
     def targets(self) -> list[str]:
@@ -180,6 +182,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
         with xr.open_zarr(path / "panel.zarr", chunks=None) as stored:
             effects = effects or weigh(estimate(stored), stored, stores(path))
             together = objects_inpainted(stored, effects.level)
+            stopped = stopping.explain(stored, config)
             panel = stored.drop_dims("latent").load()
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UsageError(f"'{path / 'panel.zarr'}' is not a panel: {error}") from error
@@ -204,6 +207,7 @@ def read(path: Path, effects: Effects | None = None) -> Run:
         _dataset(path / "after.zarr"),
         _dataset(path / "insertion.zarr"),
         together,
+        stopped,
     )
 
 

@@ -93,6 +93,7 @@ def _html(run: Run, figure: Markup | None) -> str:
         style=Markup(environment.get_template("report.css").render()),
         meta=_meta(run),
         lead=_lead(run),
+        stopped=run.stopped,
         claims=[_claims(run, arm) for arm in run.arms],
         not_estimable=[target for target in run.targets if not run.estimable(target)],
         legend=_legend(run),

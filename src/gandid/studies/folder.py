@@ -251,11 +251,8 @@ def revise(folder: Path, config: dict[str, Any], panel: xr.Dataset, *, anew: boo
 
 def stopping_in_words(folder: Path) -> list[str]:
     """Why a run that was to go on until it is precise enough stopped where it did; nothing of another run."""
-    config = read_config(folder)
-    if config.get("until") is None:
-        return []
-    widths = stopping.half_widths(open_panel(folder))
-    return [stopping.reason(widths, config["until"], config["latents"], config["max_latents"])]
+    told = stopping.explain(open_panel(folder), read_config(folder))
+    return [told] if told else []
 
 
 def types_in_words(folder: Path) -> list[str]:
