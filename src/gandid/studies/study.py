@@ -600,8 +600,11 @@ class Study:
 
     def asked(self, variants: Variants, config: StudyConfig) -> list[Variant]:
         """The variants that a configuration asks for."""
-        name = config.second_segmenter or SECOND.get(config.segmenter)
-        second = None if name is None else load_segmenter(name, self.device)
+        second: Segmenter | None = None
+        if config.second_segmenter:
+            second = load_segmenter(config.second_segmenter, self.device)
+        elif config.segmenter in SECOND:  # of the same classes
+            second = load_segmenter(SECOND[config.segmenter], self.device, background=self.segmenter.background)
         return variants.asked(config.dose, config.sites is not None, config.placebos, second)
 
     def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
