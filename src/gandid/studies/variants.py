@@ -36,7 +36,7 @@ from gandid.studies.worker import Worker, arithmetic, fewer_rows
 DOSE, SITES, PLACEBOS, SECOND = "dose.zarr", "sites.zarr", "placebos.zarr", "second.zarr"
 PARTS = ".variants"  # what is done of them
 
-LATENTS, PLACEBO_LATENTS = 128, 64  # of the study's latents, the first
+LATENTS, FEWER = 128, 64  # of the study's latents, the first; fewer of sites and placebos, which have most arms
 LATENTS_KEPT = 16  # in a part
 ORDERS = 16  # orders of the sites, each with its reverse, where there are too many sites for all coalitions
 TOLERANCE = 0.02  # of the energy that a placebo is to have
@@ -329,7 +329,7 @@ class Variants:
         seed, among = int(self.attrs["seed"]), _responding(self.runner)
         whole = sites(self.design, self.runner, _exact(self.design).held[0].control, seed)
         orders = 0 if len(among) <= EXACT else ORDERS
-        blank = self._blank(whole, LATENTS).sel(site=among).assign_attrs(orders=orders, orders_seed=seed)
+        blank = self._blank(whole, FEWER).sel(site=among).assign_attrs(orders=orders, orders_seed=seed)
         # There are so many arms that each target is measured by itself.
         designs = [replace(whole, edits={target: edit}) for target, edit in whole.edits.items()]
 
@@ -342,7 +342,7 @@ class Variants:
     def _placebos(self, count: int) -> Variant:
         design = _exact(self.design)
         draws = _draws(design, self.runner.units, count)
-        blank = self._blank(design, PLACEBO_LATENTS).assign_coords(draw=np.arange(draws))
+        blank = self._blank(design, FEWER).assign_coords(draw=np.arange(draws))
         blank = blank.drop_vars(["units", "values"], errors="ignore")
 
         def write(advance: Advance) -> None:
