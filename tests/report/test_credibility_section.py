@@ -30,6 +30,7 @@ AGREED = {
     "mean:all": {"wall": 0.70, "painting": 0.08},
     "twin:all": {"wall": 0.65, "painting": 0.05},
 }
+ARMS = ("capped:first", "capped:all", "frozen:first", "frozen:all", "mean:all", "twin:all")
 # Frozen sees the opposite of what the others see.
 DISAGREED = AGREED | {"frozen:all": {"wall": 0.05, "painting": 0.40}}
 
@@ -138,7 +139,7 @@ def test_controls_that_disagree_in_sign_settle_nothing(tmp_path: Path) -> None:
 
 
 def test_an_arm_out_of_support_has_no_say(tmp_path: Path) -> None:
-    run = elsewhere(tmp_path, plan=DISAGREED, strained=("frozen:all",))
+    run = elsewhere(tmp_path, plan=DISAGREED, strained=("frozen:first", "frozen:all"))
     found = asked(run)
     assert found[THERE].word == "yes"
     assert "(out of support, not claimed)" in found[THERE].text
@@ -147,8 +148,18 @@ def test_an_arm_out_of_support_has_no_say(tmp_path: Path) -> None:
         assert "frozen" not in found[question].text
 
 
+def test_of_a_control_the_arm_speaks_that_holds_most_in_support(run: folder.Run, tmp_path: Path) -> None:
+    def names(run: folder.Run) -> list[str]:
+        return [arm.name for arm in evidence.leading(run, "window")]
+
+    assert names(run) == ["capped:all", "frozen:all", "mean:all", "twin:all"]
+    strained = elsewhere(tmp_path, plan=AGREED, strained=("capped:all", "mean:all"))
+    assert names(strained) == ["capped:first", "frozen:all", "mean:all", "twin:all"]
+    assert "Besides: all sites capped" in asked(strained)[THERE].text
+
+
 def test_where_no_arm_is_in_support_nothing_is_claimed(tmp_path: Path) -> None:
-    run = elsewhere(tmp_path, plan=AGREED, strained=("capped:all", "frozen:all", "mean:all", "twin:all"))
+    run = elsewhere(tmp_path, plan=AGREED, strained=ARMS)
     found = asked(run)
     assert all(answer.verdict != "ok" for answer in found)
     assert {found[question].word for question in (THERE, DOSE, WRONG)} == {"not settled"}

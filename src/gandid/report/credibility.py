@@ -165,7 +165,7 @@ def draw(run: Run, target: str) -> dict[str, Figure]:
 
 
 def effects(run: Run, target: str, outcome: str) -> list[Effect]:
-    """The DID of an outcome under one arm per control, the one that holds most."""
+    """The DID of an outcome under one arm per control (`gandid.report.evidence.leading`)."""
     return [_effect(run, target, outcome, arm) for arm in evidence.leading(run, target)]
 
 
@@ -207,7 +207,7 @@ def _is_there(run: Run, target: str, outcome: str, found: list[Effect]) -> Answe
         )
     shown = [effect for effect in sound if effect.shown]
     rest = [_effect(run, target, outcome, arm) for arm in run.arms if arm not in [effect.arm for effect in found]]
-    besides = f" Of less held: {'; '.join(effect.told for effect in rest)}." if rest else ""
+    besides = f" Besides: {'; '.join(effect.told for effect in rest)}." if rest else ""
     if not shown:
         least = max(effect.smallest for effect in sound)
         power = (

@@ -141,16 +141,15 @@ def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
 
 
 def leading(run: Run, target: str) -> list[Arm]:
-    """One arm per control, the one that holds most: `all` where the study has it, else the last."""
-    frame = run.effects.frame
-    rows = frame[frame["target"] == target].drop_duplicates("arm")
-    chosen = {}
-    for control, held in rows.groupby("control", sort=False):
-        whole = held[held["held"] == "all"]
-        # Several twins are several networks: each stands for itself.
-        chosen[control] = list(held["arm"]) if control == "twin" else [(whole if len(whole) else held)["arm"].iloc[-1]]
-    names = {name for arms in chosen.values() for name in arms}
-    return [arm for arm in run.arms if names.intersection(arm.names)]
+    """One arm per control: of those in support, if there are any, the one that holds most (`all`, else the last); each twin for itself."""
+    chosen: set[str] = set()
+    for control in dict.fromkeys(run.effects.frame["control"]):
+        names = [(arm, name) for arm in run.arms for name in arm.names if name.startswith(f"{control}:")]
+        names = [(arm, name) for arm, name in names if run.supported(target, arm)] or names
+        whole = [name for _, name in names if name == f"{control}:all"]
+        # Several twins are several networks.
+        chosen.update([name for _, name in names] if control == "twin" else whole or [names[-1][1]])
+    return [arm for arm in run.arms if chosen.intersection(arm.names)]
 
 
 def _dose(run: Run, target: str) -> list[Panel]:
@@ -194,7 +193,7 @@ def _curves(axes: Axes, run: Run, target: str, table: pd.DataFrame) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.01 * limit, limit)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("share of the ablation carried out", labelpad=1)
     height = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
@@ -381,7 +380,13 @@ def _ways(axes: Axes, run: Run, target: str, lines: Sequence[tuple[Arm, Mapping[
             label.set_fontweight("bold")
             if not sound[arm.name]:
                 beside: dict[str, Any] = dict(transform=axes.transAxes, va="center", ha="left", fontsize=8, color=MUTED)
-                axes.text(0.01, (height + 0.6) / (heights[0] + 1.2), "out of support", **beside)
+                axes.text(
+                    0.01,
+                    (height + 0.6) / (heights[0] + 1.2),
+                    "out of support",
+                    **beside,
+                    bbox={"facecolor": PAPER, "linewidth": 0, "pad": 0.5},
+                )
     _points(axes.xaxis)
     axes.set_xlabel("live − held, points", labelpad=1)
 
