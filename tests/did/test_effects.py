@@ -330,3 +330,45 @@ def test_controls_with_assumptions_are_told_with_them_and_disagreements_are_said
     assert "twin without normalization (twin control)" in told
     assert "another training is another draw" in told
     assert "The controls disagree on how much of it painting in-paints (capped:all +" in told
+
+
+def networks(removed_live: float, removed_twin: float, targets: int = 40, n: int = 100, seed: int = 0) -> xr.Dataset:
+    """A panel of two networks: their images, and so their holes, have nothing to do with each other."""
+    rng = np.random.default_rng(seed)
+    names, arms = [f"t{i}" for i in range(targets)], ["reference", "live", "twin:all", "twin:all/unedited"]
+    inside = np.zeros((n, targets, len(arms), targets + 1), np.int32)
+    for t in range(targets):
+        for edited, unedited, share in ((1, 0, removed_live), (2, 3, removed_twin)):
+            hole = rng.integers(20, 400, n) * (rng.random(n) < 0.7)
+            # Pixels of an object go together, so that shares vary from image to image.
+            gone = np.minimum(hole, np.round(hole * rng.beta(4 * share, 4 * (1 - share), n))).astype(int)
+            inside[:, t, unedited, t] = hole
+            inside[:, t, edited, t], inside[:, t, edited, -1] = hole - gone, gone
+    dims = ("latent", "target", "arm", "object")
+    return xr.Dataset(
+        {"pixels": (dims, inside), "inside": (dims, inside)},
+        coords={
+            "latent": np.arange(n),
+            "target": names,
+            "arm": arms,
+            "object": [*names, "wall"],
+            "edit": ("arm", [False, True, True, False]),
+            "control": ("arm", ["none", "none", "twin", "twin"]),
+            "held": ("arm", ["none", "none", "all", "all"]),
+            "background": ("object", [False] * targets + [True]),
+        },
+        attrs={"image_pixels": 4096},
+    )
+
+
+def test_sign_flips_between_two_networks_find_what_the_interval_finds():
+    removed = pick(estimate(networks(0.94, 0.80), **FAST).frame, outcome="removed")
+    assert ((removed["ci_low"] > 0) == (removed["p"] < 0.05)).mean() > 0.9
+    assert (removed["p"] < 0.05).mean() > 0.9
+
+
+def test_sign_flips_between_two_networks_keep_their_level():
+    rejected = [
+        pick(estimate(networks(0.9, 0.9, seed=seed), **FAST).frame, outcome="removed")["p"] < 0.05 for seed in range(3)
+    ]
+    assert 0.01 < np.concatenate(rejected).mean() < 0.11  # 120 tests

@@ -121,10 +121,18 @@ class Counts:
         return Pair(np.array([a, b, c, d], object), np.array(matrix, object), *(int(count) for count in informing))
 
     def gaps(self, target: int, held: int, outcome: str, classes: np.ndarray) -> np.ndarray:
-        """Sums by group of per-latent values whose mean is proportional to the DID: (group, K)."""
+        """Sums by group of per-latent values whose mean is proportional to the DID: (group, K).
+
+        For a ratio ``(a - R b) / mean(b)`` of each arm, with R the ratio of both arms together: of two arms with the same
+        holes R cancels; of two networks, whose holes have nothing to do with each other, it keeps their sizes out of the test.
+        """
         values = self.groups[NUMERATOR[outcome]][:, target][:, [0, 1 + held]][:, :, classes].astype(np.float64)
         if outcome in outcomes.RATIOS:
-            values /= self.holes["sums"].sum(0)[target, [0, 1 + held], None]
+            holes = self.groups["hole"][:, target][:, [0, 1 + held], None].astype(np.float64)
+            total = self.holes["sums"].sum(0)[target, [0, 1 + held], None]
+            if (holes[:, 0] != holes[:, 1]).any():
+                values -= values.sum((0, 1)) / total.sum() * holes
+            values /= total
         return values[:, 0] - values[:, 1]
 
     def denominator(self, outcome: str) -> int:

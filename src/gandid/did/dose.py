@@ -21,6 +21,7 @@ from gandid.did.totals import TOGETHER
 COLUMNS = ["target", "object", "outcome", "kind", "control", "held", "arm", "alpha"]
 COLUMNS += ["tau_live", "ci_live_low", "ci_live_high", "tau_held", "ci_held_low", "ci_held_high"]
 COLUMNS += ["did", "se", "ci_low", "ci_high", "did_z", "step", "step_z", "departure", "departure_z"]
+GONE = 0.8  # share of the target that one regime has lost from which on the two can only meet again
 ZERO = 1e-3  # effect without an edit that rounding may make: an image's edges between classes flip by single pixels
 
 
@@ -72,9 +73,9 @@ def checks(curve: pd.DataFrame, bounds: Bounds = DEFAULTS) -> Iterator[Row]:
     dose, in the direction in which they are largest. Its value is the largest step against that direction, in the
     step's own standard errors, and its bound that of `Bounds.stability` for as many comparisons as the row makes (Bonferroni). An
     effect at dose 0, where there is no edit, is *failed*: the experiment does what it should not. Growing with the dose is what a
-    mechanism does and an artefact of one dose does not; but an artefact that grows with the dose passes too. A fall does not refute
-    the mechanism: where the target is gone in both regimes, live and held meet again, and the DID at the highest dose
-    understates what happened on the way. The detail says where it falls.
+    mechanism does and an artefact of one dose does not; but an artefact that grows with the dose passes too. Where one regime
+    has lost `GONE` of the target, live and held must meet again, so that steps of `removed` from there on are not judged; the DID at the
+    highest dose then understates what happened on the way, and the detail says how large it was.
 
     ``parallel_trends`` (per target and arm of the controls `mean` and `twin`) asks whether live and control move alike at the
     lowest dose above 0, where the edit hardly acts. If normalization acts at all it acts there too, so that a DID of 0 is not
@@ -144,7 +145,9 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
         detail = "the largest effect at dose 0, where there is no edit"
         return row("dose", nothing, ZERO, False, "failed", target=target, arm=arm, detail=detail)
     largest = about.loc[about["did"].abs().groupby(about["outcome"]).idxmax()].set_index("outcome")["did"]
-    falls = (-np.sign(about["outcome"].map(largest)) * about["step_z"]).dropna()
+    reached = about[["tau_live", "tau_held"]].max(axis=1).groupby(about["outcome"]).shift()
+    open_ = (about["outcome"] != "removed") | (reached < GONE)
+    falls = (-np.sign(about["outcome"].map(largest)) * about["step_z"])[open_].dropna()
     if falls.empty:
         return row("dose", 0.0, 0.0, True, target=target, arm=arm, detail="a single dose")
     worst = about.loc[falls.idxmax()]
@@ -157,6 +160,10 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
             f"{worst['alpha']:g}"
         )
     detail += f"; worst of {len(falls)} steps, in standard errors"
+    removed = about[about["outcome"] == "removed"]
+    if len(removed):
+        peak = removed.loc[removed["did"].abs().idxmax()]
+        detail += f"; the DID of removed is largest at dose {peak['alpha']:g}, {100 * peak['did']:+.1f} points"
     return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
 

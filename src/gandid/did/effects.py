@@ -190,8 +190,9 @@ def estimate(
 
     `p` is the sign-flip permutation p-value rather than the t test's (`p_t`), because many pairs of classes
     meet in a few latents only, where the t test is too easily convinced. It flips, per latent, the
-    difference of the two arms' contributions: for mean outcomes ``delta(z)``, for ratio outcomes ``a_live /
-    mean(b_live) - a_held / mean(b_held)``, whose mean is the DID exactly. `q` is Benjamini-Hochberg over all
+    difference of the two arms' contributions: for mean outcomes ``delta(z)``, for ratio outcomes ``(a_live - R b_live) /
+    mean(b_live) - (a_held - R b_held) / mean(b_held)`` with R the ratio of both arms together, whose mean is the DID exactly
+    (R cancels where both arms have the same original pixels, as under capped and frozen). `q` is Benjamini-Hochberg over all
     pairs (target, class) within one (outcome, control, held) and one kind of class: the target itself, other
     objects, background and `unknown`. Pairs whose two arms agree in every latent cannot be rejected whatever
     the signs; they have p = q = 1 and are no members of the family (Gilbert 2005), so that a class that
