@@ -229,6 +229,16 @@ def test_trends_that_may_differ_widely_leave_the_sign_open(run: folder.Run, agre
     assert f"if trends differed by {-row['ci_high'] / 0.5:.1f} times the gap of the baselines" in found.text
 
 
+def test_what_is_not_shown_is_no_other_way_of_measuring_what_is(run: folder.Run, effects: Effects) -> None:
+    """Of capped alone anything is shown, and it was measured once; that mean was measured in four ways adds nothing."""
+    table = effects.evidence["sensitivity"]
+    once = table[~((table["control"] != "mean") & (table["variation"] != "as measured"))]
+    frame = effects.frame.assign(q=effects.frame["q"].where(effects.frame["control"] == "capped", 0.9))
+    found = asked(run, replace(effects, frame=frame, evidence={**effects.evidence, "sensitivity": once}))
+    assert found[THERE].word == "in part"
+    assert (found[WRONG].verdict, found[WRONG].word) == ("flagged", "one way only")
+
+
 def test_one_pair_of_networks_is_said_to_be_one_draw(run: folder.Run, effects: Effects) -> None:
     assert "one pair of networks is one draw" in asked(run)[WRONG].text
     several = pd.DataFrame(
@@ -302,7 +312,7 @@ def test_each_figure_is_a_file_and_told_in_the_page(shown: Path, page: Page) -> 
     stems = ("shapley", "dose-window", "placebos-window", "sensitivity-window")
     assert {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")} <= names
     told = [svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("Chart. window")]
-    for said in ("from α = 0.1 on", "sum −", "of 50 random sets", "second segmenter −"):
+    for said in ("parts from α = 0.1 on", "sum −", "of 50 random sets", "second segmenter −"):
         assert any(said in one.replace("\u00a0", " ") for one in told), said
 
 

@@ -145,7 +145,7 @@ def credibility_of(run: Run, target: str, slug: str, answered: Answers) -> dict[
     ]
     return {
         "questions": [
-            {"asks": asks, "answers": [(label, found[place]) for label, found in per_outcome.items()]}
+            {"asks": asks, "answers": _joined([(label, found[place]) for label, found in per_outcome.items()])}
             for place, asks in enumerate(QUESTIONS)
         ],
         "charts": [
@@ -156,6 +156,11 @@ def credibility_of(run: Run, target: str, slug: str, answered: Answers) -> dict[
         ],
         "dose": has(run, target, "dose"),
     }
+
+
+def _joined(said: list[tuple[str, Answer]]) -> list[tuple[str, Answer]]:
+    """Answers with the effects that they are about, none of which is named where all have the same."""
+    return [("", said[0][1])] if len({answer for _, answer in said}) == 1 else said
 
 
 def draw(run: Run, target: str) -> dict[str, Figure]:
@@ -228,7 +233,7 @@ def _is_there(run: Run, target: str, outcome: str, found: list[Effect]) -> Answe
     }[outcome, shown[0].did > 0]
     if len(shown) < len(sound):
         silent = [effect for effect in sound if not effect.shown]
-        text = f"Under {_names(shown)} {means}; nothing beyond noise under {_names(silent)}: {told}.{besides}"
+        text = f"Under {_names(shown)}, {means}; nothing beyond noise under {_names(silent)}: {told}.{besides}"
         return Answer("flagged", "in part", text)
     under = (
         "every control in support"
@@ -312,7 +317,7 @@ def _dose_state(rows: pd.DataFrame, bound: float) -> tuple[str, str]:
     end, start = rows.iloc[-1], f"{clear['alpha'].iloc[0]:g}"
     most = rows.iloc[int(rows["did"].abs().argmax())]
     back = -np.sign(most["did"]) * rows["step_z"] > bound
-    text = f"from α = {start} on, {_interval(end['did'], end['ci_low'], end['ci_high'])} at {end['alpha']:g}"
+    text = f"parts from α = {start} on, {_interval(end['did'], end['ci_low'], end['ci_high'])} at {end['alpha']:g}"
     if back.any():
         return "falls", f"{text}, but {signed(most['did'])} at {most['alpha']:g}"
     if end["ci_low"] <= 0 <= end["ci_high"]:
@@ -391,12 +396,14 @@ def _how_wrong(run: Run, target: str, outcome: str, found: list[Effect]) -> Answ
     if not sound:
         return Answer("flagged", "not settled", f"No control is in support.{_not_passed(run, target)}")
     ways = [_ways(run, target, outcome, effect) for effect in sound]
+    # What was not shown has no sign that another way of measuring could turn.
+    tried = max((len(rows) for effect, rows in zip(sound, ways, strict=True) if effect.shown), default=0)
     most = max(map(len, ways))
     told = [
         f"{effect.arm.label} {signed(rows['ci_low'].min())} to {signed(rows['ci_high'].max())}{_breakdowns(effect, rows)}"
         for effect, rows in zip(sound, ways, strict=True)
     ]
-    over = f"over up to {most} ways of measuring" if most > 1 else "by its interval alone, measured one way"
+    over = f"over up to {most} ways of measuring" if most > 1 else "by intervals alone"
     text = f"Points, {over}: {'; '.join(told)}.{_trainings(run, target, outcome, found)}{_not_passed(run, target)}"
     sides = {
         _side(low, high) * np.sign(effect.did)
@@ -410,8 +417,8 @@ def _how_wrong(run: Run, target: str, outcome: str, found: list[Effect]) -> Answ
         return Answer("failed", "the sign turns", f"Measured another way, the sign turns. {text}")
     if 0 in sides:
         return Answer("flagged", "could be 0", f"Measured another way, it could be 0. {text}")
-    if most == 1:
-        return Answer("flagged", "one way only", f"The sign was not tried. {text}")
+    if tried == 1:
+        return Answer("flagged", "one way only", f"What is shown was measured one way only. {text}")
     return Answer("ok", "not in sign", f"The sign stays. {text}")
 
 
@@ -464,7 +471,7 @@ NOTHING = Answer("none", "–", "Nothing was measured of it.")
 
 
 def _not_asked(name: str) -> Answer:
-    return Answer("none", NOT_ASKED, f"Not asked: {ASKED[name][1]} measures it.")
+    return Answer("none", NOT_ASKED, f"{ASKED[name][1]} measures it.")
 
 
 def _asked(run: Run) -> set[str]:

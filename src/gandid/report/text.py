@@ -41,7 +41,7 @@ def small(q: float) -> str:
 def typeset(text: str) -> str:
     """Typeset a sentence: true minus signs, and no line break within a quantity."""
     text = re.sub(r"(?<![\w\]])-(?=\d)", "−", text)
-    return re.sub(r" (?=%)|(?<=\b[pq]) (?=[<=])|(?<=[<=]) (?=\d)", "\u00a0", text)
+    return re.sub(r" (?=%)|(?<=\b[pqα]) (?=[<=])|(?<=[<=]) (?=\d)", "\u00a0", text)
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
