@@ -72,6 +72,16 @@ def test_where_nothing_ever_differs_it_is_the_rule_of_three_of_a_sequence():
         assert row["half_width"] > 1 - 0.05 ** (1 / n)
 
 
+def test_few_pixels_in_few_latents_count_for_little():
+    """A quarter of the hole differs in 20 of 500 latents of one hole size: as much as five whole ones."""
+    holes = np.full(500, 20)
+    removed = np.full((500, 2), 20)
+    removed[:20, 1] -= 5
+    row = widths_of(panel_of(holes, removed, np.zeros((500, 2), int)), "removed")
+    assert (row["carried"], row["did"]) == (20, pytest.approx(0.01))
+    assert row["half_width"] == pytest.approx(0.01 + float(share_at_most(5, 500)))
+
+
 @given(st.integers(0, 29), st.integers(60, 4000), st.sampled_from([0.9, 0.95]))
 def test_the_bound_of_a_share_is_where_the_likelihood_ratio_of_the_mixture_crosses(carriers, others, level):
     n = carriers + others
@@ -89,13 +99,18 @@ def test_the_bound_of_a_share_is_where_the_likelihood_ratio_of_the_mixture_cross
 def test_a_bound_of_a_share_is_crossed_at_any_size_as_rarely_as_stated():
     rng = np.random.default_rng(0)
     weight = rng.random((2000, 2000)) ** 2
+    part = rng.random(weight.shape)
     # The larger the hole, the likelier it carries: a bound that counted images alone would miss.
     carries = rng.random(weight.shape) < 0.03 * weight
     true = 0.03 * (1 / 5) / (1 / 3)  # E[w^2] / E[w], with w = u^2
     sizes = np.arange(9, 2000, 10)
     n, carriers = (of.cumsum(1)[:, sizes] for of in (weight, weight * carries))
-    missed = (share_at_most(carriers, n) < true).any(1)
+    bound = share_at_most(carriers, n)
+    missed = (bound < true).any(1)
     assert missed.mean() <= 0.055
+    halves = share_at_most((weight * carries * part).cumsum(1)[:, sizes], n)
+    assert (halves < true / 2).any(1).mean() <= 0.055
+    assert (halves < 0.9 * bound).mean() > 0.9
     counted = share_at_most(carries.cumsum(1)[:, sizes], sizes + 1)
     assert (counted < true).any(1).mean() > 0.2
 

@@ -88,13 +88,14 @@ def share_at_most(
     is a martingale that starts at 1, and exceeds ``1 / (1 - level)`` at some size with probability ``1 - level`` at most (Ville). No
     normal limit is taken, so that it holds where `half_width` says nothing.
 
-    Latents may count for less than one. With weights w in [0, 1], ``n = sum w`` and `carriers` their sum over the carriers, the ratio
-    is a supermartingale for ``p = E[w carries] / E[w]``, since ``t^w <= 1 + w (t - 1)``.
+    Latents may count for less than one, and have it in part. With weights w and parts k in [0, 1], ``n = sum w`` and ``carriers = sum
+    w k``, the ratio is a supermartingale for ``p = E[w k] / E[w]``, since geometric means are at most arithmetic ones: ``s^(w k)
+    t^(w (1 - k)) <= w k s + w (1 - k) t + 1 - w``.
 
     Parameters
     ----------
     carriers, n
-        Summed weights of the latents that have it, and of all.
+        Summed weights of what has it, and of all.
     level
         Probability with which all sizes are covered, above 0 and below 1.
     tuned

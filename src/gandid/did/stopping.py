@@ -1,9 +1,10 @@
 """Until precise enough: what a study waits for, at which sizes it looks, and why it stopped.
 
 A study that is asked for a half-width measures some latents, looks at its confidence sequences, and goes on while one of them is
-wider than that. Sequences hold at every look together (`gandid.did.sequences`), so that stopping at one of them costs no coverage;
-an ordinary interval at the size where it first was narrow enough would cover too rarely. Each covers with its level by itself, as
-the intervals of `effects.csv` do, not all of them jointly.
+wider than that. Sequences hold at every look together (`gandid.did.sequences`), so that stopping at one of them costs no coverage,
+whatever else was seen when it was decided to stop or to go on. (Where nothing but the width is looked at, ordinary intervals hold in
+the limit, too: Chow and Robbins 1965.) Each covers with its level by itself, as the intervals of `effects.csv` do, not all of them
+jointly.
 """
 
 from collections.abc import Mapping
@@ -31,13 +32,13 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
 
     (Of the single objects most never meet a target, and those that do are part of the sum.) The half-width is that of the confidence
     sequence of the DID, from `CARRIED` latents on in which live and held differ. Below, where its normal limit cannot be trusted, it
-    follows from how little they can differ: latents in which they do not contribute alike to both regimes, so that
+    follows from how little they do differ,
 
-        ``|DID| <= share of the target's original pixels that lie in the latents in which they do``,
+        ``|DID| <= share of the target's original pixels that are counted in one of the two only``,
 
-    and of that share `gandid.did.sequences.share_at_most` is a bound, each latent weighing as many of the largest hole seen as its own
+    and of that share `gandid.did.sequences.share_at_most` is a bound: each latent weighs as many of the largest hole seen as its own
     is. Thus a DID that is 0 because nothing ever differs becomes precise, too: to 0.5 points after some thousand latents that show the
-    target.
+    target. (Where a latent's hole is not the same live and held, as under `mean` and `twin`, all of its pixels are counted.)
 
     Parameters
     ----------
@@ -69,7 +70,8 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
         v = np.stack(np.broadcast_arrays(taken[..., [live]], hole[..., [live]], taken[..., of], hole[..., of]))
         carries = (v[:2] != v[2:]).any(axis=0)
         weight = np.maximum(v[1], v[3])
-        shares = np.stack([weight, weight * carries, weight > 0, v[1] > 0, v[3] > 0, carries]).sum(axis=2)
+        gap = np.where(v[1] == v[3], np.abs(v[0] - v[2]), weight)
+        shares = np.stack([weight, gap, weight > 0, v[1] > 0, v[3] > 0, carries]).sum(axis=2)
         return v.sum(axis=2), np.einsum("iontk,jontk->ijotk", v, v), shares, weight.max(axis=1, initial=0)
 
     parts = list(blocks.stream(count, blocks.slices(panel, ("inside",))))
@@ -79,12 +81,12 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     for t, target in enumerate(targets):
         for h, arm in enumerate(held):
             for o, (outcome, name) in enumerate((("removed", target), ("inpainted", TOGETHER))):
-                weight, carrying, either, in_live, in_held, carried = (int(count) for count in shares[:, o, t, h])
+                weight, gap, either, in_live, in_held, carried = (int(count) for count in shares[:, o, t, h])
                 found = ratio_from_sums(sums[:, o, t, h, None], products[:, :, o, t, h, None], either, level)
                 did, n, half = float(found.value[0]), min(in_live, in_held), np.inf
                 if n and carried < CARRIED:
                     size = int(largest[o, t, h])
-                    half = abs(did) + float(share_at_most(carrying / size, weight / size, level))
+                    half = abs(did) + float(share_at_most(gap / size, weight / size, level))
                 elif n:
                     half = float(half_width(found.se[0], either, carried, level))
                 row: dict[str, object] = {"target": target, "outcome": outcome, "object": name}
