@@ -95,6 +95,14 @@ def test_the_table_of_a_run_has_every_twin_and_their_difference():
     assert joint["tau_twin:two"] == together.loc[("window", "twin:two"), "tau_held"]
 
 
+def test_of_a_target_that_no_image_shows_nothing_is_said():
+    panel = make_panel(30, controls=["twin"], holds=["one", "two"], unedited=True, absent=["lamp"])
+    found = table(estimate(panel, flips=9, resamples=2).frame, objects_inpainted(panel))
+    numbers = found.select_dtypes("number").isna().groupby(found["target"]).agg(["all", "any"])
+    assert numbers.loc["lamp"].all()
+    assert not numbers.loc["window"].any()
+
+
 def test_one_twin_has_a_table_without_intervals_and_none_an_empty_one():
     one = make_panel(30, controls=["twin"], holds=["all"], unedited=True)
     found = table(estimate(one, flips=9, resamples=2).frame, objects_inpainted(one))

@@ -108,10 +108,13 @@ def table(frame: pd.DataFrame, together: pd.DataFrame, level: float = 0.95) -> p
     pandas.DataFrame
         One row per target and what it is about, `removed` (of the target) and `inpainted` (by all `other objects` together, then by each
         class): `target`, `outcome`, `object`, `tau_live`, per twin `tau_` and its arm, `did` (live less the twins' mean), `se`, `ci_low`,
-        `ci_high` over networks (`pooled`; NaN with one twin), `se_latents` and `networks`. Empty without twins.
+        `ci_high` over networks (`pooled`; NaN with one twin), `se_latents` and `networks`; NaN where fewer than two images of a
+        network show the target. Empty without twins.
     """
     single = frame[(frame["control"] == "twin") & frame["outcome"].isin(["removed", "inpainted"])]
     joint = together[together["control"] == "twin"].assign(outcome="inpainted", object=TOGETHER)
+    for arm in ("live", "held"):  # of a target that fewer than two images show there is no estimate
+        joint[f"tau_{arm}"] = joint[f"tau_{arm}"].where(joint[f"se_{arm}"].notna())
     arms = list(dict.fromkeys(single["arm"]))
     needed = [*LABELS, "arm", "tau_live", "se_live", "tau_held", "se_held"]
     order = {target: number for number, target in enumerate(dict.fromkeys(single["target"]))}
