@@ -101,7 +101,7 @@ def answers(run: Run) -> Answers:
     """The answers to the six questions, in their order, about each effect of each target that can be estimated."""
     return {
         (target, outcome): [
-            answer._replace(text=typeset(answer.text))
+            answer._replace(text=typeset(answer.text[:1].upper() + answer.text[1:]))
             for found in [effects(run, target, outcome)]
             for ask in QUESTIONS.values()
             for answer in [ask(run, target, outcome, found)]

@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 
 from gandid.did.totals import TOGETHER
 from gandid.did.words import VISIBLE
-from gandid.report.figures import INK, MUTED, PAPER, RULE, arm_style, styled
+from gandid.report.figures import INK, MUTED, PAPER, RULE, arm_style, mark_size, styled
 from gandid.report.folder import Arm, Run
 from gandid.report.text import signed
 
@@ -174,7 +174,7 @@ def _curves(axes: Axes, run: Run, target: str, table: pd.DataFrame) -> None:
     held = arms_of(run, table)
     lines: list[tuple[Arm | None, pd.DataFrame]] = [(None, of_arm(table, held[0]))]
     lines += [(arm, of_arm(table, arm)) for arm in held]
-    tops, ends = [], []
+    tops, ends, bands = [], [], []
     for arm, rows in lines:
         rows = rows.sort_values("alpha")
         colour, mark = arm_style(run, arm)
@@ -185,11 +185,15 @@ def _curves(axes: Axes, run: Run, target: str, table: pd.DataFrame) -> None:
             100 * rows[name].to_numpy() for name in (f"tau_{which}", f"ci_{which}_low", f"ci_{which}_high")
         )
         if sound:
-            axes.fill_between(alpha, low, high, color=colour, alpha=0.15, linewidth=0)
+            bands.append((alpha, low, high, colour))
             tops.append(np.nanmax([*value, *high[np.isfinite(high)]]))
         axes.plot(alpha, value, color=colour, linewidth=1.5 if arm is None else 1.1, linestyle="-" if sound else DASHES)
         ends.append((value[-1], "live" if arm is None else arm.label, colour, mark, sound))
     limit = 1.06 * max(max(tops), 0.1)
+    for alpha, low, high, colour in bands:
+        # Where one or two latents carry an effect its interval has no end.
+        low, high = np.clip(low, 0, limit), np.clip(high, 0, limit)
+        axes.fill_between(alpha, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.01 * limit, limit)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
@@ -203,7 +207,15 @@ def _curves(axes: Axes, run: Run, target: str, table: pd.DataFrame) -> None:
         joint: dict[str, Any] = dict(color=colour, linewidth=0.7, clip_on=False, zorder=1)
         axes.plot([1, 1.07], [at, place], linestyle="-" if sound else DASHES, **joint)
         face = colour if sound else PAPER
-        axes.plot([1.07], [place], marker=mark, markersize=4, color=colour, markerfacecolor=face, clip_on=False)
+        axes.plot(
+            [1.07],
+            [place],
+            marker=mark,
+            markersize=mark_size(mark, 4),
+            color=colour,
+            markerfacecolor=face,
+            clip_on=False,
+        )
         text = brief(label) + (" ↑" if value > limit else "")
         axes.text(1.11, place, text, va="center", fontsize=8, color=INK if sound else MUTED)
 
@@ -240,9 +252,16 @@ def _shares(axes: Axes, run: Run, rows: pd.DataFrame) -> None:
     colour = arm_style(run, whole)[0] if whole else INK
     place = np.arange(len(rows))
     share, low, high = (100 * rows[name].to_numpy() for name in ("share", "ci_low", "ci_high"))
+    sound = whole is None or run.supported(str(rows["target"].iloc[0]), whole)
+    finite = [value for value in (*share, *low, *high) if np.isfinite(value)]
+    # Shares below a tenth of a point are not worth a scale of their own.
+    least, most = min(-0.1, *finite), max(0.1, *finite)
+    pad = 0.06 * (most - least)
+    axes.set_ylim(least - pad, most + pad)
     axes.axhline(0, color=MUTED, linewidth=0.7)
     axes.vlines(place, 0, share, color=RULE, linewidth=4)
-    axes.vlines(place, low, high, color=colour, linewidth=1.3)
+    ends = np.clip(low, least - pad, most + pad), np.clip(high, least - pad, most + pad)
+    axes.vlines(place, *ends, color=colour, linewidth=1.3, linestyle="-" if sound else DASHES)
     clear = (low > 0) | (high < 0)
     axes.plot(place, share, linestyle="none", marker="o", markersize=4.5, color=colour, markerfacecolor=PAPER)
     axes.plot(place[clear], share[clear], linestyle="none", marker="o", markersize=4.5, color=colour)
@@ -292,7 +311,12 @@ def _random(axes: Axes, run: Run, target: str, table: pd.DataFrame, arms: Sequen
             100 * own, height - 0.4, height + 0.4, color=colour, linewidth=1.6, linestyle="-" if sound else DASHES
         )
         axes.plot(
-            [100 * own], [height], marker=mark, markersize=5.5, color=colour, markerfacecolor=colour if sound else PAPER
+            [100 * own],
+            [height],
+            marker=mark,
+            markersize=mark_size(mark, 5.5),
+            color=colour,
+            markerfacecolor=colour if sound else PAPER,
         )
         said: dict[str, Any] = dict(va="center", fontsize=8, color=INK if sound else MUTED)
         axes.text(1.04, height, f"p = {p:.3f}", transform=axes.get_yaxis_transform(), **said)
@@ -367,7 +391,9 @@ def _ways(axes: Axes, run: Run, target: str, lines: Sequence[tuple[Arm, Mapping[
                 axes.plot([edge], [height], marker=arrow, markersize=4, color=colour, clip_on=False)
         if low <= value <= high:
             face = colour if first and sound[arm.name] else PAPER
-            axes.plot([value], [height], marker=mark, markersize=4.6, color=colour, markerfacecolor=face)
+            axes.plot(
+                [value], [height], marker=mark, markersize=mark_size(mark, 4.6), color=colour, markerfacecolor=face
+            )
         said: dict[str, Any] = dict(va="center", fontsize=8, color=INK if sound[arm.name] else MUTED)
         axes.text(1.08, height, signed(row["did"]), transform=axes.get_yaxis_transform(), **said)
     axes.set_xlim(low, high)

@@ -68,7 +68,7 @@ PLOT, RIGHT, BAR, AXIS, TITLE = 2.5, 0.15, 0.2, 0.52, 0.32
 # The plot in the page, where a panel is as wide as a phone and letters must not shrink.
 NARROW = 1.85
 # Objects that a panel shows at most (a segmenter may know 150), and letters of a label.
-MOST, LONGEST = 8, 24
+MOST, LONGEST = 8, 26
 GAIN, SHARE, DIFFERENCE = "viridis", "magma", "RdBu_r"
 
 STYLE: Any = {
@@ -184,10 +184,12 @@ def strip(run: Run, target: str) -> Figure:
         heat = (matplotlib.colormaps[GAIN](scaled)[..., :3] * 255).astype(np.uint8)
         mosaic[top : top + height, left : left + width] = heat[rows][:, cols]
         texts.append((left, top + height + foot * 0.2, f"up to ×{gains[e].max():.2f}"))
+    headings = [_wrapped(heading(run, target, column)) for column in shown]
     with styled():
         inches = 1.75 / step_x
         size = mosaic.shape[1] * inches, mosaic.shape[0] * inches
-        figure = Figure(figsize=(size[0] + 0.3, size[1] + 0.75))
+        lines = max(2, *(text.count("\n") + 1 for text in headings))
+        figure = Figure(figsize=(size[0] + 0.3, size[1] + 0.47 + 0.14 * lines))
         box = (0.15 / figure.get_figwidth(), 0.05 / figure.get_figheight())
         axes = figure.add_axes((*box, size[0] / figure.get_figwidth(), size[1] / figure.get_figheight()))
         axes.set_axis_off()
@@ -205,7 +207,7 @@ def strip(run: Run, target: str) -> Figure:
                 axes.add_artist(patch)
         for x, y, text in texts:
             axes.text(x, y, text, fontsize=7.5, color=MUTED, va="top")
-        for c, name in enumerate([*(heading(run, target, column) for column in shown), "measured gain, live"]):
+        for c, name in enumerate([*headings, "measured gain, live"]):
             axes.text(c * step_x, -foot * 0.35, name, fontsize=8.5, fontweight="bold", va="bottom")
         figure.text(
             box[0],
@@ -317,6 +319,11 @@ def heading(run: Run, target: str, column: Column) -> str:
     return f"{column.label}\n(out of support)" if outside else column.label
 
 
+def _wrapped(text: str) -> str:
+    """A heading broken into lines as wide as an image of the strip."""
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, 21))
+
+
 def caption(found: pictures.Change, target: str, least: float = 0.01) -> str:
     """What an edit did to one image, in a few words: shares of the target's original pixels."""
     if not found.original:
@@ -377,6 +384,11 @@ def arm_style(run: Run, arm: Arm | None) -> tuple[str, str]:
 def variable(run: Run, arm: Arm | None) -> str:
     """The page's name for the colour of an arm: the style has a light and a dark one."""
     return PAGE[arm_style(run, arm)[0]].removeprefix("var(").removesuffix(")")
+
+
+def mark_size(mark: str, points: float) -> float:
+    """The size at which a mark looks as large as the others: a star has little of its box."""
+    return 1.5 * points if mark == "*" else points
 
 
 def _is_twin(arm: Arm) -> bool:
@@ -484,7 +496,7 @@ def _inpainted(axes: Axes, run: Run, target: str, series: Sequence[Arm | None], 
         axes.plot(
             *np.array(marks or np.empty((0, 2))).T,
             marker=mark,
-            markersize=4.6,
+            markersize=mark_size(mark, 4.6),
             color=colour,
             linestyle="none",
             markerfacecolor=colour if sound[arm] else PAPER,
@@ -537,7 +549,9 @@ def _name(run: Run, target: str, arm: Arm | None) -> str:
 
 def _legend(run: Run) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, marker=mark, markersize=5, label="live" if arm is None else arm.label)
+        Line2D(
+            [], [], color=colour, marker=mark, markersize=mark_size(mark, 5), label="live" if arm is None else arm.label
+        )
         for arm in (None, *run.arms)
         for colour, mark in [arm_style(run, arm)]
     ]
