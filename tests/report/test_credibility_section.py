@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_not_answered_but_named(
 def test_controls_that_disagree_in_sign_settle_nothing(tmp_path: Path) -> None:
     for answers in credibility.answers(elsewhere(tmp_path, plan=DISAGREED)).values():
         assert (answers[THERE].verdict, answers[THERE].word) == ("flagged", "not settled")
-        assert "disagree in sign" in answers[THERE].text and "all sites frozen" in answers[THERE].text
+        assert "In sign" in answers[THERE].text and "all sites frozen" in answers[THERE].text
 
 
 def test_an_arm_out_of_support_has_no_say(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_one_pair_of_networks_is_said_to_be_one_draw(run: folder.Run, effects: E
     [
         ((0.5, 0.5, 0.0), "several", "More than one"),
         ((1.6, 0.0, -0.6), "layer5", "output works against it"),
-        ((0.0, 0.0, 1.0), "output", "output makes most of it"),
+        ((0.0, 0.0, 1.0), "output", "Mostly output: "),
         ((0.0, 0.0, 0.0), "nothing to share", "No site"),
     ],
 )

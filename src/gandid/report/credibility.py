@@ -101,7 +101,7 @@ def answers(run: Run) -> Answers:
     """The answers to the six questions, in their order, about each effect of each target that can be estimated."""
     return {
         (target, outcome): [
-            answer._replace(text=typeset(answer.text[:1].upper() + answer.text[1:]))
+            answer._replace(text=typeset(answer.text))
             for found in [effects(run, target, outcome)]
             for ask in QUESTIONS.values()
             for answer in [ask(run, target, outcome, found)]
@@ -223,7 +223,7 @@ def _is_there(run: Run, target: str, outcome: str, found: list[Effect]) -> Answe
         return Answer(
             "flagged",
             "not settled",
-            f"{_names(shown)} disagree in sign: {told}. What each measures is not the same.{besides}",
+            f"In sign {_names(shown)} disagree: {told}. What each measures is not the same.{besides}",
         )
     means = {
         ("removed", False): "self-repair, the target painted again",
@@ -273,7 +273,7 @@ def _which_site(run: Run, target: str, outcome: str, found: list[Effect]) -> Ans
     first, rest = rows.iloc[0], rows.iloc[1:]
     verdict = "ok" if sound else "flagged"
     if first["least"] > rest["most"].max() or rest.empty:
-        return Answer(verdict, first["site"], f"{first['site']} makes most of it: {told}; {whole}.{works}{beyond}")
+        return Answer(verdict, first["site"], f"Mostly {first['site']}: {told}; {whole}.{works}{beyond}")
     if len(clear) == 1:
         text = (
             f"Only {first['site']} is beyond noise, but not told apart from the others: {told}; {whole}.{works}{beyond}"
@@ -384,8 +384,9 @@ def _another_segmenter(run: Run, target: str, outcome: str, found: list[Effect])
     if not shown:
         return Answer("none", "no effect", f"There is no effect to see. The other one: {told}.{more}")
     sides = [_side(row["ci_low"], row["ci_high"]) * np.sign(effect.did) for effect, row in shown]
-    if any(side < 0 for side in sides):
-        return Answer("failed", "no", f"It sees the opposite: {told}.{more}")
+    opposite = [effect for (effect, _), side in zip(shown, sides, strict=True) if side < 0]
+    if opposite:
+        return Answer("failed", "no", f"It sees the opposite under {_names(opposite)}: {told}.{more}")
     if all(side > 0 for side in sides):
         return Answer("flagged" if unsure else "ok", "yes", f"With the same sign, beyond noise: {told}.{more}")
     return Answer("flagged", "not settled", f"To it some are within noise: {told}.{more}")

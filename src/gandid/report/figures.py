@@ -188,8 +188,8 @@ def strip(run: Run, target: str) -> Figure:
     with styled():
         inches = 1.75 / step_x
         size = mosaic.shape[1] * inches, mosaic.shape[0] * inches
-        lines = max(2, *(text.count("\n") + 1 for text in headings))
-        figure = Figure(figsize=(size[0] + 0.3, size[1] + 0.47 + 0.14 * lines))
+        tall = max(2, *(text.count("\n") + 1 for text in headings))
+        figure = Figure(figsize=(size[0] + 0.3, size[1] + 0.47 + 0.14 * tall))
         box = (0.15 / figure.get_figwidth(), 0.05 / figure.get_figheight())
         axes = figure.add_axes((*box, size[0] / figure.get_figwidth(), size[1] / figure.get_figheight()))
         axes.set_axis_off()
