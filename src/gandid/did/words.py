@@ -170,13 +170,18 @@ def _mechanism(control: str, held: str) -> str:
 
 
 def _disagreements(rows: pd.DataFrame) -> list[str]:
-    """Effects that two controls show, in support, with opposite signs."""
+    """Effects that two controls of the same sites show, in support, with opposite signs; a twin is compared with each."""
     shown = rows[(rows["q"] < SHOWN) & rows["supported"] & (rows["did"].abs() >= VISIBLE / 2)]
     shown = shown[shown["outcome"].isin(["removed", "inpainted"]) & shown["kind"].isin(["target", "object"])]
     said = []
     for (outcome, name), of in shown.groupby(["outcome", "object"], sort=False):
-        if (of["did"] > 0).any() and (of["did"] < 0).any():
-            values = ", ".join(f"{arm} {100 * did:+.1f}" for arm, did in zip(of["arm"], of["did"], strict=True))
+        arms, twin = dict[str, float](), of["control"] == "twin"
+        for held in dict.fromkeys(of.loc[~twin, "held"]):
+            alike = of[(of["held"] == held) | twin]
+            if (alike["did"] > 0).any() and (alike["did"] < 0).any():
+                arms |= dict(zip(alike["arm"], alike["did"], strict=True))
+        if arms:
+            values = ", ".join(f"{arm} {100 * did:+.1f}" for arm, did in arms.items())
             what = "how much of it is removed" if outcome == "removed" else f"how much of it {name} in-paints"
             said.append(
                 f"The controls disagree on {what} ({values}): they ask different questions, and none settles it."
