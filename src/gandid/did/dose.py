@@ -160,10 +160,10 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
             f"{worst['alpha']:g}"
         )
     detail += f"; worst of {len(falls)} steps, in standard errors"
-    removed = about[about["outcome"] == "removed"]
+    removed = about[about["outcome"] == "removed"].set_index("alpha")["did"]
     if len(removed):
-        peak = removed.loc[removed["did"].abs().idxmax()]
-        detail += f"; the DID of removed is largest at dose {peak['alpha']:g}, {100 * peak['did']:+.1f} points"
+        peak = float(removed.abs().idxmax())
+        detail += f"; the DID of removed is largest at dose {peak:g}, {100 * float(removed[peak]):+.1f} points"
     return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
 
