@@ -141,7 +141,7 @@ def over_networks(found: pd.DataFrame) -> pd.DataFrame:
         kinds = [of[(of["kind"] == kind) & of["value"].notna()] for kind in KINDS]
         row = {"target": target, "outcome": outcome}
         for kind, its in zip(KINDS.values(), kinds, strict=True):
-            row[f"{kind}, by seed"] = " / ".join(f"{100 * value:.1f}" for value in its["value"]) or "not shown"
+            row[f"{kind}, by seed"] = " / ".join(f"{100 * value:.2f}" for value in its["value"]) or "not shown"
         if all(len(its) for its in kinds):
             values = [[Network(*pair) for pair in zip(its["value"], its["se"], strict=True)] for its in kinds]
             one = pooled(*values)
@@ -205,7 +205,7 @@ def prototype(found: pd.DataFrame) -> str:
 
 def points(share: float) -> str:
     """A difference in points."""
-    return "?" if np.isnan(share) else f"{100 * share:+.1f}"
+    return "?" if np.isnan(share) else f"{100 * share:+.2f}"
 
 
 def show(title: str, table: pd.DataFrame) -> None:
