@@ -160,10 +160,11 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
             f"{worst['alpha']:g}"
         )
     detail += f"; worst of {len(falls)} steps, in standard errors"
-    removed = about[about["outcome"] == "removed"].set_index("alpha")["did"]
+    removed = about[about["outcome"] == "removed"]
     if len(removed):
-        peak = float(removed.abs().idxmax())
-        detail += f"; the DID of removed is largest at dose {peak:g}, {100 * float(removed[peak]):+.1f} points"
+        peak = int(removed["did"].abs().argmax())
+        dose, did = (float(removed[name].iloc[peak]) for name in ("alpha", "did"))
+        detail += f"; the DID of removed is largest at dose {dose:g}, {100 * did:+.1f} points"
     return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
 
