@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gandid.app.state import MODES, State, decode_region, encode_region, read_query
-from gandid.interventions import CONTROLS
+from gandid.interventions import EXACT_CONTROLS
 
 regions = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(bool, size))
 states = st.builds(
@@ -23,7 +23,7 @@ states = st.builds(
     units=st.none() | st.lists(st.integers(0, 511), min_size=1, max_size=64, unique=True).map(tuple),
     count=st.integers(1, 64),
     alpha=st.floats(0, 1),
-    control=st.sampled_from(CONTROLS),
+    control=st.sampled_from(EXACT_CONTROLS),
     hold=st.sampled_from(["first", "all"]),
     mode=st.sampled_from(MODES),
     region=st.just("") | regions.map(encode_region),
@@ -47,7 +47,7 @@ def test_garbage_in_an_address_is_as_if_it_were_not_there(query: dict[str, str])
     state = read_query(query)
     assert 0 <= state.alpha <= 1
     assert state.count >= 1
-    assert state.control in CONTROLS
+    assert state.control in EXACT_CONTROLS
     assert read_query(dict(parse_qsl(state.query()))) == replace(state)
 
 

@@ -87,10 +87,48 @@ def test_a_study_is_planned_before_it_is_run(tmp_path):
     done = gandid("run", "--target", "lamp=1,2", "--hold", "first", "--latents", "30", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = dict(line.split(None, 1) for line in done.stdout.splitlines())
-    # Both controls are one arm at the first site: reference, live and held are made, once each.
-    assert told["arms"] == "4 per target" and told["rows"] == "120" and told["images"] == "90"
+    # Both controls are one arm at the first site: reference, live and held are made once each, and again for the second segmenter.
+    assert told["arms"] == "4 per target" and told["rows"] == "120" and told["images"] == "180"
     assert "on one worker (cpu)" in told["time"] and told["disk"].endswith("MiB")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_makes_an_effect_believable_is_planned_too(tmp_path):
+    ask = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "4", "--dry-run"]
+    told = []
+    for more in ([], ["--dose"], ["--sites", "shapley"], ["--placebos", "3"]):
+        done = gandid("run", *ask, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        told.append(int(dict(line.split(None, 1) for line in done.stdout.splitlines())["images"].replace(",", "")))
+    # 10 doses of 3 images; all sets of 7 sites and live, and the reference; 3 sets of units of 3 images.
+    assert [images - told[0] for images in told[1:]] == [4 * 30, 4 * (2**7 + 1), 4 * 9]
+
+
+@pytest.mark.slow
+def test_the_six_questions_are_answered_and_a_finished_run_answers_more(tmp_path):
+    ask = ["--target", "lamp=1,2", "--latents", "8", "--ranking-latents", "4", "--out", "run"]
+    ask += [f"--control={control}" for control in ("capped", "frozen", "mean", "twin")]
+    done = gandid("run", *ask, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "run"
+    assert {"second.csv", "sensitivity.csv", "twins.csv"} <= {path.name for path in folder.iterdir()}
+    panel = (folder / "panel.zarr" / ".zmetadata").stat().st_mtime_ns
+    done = gandid("run", *ask, "--sites", "shapley", "--dose", "--placebos", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "panel.zarr" / ".zmetadata").stat().st_mtime_ns == panel
+    assert {"dose.csv", "shapley.csv", "placebos.csv"} <= {path.name for path in folder.iterdir()}
+    checks = set(pd.read_csv(folder / "checks.csv")["check"])
+    assert {
+        "dose",
+        "parallel_trends",
+        "shapley_efficiency",
+        "placebo_units",
+        "placebo_object",
+        "baseline_area",
+    } <= checks
+    assert {"uncertain", "ground_truth", "second_segmenter"} <= checks
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Can it be believed?" in page and "Not asked in this run" not in page
 
 
 def test_parts_of_a_study_are_merged(tmp_path):

@@ -10,6 +10,7 @@ import gandid
 from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, Runner, Statistic, held_statistic
 from gandid.interventions.sites import average
+from gandid.studies.design import short_names
 from gandid.studies.latents import latents
 from gandid.studies.worker import CALIBRATED
 
@@ -159,3 +160,10 @@ def test_a_twin_of_another_size_is_refused():
 
     with pytest.raises(UsageError, match="16 x 16 px, the generator of 8 x 8 px"):
         study(twins={"large": Large()})
+
+
+def test_twins_are_called_by_what_tells_them_apart():
+    files = ["runs/seed0-plain/generator.safetensors", "runs/seed1-plain/generator.safetensors"]
+    assert short_names(files) == ["seed0-plain", "seed1-plain"]
+    assert short_names(["a.safetensors", "b.safetensors"]) == ["a", "b"]
+    assert short_names(["nets/a.safetensors", "rooms-twin"]) == ["nets/a", "rooms-twin"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ class Held:
         """{site: control} for the sites after the edited layer."""
         which = self.which if self.which in ("first", "all") else self.which.split("+")
         return hold(self.control, which, downstream)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of several twins, without the folders and the ends that all of them have: of `a/x/net.pt`, `a/y/net.pt`, `x` and `y`."""
+    parts = [list(Path(name).parts) for name in names]
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part).removesuffix(".safetensors") for part in parts]
 
 
 @dataclass(frozen=True)

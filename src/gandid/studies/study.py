@@ -25,7 +25,7 @@ from gandid.relation.soft import check_gradients
 from gandid.segmenters import SECOND, Segmenter, load_segmenter, objects_of
 from gandid.studies import figure, folder
 from gandid.studies.config import Precision, Ranking, StudyConfig, Threshold
-from gandid.studies.design import Design, Held
+from gandid.studies.design import Design, Held, short_names
 from gandid.studies.examples import collect
 from gandid.studies.executors import Executor, Failed, Local
 from gandid.studies.folder import Finish
@@ -392,7 +392,8 @@ class Study:
                 "the control twin needs a generator that was trained on the same data without the normalization: "
                 "name it with --twin"
             )
-        return {Held("twin", "all" if len(networks) == 1 else name): runner for name, runner in networks.items()}
+        names = short_names(list(networks)) if len(networks) > 1 else ["all"]
+        return {Held("twin", name): runner for name, runner in zip(names, networks.values(), strict=True)}
 
     def _twin(self, name: str, network: nn.Module) -> Runner:
         try:
