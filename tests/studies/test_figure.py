@@ -173,7 +173,9 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
 
 def test_the_figure_needs_a_folder():
     study = gandid.Study(SceneGenerator(), SceneSegmenter(), layer="scene")
-    with pytest.raises(UsageError, match="what the figure shows is written into a run's folder: name a store"):
+    with pytest.raises(
+        UsageError, match="a figure, sites, doses and placebos are written into a run's folder: name a store"
+    ):
         study.run(units=1, latents=2, figure=True)
 
 

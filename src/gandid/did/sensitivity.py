@@ -133,7 +133,10 @@ def table(
             parts.append(
                 _off(apart, _trends(curve, float(panel.attrs["alpha"])), "parallel trends off as at the lowest dose")
             )
-    whole = pd.concat([part.reindex(columns=COLUMNS) for part in parts if len(part)], ignore_index=True)
+    found = [part.reindex(columns=COLUMNS) for part in parts if len(part)]
+    if not found:  # no target is estimable
+        return pd.DataFrame(columns=COLUMNS)
+    whole = pd.concat(found, ignore_index=True)
     # All classes of a second segmenter and of a correction are in tables of their own.
     about = whole[(whole["outcome"] == "removed") | (whole["object"] == TOGETHER)]
     order = {name: place for place, name in enumerate(panel["target"].values.astype(str))}

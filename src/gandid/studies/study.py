@@ -604,8 +604,8 @@ class Study:
         second: Segmenter | None = None
         if config.second_segmenter:
             second = load_segmenter(config.second_segmenter, self.device)
-        elif config.segmenter in SECOND:  # of the same classes
-            second = load_segmenter(SECOND[config.segmenter], self.device, background=self.segmenter.background)
+        elif (name := getattr(self.segmenter, "name", None)) in SECOND:  # of the same classes
+            second = load_segmenter(SECOND[name], self.device, background=self.segmenter.background)
         return variants.asked(config.dose, config.sites is not None, config.placebos, second)
 
     def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
