@@ -28,10 +28,3 @@ def smallest_effect(se: np.ndarray, n: np.ndarray | int, level: float = 0.95, po
     """
     degrees = np.where(np.asarray(n) > 1, np.asarray(n, np.float64) - 1, np.nan)
     return (stats.t.ppf((1 + level) / 2, degrees) + stats.t.ppf(power, degrees)) * np.asarray(se)
-
-
-def latents_needed(
-    se: np.ndarray, n: np.ndarray | int, effect: float, level: float = 0.95, power: float = POWER
-) -> np.ndarray:
-    """Informing latents with which a study would find `effect` with probability `power`: errors fall as ``1 / sqrt(n)``."""
-    return np.ceil(np.asarray(n) * (smallest_effect(se, n, level, power) / effect) ** 2)
