@@ -99,6 +99,7 @@ class Study:
         with arithmetic(self.device, precision):
             self.rows = rows_that_fit(self.runner, segmenter, self._latents(range(2)), memory)
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
+        self._seconds: dict[str, Segmenter] = {}
 
     @property
     def layer(self) -> str:
@@ -276,6 +277,7 @@ class Study:
         config = self._settled(config)
         named, held, twins = self.targets(config), self._held(config), self._twins(config)
         self._can_rank(config, named)
+        self._second(config)
         executor = executor or Local()
         if store is None:
             if config.figure or config.sites or config.dose or config.placebos:
@@ -306,6 +308,8 @@ class Study:
                 folder.remove_rankings(path)
             calibrate(self.runner, design, self.seed, self.rows)
             description["figure"] = config.figure or figure.is_complete(path)
+            # What cannot be measured of this design is told before the arms are.
+            self.asked(self.variants(path, config, design, panel.read().attrs, config.latents, executor), config)
             description["latents"] = config.latents
             complete = set(panel.latents) >= set(config.numbers()) and _enough(panel.read(), config)
             if complete and folder.is_finished(path):
@@ -344,6 +348,7 @@ class Study:
         config = self._settled(config)
         self._held(config)
         self._twins(config)
+        self._second(config)
         self._can_rank(config, self.targets(config))
         if store is not None and (store / "config.yaml").is_file():
             folder.check_same(store, self._description(config, None))
@@ -601,12 +606,16 @@ class Study:
 
     def asked(self, variants: Variants, config: StudyConfig) -> list[Variant]:
         """The variants that a configuration asks for."""
-        second: Segmenter | None = None
-        if config.second_segmenter:
-            second = load_segmenter(config.second_segmenter, self.device)
-        elif (name := getattr(self.segmenter, "name", None)) in SECOND:  # of the same classes
-            second = load_segmenter(SECOND[name], self.device, background=self.segmenter.background)
-        return variants.asked(config.dose, config.sites is not None, config.placebos, second)
+        return variants.asked(config.dose, config.sites is not None, config.placebos, self._second(config))
+
+    def _second(self, config: StudyConfig) -> Segmenter | None:
+        """The segmenter that looks again: the one that is named, or else the embedded one's own."""
+        name = config.second_segmenter or SECOND.get(getattr(self.segmenter, "name", None) or "")
+        if name is not None and name not in self._seconds:
+            # The embedded pair knows the same classes.
+            background = None if config.second_segmenter else self.segmenter.background
+            self._seconds[name] = load_segmenter(name, self.device, background=background)
+        return None if name is None else self._seconds[name]
 
     def additions(self, path: Path, config: StudyConfig, design: Design, relation: xr.Dataset) -> figure.Additions:
         """What the figure asks for beside the panel, of a design of this study."""
