@@ -372,3 +372,12 @@ def test_sign_flips_between_two_networks_keep_their_level():
         pick(estimate(networks(0.9, 0.9, seed=seed), **FAST).frame, outcome="removed")["p"] < 0.05 for seed in range(3)
     ]
     assert 0.01 < np.concatenate(rejected).mean() < 0.11  # 120 tests
+
+
+def test_a_twin_that_never_shows_the_target_has_no_effect_on_it():
+    panel = networks(0.9, 0.8, targets=3, n=20)
+    for name in ("pixels", "inside"):
+        panel[name][:, 0, 2:] = 0
+    effects = estimate(panel, **FAST).frame
+    assert not pick(effects, target="t0", outcome="removed")["estimable"].any()
+    assert pick(effects, target="t1", outcome="removed")["estimable"].all()

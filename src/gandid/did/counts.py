@@ -132,7 +132,8 @@ class Counts:
             total = self.holes["sums"].sum(0)[target, [0, 1 + held], None]
             if (holes[:, 0] != holes[:, 1]).any():
                 values -= values.sum((0, 1)) / total.sum() * holes
-            values /= total
+            with np.errstate(invalid="ignore", divide="ignore"):  # an arm without holes: NaN
+                values /= total
         return values[:, 0] - values[:, 1]
 
     def denominator(self, outcome: str) -> int:
