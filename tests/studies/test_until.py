@@ -85,6 +85,7 @@ def test_a_finished_run_measures_nothing_when_it_is_asked_again(unbroken):
         killable.planted(store, latents=40)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_stops_at_the_size_of_an_unbroken_one(unbroken, tmp_path):
     panel, whole = unbroken
     context = multiprocessing.get_context("forkserver")
