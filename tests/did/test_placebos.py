@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from panels import make_panel
 
 import gandid
-from gandid.did.placebos import OWN, checks, compare, random_object
+from gandid.did.placebos import OWN, checks, compare, permuted, random_object
 from gandid.did.totals import TOGETHER, objects_inpainted
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -143,3 +144,9 @@ def test_without_other_objects_or_with_a_single_image_nothing_is_dealt_out():
     one = make_panel(60, ["window"]).copy(deep=True)
     one["inside"].loc[{"latent": one["latent"].values[1:]}] = 0
     assert not list(random_object(one))
+
+
+def test_sets_that_do_as_much_count_whatever_rounding_says():
+    """The same pixels over the same hole, summed in another order."""
+    rows = pd.DataFrame({"draw": [OWN, 0, 1], "did": [0.1 + 0.2, 0.3, 0.1]})
+    assert permuted(rows)[2] == 2 / 3

@@ -158,6 +158,11 @@ def row(check: str, value: float, bound: float, good: bool, bad: str = "flagged"
     } | where
 
 
+def bonferroni(errors: float, comparisons: int) -> float:
+    """The bound that several comparisons together pass as rarely as one passes `errors` standard errors."""
+    return float(stats.norm.isf(stats.norm.sf(errors) / comparisons))
+
+
 class _Summary(NamedTuple):
     """Of the values that were measured (not NaN) over latents."""
 
@@ -397,9 +402,7 @@ def _stability(panel: xr.Dataset, counts: Counts, bounds: Bounds) -> Iterator[Ro
                     found += _welch(first, second)
             if not found:
                 continue
-            # The level of one comparison at `stability` standard errors, shared among all of the row.
-            bound = float(stats.norm.isf(stats.norm.sf(bounds.stability) / len(found)))
-            value = max(found)
+            bound, value = bonferroni(bounds.stability, len(found)), max(found)
             detail = f"worst of {len(found)} differences between the halves, in standard errors"
             yield row("stability", value, bound, value <= bound, target=target, arm=arm.name, detail=detail)
 

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy import stats
 
 from gandid import outcomes
 from gandid.did import estimands
-from gandid.did.checks import DEFAULTS, EXACT_CONTROLS, Bounds, Row, row
+from gandid.did.checks import DEFAULTS, EXACT_CONTROLS, Bounds, Row, bonferroni, row
 from gandid.did.combinations import Numerators, combine, numerators, shown, signed_z, tidy
 from gandid.did.inference import Estimate
-from gandid.did.totals import TOGETHER
+from gandid.did.totals import about_the_whole
 
 COLUMNS = ["target", "object", "outcome", "kind", "control", "held", "arm", "alpha"]
 COLUMNS += ["tau_live", "ci_live_low", "ci_live_high", "tau_held", "ci_held_low", "ci_held_high"]
@@ -93,8 +92,7 @@ def checks(curve: pd.DataFrame, bounds: Bounds = DEFAULTS) -> Iterator[Row]:
         `stability` is used.
     """
     for (target, arm), of in curve.groupby(["target", "arm"], sort=False):
-        about = of[(of["outcome"] == "removed") | ((of["outcome"] == "inpainted") & (of["object"] == TOGETHER))]
-        about = about[about["se"].notna()]
+        about = about_the_whole(of[of["se"].notna()])
         if len(about):
             yield _grows(about, bounds, str(target), str(arm))
             if about["control"].iloc[0] not in EXACT_CONTROLS and (about["alpha"] > 0).any():
@@ -151,7 +149,7 @@ def _grows(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
     if falls.empty:
         return row("dose", 0.0, 0.0, True, target=target, arm=arm, detail="a single dose")
     worst = about.loc[falls.idxmax()]
-    value, bound = max(0.0, float(falls.max())), _bonferroni(bounds.stability, len(falls))
+    value, bound = max(0.0, float(falls.max())), bonferroni(bounds.stability, len(falls))
     detail = "the DID shrinks at no step"
     if value > 0:
         before = about.loc[(about["outcome"] == worst["outcome"]) & (about["alpha"] < worst["alpha"]), "alpha"].max()
@@ -173,13 +171,8 @@ def _parallel(about: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row
     known = lowest["departure"].notna().all()
     size = lowest["departure" if known else "did"]
     z = lowest["departure_z" if known else "did_z"]
-    value, bound = float(z.abs().max()), _bonferroni(bounds.stability, len(lowest))
+    value, bound = float(z.abs().max()), bonferroni(bounds.stability, len(lowest))
     points = ", ".join(f"{100 * one:+.1f} points of {name}" for one, name in zip(size, lowest["outcome"], strict=True))
     of = "DID less that of the exact control" if known else "DID, without an exact control to compare it with"
     detail = f"{of}, at dose {lowest['alpha'].iloc[0]:g}: {points}; in standard errors"
     return row("parallel_trends", value, bound, value <= bound, target=target, arm=arm, detail=detail)
-
-
-def _bonferroni(errors: float, comparisons: int) -> float:
-    """The bound that several comparisons together pass as rarely as one passes `errors` standard errors."""
-    return float(stats.norm.isf(stats.norm.sf(errors) / comparisons))

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy import stats
 
 from gandid.did import blocks, estimands
-from gandid.did.checks import DEFAULTS, Bounds, Row, row
+from gandid.did.checks import DEFAULTS, Bounds, Row, bonferroni, row
 from gandid.did.combinations import Numerators, combine, numerators, shown, signed_z
 from gandid.did.inference import ratio_from_sums
-from gandid.did.totals import TOGETHER
+from gandid.did.totals import TOGETHER, about_the_whole
 
 LABELS = ["target", "object", "outcome", "control", "held", "arm"]
 ESTIMATES = ["did", "ci_low", "ci_high"]
@@ -271,8 +270,7 @@ def checks(
         yield _ground_truth(panel, confusion, bounds)
     if seen is None or seen.empty:
         return
-    about = seen[(seen["outcome"] == "removed") | (seen["object"] == TOGETHER)]
-    for (target, arm), of in about.groupby(["target", "arm"], sort=False):
+    for (target, arm), of in about_the_whole(seen).groupby(["target", "arm"], sort=False):
         yield _second_segmenter(of, bounds, str(target), str(arm))
 
 
@@ -287,7 +285,7 @@ def _ground_truth(panel: xr.Dataset, confusion: pd.DataFrame, bounds: Bounds) ->
 
 
 def _second_segmenter(of: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
-    bound = float(stats.norm.isf(stats.norm.sf(bounds.stability) / len(of)))
+    bound = bonferroni(bounds.stability, len(of))
     if of["difference"].isna().any():
         detail = "too few images show it to one of the segmenters"
         return row("second_segmenter", np.inf, bound, False, target=target, arm=arm, detail=detail)

@@ -70,6 +70,16 @@ def compare(panel: xr.Dataset, placebos: xr.Dataset, level: float = 0.95) -> pd.
     return pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
 
 
+def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
+    """Of one effect in what `compare` returns: the own units' DID, those of the random sets, and the permutation p-value.
+
+    ``p = (1 + #{|random| >= |own|}) / (1 + draws)``: how often a random set does at least as much, the own units counted among them.
+    """
+    own = float(rows.loc[rows["draw"] == OWN, "did"].iloc[0])
+    others = rows.loc[rows["draw"] != OWN, "did"].dropna().to_numpy()
+    return own, others, (1 + int((np.abs(others) >= abs(own) - 1e-12).sum())) / (1 + len(others))
+
+
 def checks(compared: pd.DataFrame) -> Iterator[Row]:
     """Ask whether random units would do the same: rows ``placebo_units`` per target, held arm and outcome.
 
@@ -87,7 +97,7 @@ def checks(compared: pd.DataFrame) -> Iterator[Row]:
     """
     for (target, arm, outcome), of in compared.groupby(["target", "arm", "outcome"], sort=False):
         own, random = of[of["draw"] == OWN].iloc[0], of[of["draw"] != OWN]
-        p = (1 + int((random["did"].abs() >= abs(own["did"])).sum())) / (1 + len(random))
+        _, _, p = permuted(of)
         excludes = own["ci_low"] > 0 or own["ci_high"] < 0
         unmatched = ~((random["energy"] - 1).abs() <= ENERGY)  # NaN, of silent units, is no match
         same, loose = bool(excludes and p > LEVEL), bool(unmatched.mean() > 0.5)

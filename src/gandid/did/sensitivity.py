@@ -13,7 +13,7 @@ import xarray as xr
 
 from gandid.did import blocks, estimands
 from gandid.did.checks import EXACT_CONTROLS, Row, row
-from gandid.did.totals import TOGETHER, objects_inpainted
+from gandid.did.totals import TOGETHER, about_the_whole, objects_inpainted
 
 COLUMNS = [
     "target",
@@ -138,7 +138,7 @@ def table(
         return pd.DataFrame(columns=COLUMNS)
     whole = pd.concat(found, ignore_index=True)
     # All classes of a second segmenter and of a correction are in tables of their own.
-    about = whole[(whole["outcome"] == "removed") | (whole["object"] == TOGETHER)]
+    about = about_the_whole(whole)
     order = {name: place for place, name in enumerate(panel["target"].values.astype(str))}
     return about.sort_values("target", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
@@ -196,8 +196,7 @@ def _gaps(panel: xr.Dataset) -> dict[tuple[str, str, str], float]:
 
 def _trends(curve: pd.DataFrame, full: float) -> dict[tuple[str, str, str], float]:
     """By (target, arm, outcome), the violation at the dose `full` if it goes on as up to the lowest dose above 0."""
-    rows = curve[(curve["outcome"] == "removed") | (curve["object"] == TOGETHER)]
-    rows = rows[rows["alpha"] > 0]
+    rows = about_the_whole(curve[curve["alpha"] > 0])
     rows = rows[rows["alpha"] == rows["alpha"].min()]
     seen = rows["departure"].fillna(rows["did"]) * full / rows["alpha"]
     return dict(zip(zip(rows["target"], rows["arm"], rows["outcome"], strict=True), seen, strict=True))

@@ -10,6 +10,11 @@ from gandid.did.inference import ratio_from_sums
 TOGETHER = "other objects"  # what tables call them all, in the place of an object's name
 
 
+def about_the_whole(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are about a target's whole effects: `removed`, and `inpainted` by all other objects together."""
+    return table[(table["outcome"] == "removed") | (table["object"] == TOGETHER)]
+
+
 def objects_inpainted(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     """Estimate the share of each target's original pixels that other objects take, whichever they are.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gandid.did.checks import DEFAULTS, SUPPORT
-from gandid.did.placebos import ENERGY
+from gandid.did.placebos import ENERGY, permuted
 from gandid.did.placebos import LEVEL as UNLIKELY
 from gandid.did.power import smallest_effect
 from gandid.did.words import VISIBLE
@@ -85,16 +85,6 @@ class Effect:
 
 Answers = dict[tuple[str, str], list[Answer]]
 """By target and outcome."""
-
-
-QUESTIONS = {
-    "Is the effect there?": lambda *about: _is_there(*about),
-    "Which site makes it?": lambda *about: _which_site(*about),
-    "Does it grow with the dose?": lambda *about: _grows(*about),
-    "Would random units do the same?": lambda *about: _random_units(*about),
-    "Would another segmenter see it?": lambda *about: _another_segmenter(*about),
-    "How wrong could we be?": lambda *about: _how_wrong(*about),
-}
 
 
 def answers(run: Run) -> Answers:
@@ -334,7 +324,7 @@ def _random_units(run: Run, target: str, outcome: str, found: list[Effect]) -> A
         return NOTHING
     told, values = [], []
     for effect in shown or [effect for effect in found if effect.arm in evidence.arms_of(run, table)]:
-        own, others, p = evidence.permuted(evidence.of_arm(table, effect.arm))
+        own, others, p = permuted(evidence.of_arm(table, effect.arm))
         values.append(p)
         told.append(
             f"{effect.arm.label} {signed(own)} against {signed(others.min())} to {signed(others.max())} of {len(others)} random sets ({_p(p)})"
@@ -421,6 +411,16 @@ def _how_wrong(run: Run, target: str, outcome: str, found: list[Effect]) -> Answ
     if tried == 1:
         return Answer("flagged", "one way only", f"What is shown was measured one way only. {text}")
     return Answer("ok", "not in sign", f"The sign stays. {text}")
+
+
+QUESTIONS = {
+    "Is the effect there?": _is_there,
+    "Which site makes it?": _which_site,
+    "Does it grow with the dose?": _grows,
+    "Would random units do the same?": _random_units,
+    "Would another segmenter see it?": _another_segmenter,
+    "How wrong could we be?": _how_wrong,
+}
 
 
 def _ways(run: Run, target: str, outcome: str, effect: Effect) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
+from gandid.did.placebos import permuted
 from gandid.did.totals import TOGETHER
 from gandid.did.words import VISIBLE
 from gandid.report.figures import INK, MUTED, PAPER, RULE, arm_style, mark_size, styled
@@ -128,16 +129,6 @@ def movers(run: Run, target: str) -> list[str]:
     rows = rows[(rows["alpha"] == rows["alpha"].max()) & rows["arm"].isin(sound)]
     size = rows["did"].abs().groupby(rows["object"]).max()
     return [str(name) for name in size[size >= VISIBLE / 2].nlargest(MOVERS).index]
-
-
-def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
-    """Of the placebos of one effect: the own units' DID, those of the random sets, and the permutation p-value.
-
-    ``p = (1 + #{|random| >= |own|}) / (1 + draws)``: how often a random set does at least as much, the own units counted among them.
-    """
-    own = float(rows.loc[rows["draw"] < 0, "did"].iloc[0])
-    others = rows.loc[rows["draw"] >= 0, "did"].dropna().to_numpy()
-    return own, others, (1 + int((np.abs(others) >= abs(own) - 1e-12).sum())) / (1 + len(others))
 
 
 def leading(run: Run, target: str) -> list[Arm]:
