@@ -1,0 +1,238 @@
+"""The configuration of a study: what the user asks for, checked. One declaration serves the command line, YAML, Python and page."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gandid.errors import UsageError
+
+Control = Literal["capped", "frozen", "mean", "twin"]
+Dtype = Literal["fp32", "bf16"]
+Ranking = Literal["exact", "screened", "optimized"]
+Threshold = Literal["quantile", "maximizing"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+DOSES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def _field(default: Any, group: str, description: str, **rules: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"group": group}, **rules)
+
+
+class TypeBounds(BaseModel):
+    """What makes a target `type-1`, `type-2` or `disentangled` (THEORY, "Unit-object relation"); all are shares.
+
+    A target is `type-1` if less than `removed` of it is removed, or the edited units carry less than `concentration` of the positive
+    ACE on it. Otherwise it is `type-2` if other objects in-paint at least `inpainted` of its original pixels, and `disentangled` if not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    removed: Share = 0.8
+    concentration: Share = 0.5
+    inpainted: Share = 0.05
+
+
+class StudyConfig(BaseModel):
+    """What to study. Its defaults are those of `gandid run`; the description of each field says what it means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generator: str = _field(
+        "rooms", "What", "Generator to study: the name of a model, a checkpoint, or FILE.py:FACTORY."
+    )
+    segmenter: str = _field(
+        "rooms",
+        "What",
+        "Segmenter that labels the images: a name, a Hugging Face folder or model id, or FILE.py:FACTORY.",
+    )
+    segmenter_size: Positive | None = _field(
+        None, "What", "Input size of a Hugging Face segmenter in pixels; its own by default."
+    )
+    segmenter_scales: tuple[Annotated[float, Field(gt=0)], ...] | None = _field(
+        None, "What", "Scales of that size over which a Hugging Face segmenter's probabilities are averaged."
+    )
+    background: tuple[str, ...] | None = _field(
+        None, "What", "Classes that fill any hole, such as wall or sky; the segmenter's own list by default."
+    )
+    layer: str | None = _field(None, "What", "Layer whose units are ablated; the model's default layer by default.")
+    targets: tuple[str, ...] | dict[str, tuple[int, ...]] | None = _field(
+        None, "What", "Object to ablate, or OBJECT=UNIT,UNIT,... to name its units; every object by default."
+    )
+    units: Positive | None = _field(
+        None, "What", "Number of units to ablate per target; 20 by default, or a fifth of the layer if that is fewer."
+    )
+    ablation: Literal["zero", "mean", "resample"] = _field(
+        "zero", "What", "Value that ablated units are moved to: zero, their mean, or their value for another latent."
+    )
+    alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is full ablation.")
+    ranking: Ranking = _field(
+        "exact",
+        "What",
+        "How the units of a target are found: by the exact effect of each, by screening, or by optimization.",
+    )
+    iou_threshold: Threshold = _field(
+        "quantile",
+        "What",
+        "Activation from which a unit counts as active: its top 1 %, or the one with the largest IoU.",
+    )
+    latents: Positive = _field(
+        512, "How many", "Number of latents for the effects; with --until, the number before the first look."
+    )
+    until: Annotated[float, Field(gt=0)] | None = _field(
+        None, "How many", "Go on until every half-width is at most this share of the target's pixels, such as 0.005."
+    )
+    max_latents: Positive = _field(20_000, "How many", "Largest number of latents that --until may reach.")
+    ranking_latents: Positive = _field(
+        128, "How many", "Number of latents for ranking the units; others than those for the effects."
+    )
+    seed: Annotated[int, Field(ge=0)] = _field(0, "How many", "Random seed for the latents.")
+    chunk: str | None = _field(
+        None, "How many", "Measure only part K of N equal parts of the latents, written K/N, to be merged later."
+    )
+    control: Annotated[tuple[Control, ...], Field(min_length=1)] = _field(
+        ("capped", "frozen"),
+        "Controls",
+        "How held normalizations get their statistic: capped, frozen or mean; or twin, another network.",
+    )
+    twin: tuple[str, ...] = _field(
+        (), "Controls", "Generator trained without the normalization, for the control twin; the model's own by default."
+    )
+    hold: Annotated[tuple[str, ...], Field(min_length=1)] = _field(
+        ("first", "all"), "Controls", "Normalizations to hold: first, all, or names of sites joined by +."
+    )
+    figure: bool = _field(
+        False,
+        "Credibility",
+        "Also measure the unit-object relation after each ablation, and the insertion of each object.",
+    )
+    sites: Literal["shapley"] | None = _field(
+        None, "Credibility", "Share each effect out among the normalizations by Shapley values."
+    )
+    dose: tuple[Share, ...] = _field((), "Credibility", "Also ablate partially, at doses from 0 to 1.")
+    placebos: Annotated[int, Field(ge=0)] = _field(
+        0, "Credibility", "Number of random sets of units to ablate as well, matched in size and energy."
+    )
+    second_segmenter: str | None = _field(
+        None, "Credibility", "Second segmenter that labels the same images; the embedded segmenters bring their own."
+    )
+    types: TypeBounds = _field(TypeBounds(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled.")
+    dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
+
+    @field_validator("targets", "control", "twin", "hold", "background", "segmenter_scales", mode="before")
+    @classmethod
+    def _one_is_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, int, float)) else value
+
+    @field_validator("control", "twin", "hold", "targets")
+    @classmethod
+    def _once_each(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+
+    @field_validator("dose", mode="before")
+    @classmethod
+    def _usual_doses(cls, value: Any) -> Any:
+        return (DOSES if value else ()) if isinstance(value, bool) else value
+
+    @field_validator("dose")
+    @classmethod
+    def _rising_doses(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and max(value) == 0:
+            raise ValueError("choose doses between 0 and 1, one of them above 0")
+        return tuple(sorted(set(value)))
+
+    @field_validator("chunk")
+    @classmethod
+    def _part_of_whole(cls, value: str | None) -> str | None:
+        if value is not None:
+            k, _, n = value.partition("/")
+            if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+                raise ValueError("write K/N with K from 1 to N, such as 3/8")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StudyConfig:
+        if self.twin and "twin" not in self.control:
+            raise ValueError("a twin is named, but not the control twin: add --control twin")
+        if not self.numbers():
+            raise ValueError(f"{self.latents} latents are too few for so many parts")
+        if self.chunk is not None and (self.sites or self.dose or self.placebos):
+            raise ValueError(
+                "sites, doses and placebos are measured of a whole study: leave out --chunk, or add them to the merged run"
+            )
+        if self.until is not None and self.chunk is not None:
+            raise ValueError(
+                "part of a study cannot tell when the whole is precise enough: leave out --until or --chunk"
+            )
+        if self.until is not None and self.latents > self.max_latents:
+            raise ValueError(
+                f"{self.latents} latents are more than the {self.max_latents} allowed: raise --max-latents"
+            )
+        return self
+
+    def numbers(self) -> range:
+        """The latents to measure."""
+        k, n = map(int, (self.chunk or "1/1").split("/"))
+        return range((k - 1) * self.latents // n, k * self.latents // n)
+
+    @classmethod
+    def check(cls, source: str | Path = "", /, **values: Any) -> StudyConfig:
+        """Build a configuration.
+
+        Parameters
+        ----------
+        source : str or Path
+            File that the values are from, for the error to name.
+        **values
+            The fields.
+
+        Raises
+        ------
+        UsageError
+            If a field is unknown or a value is not allowed, in one line.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            line = _in_a_line(error)
+            raise UsageError(f"{source}: {line}" if source else line) from error
+
+    @classmethod
+    def read(cls, path: Path, **overrides: Any) -> StudyConfig:
+        """Read a YAML file; `overrides` win over what it says."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read the configuration {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} holds no configuration: it should be lines like 'layer: layer4'")
+        # The config.yaml of a run also says what was resolved; that part is not asked for again.
+        asked = {str(key): value for key, value in values.items() if key != "resolved"}
+        return cls.check(path, **{**asked, **overrides})
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """``: did you mean 'x'?`` for the most similar of some words, or nothing where none is similar."""
+    match = get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1)
+    originals = {name.lower(): name for name in known}
+    return f": did you mean '{originals[match[0]]}'?" if match else ""
+
+
+def _in_a_line(error: ValidationError) -> str:
+    """The first thing that is wrong with a configuration."""
+    first = error.errors()[0]
+    place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = StudyConfig.model_fields if len(first["loc"]) == 1 else TypeBounds.model_fields
+        return f"unknown setting '{place}'{did_you_mean(str(first['loc'][-1]), known)}"
+    if not place:
+        return message
+    return f"{place}: {message[0].lower()}{message[1:]} (got {first['input']!r})"

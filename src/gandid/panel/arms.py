@@ -1,0 +1,192 @@
+"""The arm table: every arm of a study, what it is called, and in which blocks the arms are measured.
+
+An arm is data. A partial ablation, a set of held sites, a matched random set of units and another network are rows of one table,
+so that whatever is asked of a study is measured by one worker and kept in one panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gandid.panel.coalitions import EXACT, ORDERS, coalitions, sampled_weights
+
+EXACT_CONTROLS = (
+    "capped",
+    "frozen",
+)  # without an edit, holding by them changes nothing: their baseline is the reference
+STUDY, DOSE, SITES, PLACEBOS = "study", "dose", "sites", "placebos"  # names of blocks
+# Latents on which the arms of a block are measured, the first of the study; 0 means all.
+LATENTS = {STUDY: 0, DOSE: 128, SITES: 64, PLACEBOS: 64}
+SECOND_LATENTS = 128  # latents whose images a second segmenter labels as well
+
+
+class Coordinates(NamedTuple):
+    """One row of the arm table: what is done in an arm."""
+
+    edit: bool = True
+    """Whether the target's units are edited."""
+    dose: float = 1.0
+    """Share of the way to the ablated value; 0 in unedited arms."""
+    draw: int = 0
+    """0 for the target's own units; 1, 2, ... for matched random sets (placebos)."""
+    control: str = "none"
+    """`none`, `capped`, `frozen` or `mean`: how held sites get their statistic."""
+    held: str = "none"
+    """`none`, `first`, `all`, or names of sites joined by `+`."""
+    strength: float = 0.0
+    """0 where the sites are live, 1 where they are fully held."""
+    network: str = "own"
+    """`own`, or the name of another network (a twin)."""
+    latents: int = 0
+    """The arm is measured on the first so many latents of the study; 0 means all of them."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the arm's unedited image is the reference."""
+        return self.network == "own" and self.control in ("none", *EXACT_CONTROLS)
+
+    @property
+    def baseline(self) -> Coordinates:
+        """The arm that shows this arm's unedited image: the reference, or an unedited arm of its own."""
+        if self.exact:
+            return REFERENCE
+        return self._replace(edit=False, dose=0.0, draw=0, latents=0)
+
+    def sites(self, downstream: Sequence[str]) -> tuple[str, ...]:
+        """The sites that are held, of those after the edited layer, in the order of the network."""
+        if self.held == "none":
+            return ()
+        if self.held in ("first", "all"):
+            return tuple(downstream[: 1 if self.held == "first" else None])
+        return tuple(self.held.split("+"))
+
+    def name(self, study_dose: float = 1.0) -> str:
+        """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `live@0.3`, `capped:all#7`.
+
+        Parameters
+        ----------
+        study_dose : float
+            The study's own dose, which is not named.
+        """
+        stem = f"twin:{self.network}" if self.network != "own" else f"{self.control}:{self.held}"
+        if not self.edit:
+            return "reference" if self == REFERENCE else f"{stem}/unedited"
+        stem = "live" if stem == "none:none" else stem
+        return stem + (f"@{self.dose:g}" if self.dose != study_dose else "") + (f"#{self.draw}" if self.draw else "")
+
+
+REFERENCE = Coordinates(edit=False, dose=0.0)
+
+
+class Block(NamedTuple):
+    """Arms that are measured together."""
+
+    name: str
+    """`study`, `dose`, `sites` or `placebos`."""
+    arms: tuple[Coordinates, ...]
+    latents: int
+    """How many of the study's latents, the first; 0 means all."""
+    segmenters: tuple[int, ...]
+    """Numbers of the segmenters that label the images; the study's is 0."""
+    diagnosed: bool
+    """Whether realism, strain, gain and the exact checks are measured besides the counts."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether each target is run by itself, since there are so many arms."""
+        return self.name == SITES
+
+
+def study_block(
+    held: Sequence[tuple[str, str]], networks: Sequence[str] = (), dose: float = 1.0, segmenters: int = 1
+) -> Block:
+    """The study's own arms: reference, live, every held set, every other network, and their unedited arms at last.
+
+    Parameters
+    ----------
+    held : sequence of (control, held)
+    networks : sequence of str
+        Names of the twins.
+    dose : float
+        Share of the way to the ablated value.
+    segmenters : int
+        How many there are.
+    """
+    live = Coordinates(dose=dose)
+    edited = [live._replace(control=control, held=which, strength=1.0) for control, which in held]
+    edited += [live._replace(network=network) for network in networks]
+    unedited = [arm.baseline for arm in edited if not arm.exact]
+    return Block(STUDY, (REFERENCE, live, *edited, *unedited), 0, tuple(range(segmenters)), True)
+
+
+def dose_blocks(study: Block, doses: Sequence[float]) -> list[Block]:
+    """One block per dose: the study's edited arms, each unit moved another share of the way.
+
+    Dose 0 edits nothing, so that every arm would be its baseline; the study's own dose is measured already.
+    """
+    edited = [arm for arm in study.arms if arm.edit]
+    missing = sorted({float(dose) for dose in doses} - {0.0, edited[0].dose})
+    return [_block(DOSE, [arm._replace(dose=dose) for arm in edited]) for dose in missing]
+
+
+def sites_block(study: Block, sites: Sequence[str], seed: int) -> list[Block]:
+    """The block of the coalitions of sites, held by the study's first exact control; none where the study has all of them.
+
+    Parameters
+    ----------
+    study : Block
+    sites : sequence of str
+        The sites that respond, in the order of the network.
+    seed : int
+        Random seed for the orders, where there are more than `EXACT` sites.
+    """
+    held = next(arm for arm in study.arms if arm.edit and arm.control in EXACT_CONTROLS)
+    known = {(arm.control, arm.held) for arm in study.arms if arm.edit}
+    count = len(sites)
+    live_sets = coalitions(count) if count <= EXACT else sampled_weights(count, ORDERS, seed)[0]
+    arms = []
+    for live in live_sets:
+        closed = "+".join(site for place, site in enumerate(sites) if place not in live)
+        whole = not live and (held.control, "all") in known
+        if closed and not whole and (held.control, closed) not in known:
+            arms.append(held._replace(held=closed))
+    return [_block(SITES, arms)] if arms else []
+
+
+def placebo_blocks(study: Block, draws: int) -> list[Block]:
+    """One block per matched random set of units: live, and the held sets whose baseline is the reference."""
+    edited = [arm for arm in study.arms if arm.edit and arm.exact]
+    return [_block(PLACEBOS, [arm._replace(draw=draw) for arm in edited]) for draw in range(1, draws + 1)]
+
+
+def coalition_arm(names: Sequence[str], control: str, held: Sequence[str], sites: Sequence[str]) -> str:
+    """The name of the arm in which exactly some of the sites that respond are held.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the panel's arms.
+    control : str
+        How they are held.
+    held, sites : sequence of str
+        The held sites, and all sites that respond, in the order of the network.
+
+    Raises
+    ------
+    ValueError
+        If the panel has no such arm.
+    """
+    if not held:
+        return "live"
+    closed = f"{control}:{'+'.join(held)}"
+    candidates = [closed, f"{control}:all"] if len(held) == len(sites) else [closed]
+    for name in candidates:
+        if name in names:
+            return name
+    raise ValueError(f"the panel has no arm '{closed}', which the shares of its sites need")
+
+
+def _block(name: str, arms: Sequence[Coordinates]) -> Block:
+    latents = LATENTS[name]
+    return Block(name, tuple(arm._replace(latents=latents) for arm in arms), latents, (0,), False)

@@ -1,0 +1,145 @@
+"""What a panel is made of: its dimensions, coordinates, variables and attributes (docs/panel.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gandid.panel.arms import Block, Coordinates
+
+SCHEMA = 2
+QUANTILES = (0.01, 0.5, 0.99)
+PRESENCE = 0.003  # share of the image from which a class counts as present
+NOT_MEASURED = -1  # of counts; NaN of everything else
+
+COUNTS = ("segmenter", "latent", "target", "arm", "object")
+# Every variable: its dimensions and its type. Whole numbers are -1 and others NaN where nothing was measured.
+VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
+    "pixels": (COUNTS, np.int32),
+    "inside": (COUNTS, np.int32),
+    "realism": (("latent", "target", "arm"), np.float32),
+    "uncertain": (("latent", "target", "arm"), np.float32),
+    "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
+    "range": (("latent", "site"), np.float32),
+    "gain": (("latent", "target"), np.float32),
+    "gain_outside": (("latent", "target"), np.float32),
+    "gain_error": (("latent", "target"), np.float32),
+    "placebo_gap": (("latent", "target"), np.float32),
+    "baseline_gap": (("latent", "arm"), np.float32),
+    "units": (("network", "draw", "target", "rank"), np.int32),
+    "values": (("network", "draw", "target", "rank"), np.float32),
+    "energy": (("draw", "target"), np.float32),
+}
+
+
+class Classes(NamedTuple):
+    """The classes of one segmenter."""
+
+    names: tuple[str, ...]
+    background: tuple[str, ...]
+
+
+def fill(dtype: Any) -> float:
+    """What stands in a variable of a type where nothing was measured."""
+    return NOT_MEASURED if np.dtype(dtype).kind in "iu" else np.nan
+
+
+def arm_coordinates(blocks: Sequence[Block], dose: float) -> dict[str, tuple[str, Any]]:
+    """The coordinates along `arm` of the arms of some blocks; `dose` is the study's own."""
+    arms = [arm for block in blocks for arm in block.arms]
+    table: dict[str, tuple[str, Any]] = {
+        field: ("arm", np.array([getattr(arm, field) for arm in arms])) for field in Coordinates._fields
+    }
+    table["block"] = "arm", np.array([block.name for block in blocks for _ in block.arms])
+    table["arm"] = "arm", np.array([arm.name(dose) for arm in arms])
+    return table
+
+
+def arm_table(panel: xr.Dataset) -> list[Coordinates]:
+    """The arms of a panel, in its order, as `Coordinates`; their `latents` are those of the coordinate."""
+    columns = [panel[field].values.tolist() for field in Coordinates._fields]
+    return [Coordinates(*row) for row in zip(*columns, strict=True)]
+
+
+def empty_panel(
+    blocks: Sequence[Block],
+    *,
+    targets: Sequence[str],
+    segmenters: Mapping[str, Classes],
+    sites: Mapping[str, bool],
+    networks: Sequence[str],
+    units: np.ndarray,
+    values: np.ndarray | None,
+    energy: np.ndarray,
+    attrs: Mapping[str, Any],
+    without: Collection[str] = (),
+) -> xr.Dataset:
+    """A panel in which nothing has been measured: it has no latents.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Whose arms the panel has, in this order.
+    targets : sequence of str
+    segmenters : mapping of str to Classes
+        The classes of each by its name; the study's segmenter first.
+    sites : mapping of str to bool
+        The sites after the edited layer in the order of the network, and whether the statistic of each responds to its input.
+    networks : sequence of str
+        `own`, and the names of the twins.
+    units : int32 (network, draw, target, rank)
+        Which are edited; -1 pads.
+    values : float32 (network, draw, target, rank), optional
+        What they are moved to; NaN pads; None for resample ablation.
+    energy : float32 (draw, target)
+        Summed energy of the drawn units over that of the target's own.
+    attrs : mapping
+        See docs/panel.md; `alpha` is the study's dose.
+    without : collection of str
+        Variables that do not apply.
+    """
+    objects = list(dict.fromkeys(name for classes in segmenters.values() for name in classes.names))
+    arms = arm_coordinates(blocks, float(attrs["alpha"]))
+    sizes = {
+        "segmenter": len(segmenters),
+        "latent": 0,
+        "target": len(targets),
+        "arm": len(arms["arm"][1]),
+        "object": len(objects),
+        "site": len(sites),
+        "quantile": len(QUANTILES),
+    }
+    given = {"units": units, "energy": energy} | ({} if values is None else {"values": values})
+    variables: dict[str, Any] = {}
+    for name, (dims, dtype) in VARIABLES.items():
+        if name in given:
+            variables[name] = dims, np.asarray(given[name], dtype)
+        elif name not in without and name != "values":
+            variables[name] = dims, np.full([sizes[dim] for dim in dims], fill(dtype), dtype)
+    return xr.Dataset(
+        variables,
+        coords={
+            "segmenter": list(segmenters),
+            "latent": np.arange(0),
+            "target": list(targets),
+            **arms,
+            "object": objects,
+            "background": (("segmenter", "object"), _among(objects, [c.background for c in segmenters.values()])),
+            "known": (("segmenter", "object"), _among(objects, [c.names for c in segmenters.values()])),
+            "site": list(sites),
+            "responds": ("site", np.array(list(sites.values()), bool)),
+            "quantile": list(QUANTILES),
+            "network": list(networks),
+            "draw": np.arange(np.shape(units)[1]),
+            "measured": (("segmenter", "arm"), np.zeros((sizes["segmenter"], sizes["arm"]), int)),
+        },
+        attrs={**attrs, "schema": SCHEMA},
+    )
+
+
+def _among(objects: Sequence[str], sets: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which of the objects are in each set: (set, object)."""
+    return np.array([[name in members for name in objects] for members in sets], bool)
