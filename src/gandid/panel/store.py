@@ -1,0 +1,314 @@
+"""The panel on disk: one Zarr group that grows by latents and by arms, readable at any moment, whole at any moment.
+
+One process writes. It writes the rows that some arms were measured on and only then publishes them, by replacing the group's
+consolidated metadata, which is one file: it has the length of every dimension, and how many rows each arm was measured on. A reader
+goes by that file. A writer that was killed leaves nothing that counts, and the next one cuts off what was not published. Zarr writes
+each file aside and renames it, and each chunk carries Zstandard's checksum, which is verified whenever it is read. What was not
+measured is -1 or NaN, so that a chunk that was lost is seen, and never read as zeros.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.errors import ZarrUserWarning
+
+from gandid.errors import GandidError, UsageError
+from gandid.files import replacing
+from gandid.panel.schema import SCHEMA, fill
+
+# Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
+WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
+GROWING = {"segmenter": 1, "draw": 64}  # chunks along what may be added later
+ARMS_PER_SMALL_CHUNK = 4096  # of a coordinate
+# No filter: before a shuffling compressor it would leave nothing to shuffle.
+COMPRESSOR = numcodecs.Zstd(1, checksum=True)
+DERIVED = ("measured", "latents")  # coordinates that follow from the group's attribute `measured`
+
+Root = Path | zarr.storage.MemoryStore
+
+
+class PanelStore:
+    """An open panel, in a folder or in memory.
+
+    Parameters
+    ----------
+    root : Path or zarr.storage.MemoryStore
+        The Zarr group.
+
+    Attributes
+    ----------
+    latents : list of int
+        The latents by number, in the order in which they were measured: the rows of the panel.
+    arms : list of str
+        Names of the arms.
+    measured : numpy.ndarray
+        Rows that each arm has been measured on, (segmenter, arm).
+    """
+
+    def __init__(self, root: Root):
+        self.root = root
+        with verified(root):
+            self._group = zarr.open_group(root, mode="r+", use_consolidated=False)
+            published = zarr.open_group(root, mode="r", use_consolidated=True)
+            self._cut(published)
+            self.latents: list[int] = np.asarray(self._array("latent")[:]).tolist()
+            self.arms: list[str] = [str(name) for name in np.asarray(self._array("arm")[:])]
+            self.measured = np.array(published.attrs["measured"], int)
+
+    @classmethod
+    def create(cls, root: Path | None, empty: xr.Dataset) -> PanelStore:
+        """Make a panel of an empty one (`gandid.panel.schema.empty_panel`); in memory if `root` is None."""
+        arms, encoding = empty.sizes["arm"], {}
+        for name, variable in empty.variables.items():
+            wide = name in WIDE
+            chunk = GROWING | {
+                "latent": LATENTS_PER_CHUNK if wide else LATENTS_PER_SMALL_CHUNK,
+                "arm": arms if "latent" in variable.dims else ARMS_PER_SMALL_CHUNK,
+            }
+            shape = tuple(chunk.get(str(dim), max(size, 1)) for dim, size in variable.sizes.items())
+            encoding[name] = {"chunks": shape, "compressors": COMPRESSOR}
+            if "latent" in variable.dims and name != "latent":
+                encoding[name]["_FillValue"] = fill(variable.dtype)
+        blank = _growing_names(empty.drop_vars(DERIVED)).assign_attrs(measured=empty["measured"].values.tolist())
+        encoding = {name: options for name, options in encoding.items() if name in blank.variables}
+        target: Any = zarr.storage.MemoryStore() if root is None else root.with_name(f".{root.name}-new")
+        with explained(root), _quiet():
+            if root is not None:
+                shutil.rmtree(target, ignore_errors=True)
+            # Format 2: the third has no settled encoding of strings yet.
+            blank.to_zarr(target, mode="w", zarr_format=2, encoding=encoding)
+            if root is not None:
+                target.rename(root)
+        return cls(target if root is None else root)
+
+    def read(self) -> xr.Dataset:
+        """The panel as it stands; variables are read when they are used."""
+        return read_panel(self.root)
+
+    def extend(self, blank: xr.Dataset) -> None:
+        """Add arms, draws or segmenters on which nothing has been measured yet.
+
+        Parameters
+        ----------
+        blank : xarray.Dataset
+            An empty panel with all that there is and all that is added, in this order.
+        """
+        old = self.read()
+        for dim in ("arm", "segmenter", "object", "draw"):
+            if blank[dim].values[: old.sizes[dim]].tolist() != old[dim].values.tolist():
+                raise ValueError(f"the panel's {dim}s are not the first of those that it is to have")
+        named = _growing_names(blank)
+        with verified(self.root), _quiet():
+            self._must_exist()
+            for name, array in self._arrays():
+                dims = _dimensions(array)
+                array.resize(tuple(len(self.latents) if dim == "latent" else blank.sizes[dim] for dim in dims))
+                if "latent" not in dims:
+                    array[...] = named[name].values
+            # A segmenter sees no pixel of a class that it does not know.
+            for name in ("pixels", "inside") if blank.sizes["object"] > old.sizes["object"] else ():
+                for segmenter, arm in np.ndindex(self.measured.shape):
+                    rows = slice(int(self.measured[segmenter, arm]))
+                    self._array(name)[segmenter, rows, :, arm, old.sizes["object"] :] = 0
+            measured = np.zeros((blank.sizes["segmenter"], blank.sizes["arm"]), int)
+            measured[: self.measured.shape[0], : self.measured.shape[1]] = self.measured
+            self._publish(measured)
+        self.arms = blank["arm"].values.tolist()
+
+    def write(self, arms: Sequence[str], segmenters: Sequence[int], start: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Write and publish what some arms, which stand together in the panel, were measured to be on some rows.
+
+        Parameters
+        ----------
+        arms : sequence of str
+        segmenters : sequence of int
+            Numbers of those that labelled the images.
+        start : int
+            The first row. Rows beyond the panel's are appended to it: then `rows` has `latent`, too.
+        rows : mapping of str to numpy.ndarray
+            Variables along `latent`, of these arms and segmenters only.
+
+        Raises
+        ------
+        GandidError
+            If they cannot be written; what was there before stays as it is.
+        """
+        first, stop = self.arms.index(arms[0]), start + len(rows["pixels"][0])
+        at = {
+            "segmenter": slice(segmenters[0], segmenters[0] + len(segmenters)),
+            "latent": slice(start, stop),
+            "arm": slice(first, first + len(arms)),
+        }
+        if self.arms[at["arm"]] != list(arms) or (self.measured[at["segmenter"], at["arm"]] < start).any():
+            raise ValueError(f"arms {arms[0]} to {arms[-1]} cannot be written from row {start} on")
+        length = max(stop, len(self.latents))
+        with verified(self.root), _quiet():
+            self._must_exist()
+            for name, array in self._arrays():
+                dims = _dimensions(array)
+                if "latent" not in dims:
+                    continue
+                if array.shape[dims.index("latent")] != length:
+                    array.resize(tuple(length if d == "latent" else s for d, s in zip(dims, array.shape, strict=True)))
+                if name in rows:
+                    array[tuple(at.get(dim, slice(None)) for dim in dims)] = rows[name]
+            measured = self.measured.copy()
+            measured[at["segmenter"], at["arm"]] = np.maximum(measured[at["segmenter"], at["arm"]], stop)
+            self._publish(measured)
+        if "latent" in rows:
+            self.latents += [int(number) for number in rows["latent"]]
+
+    def _publish(self, measured: np.ndarray) -> None:
+        self._group.attrs["measured"] = measured.tolist()
+        self._must_exist()
+        zarr.consolidate_metadata(self.root, zarr_format=2)
+        self.measured = measured
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def _arrays(self) -> Iterator[tuple[str, zarr.Array]]:
+        for name in self._group.array_keys():
+            yield name, self._array(name)
+
+    def _must_exist(self) -> None:
+        # Zarr would make the folder anew, with nothing of what was in it.
+        if isinstance(self.root, Path) and not (self.root / ".zgroup").exists():
+            raise GandidError(f"{self.root} was removed while the study ran: run the same command again")
+
+    def _cut(self, published: zarr.Group) -> None:
+        """Remove what a writer that was killed had not published."""
+        with _quiet():
+            for name, array in self._arrays():
+                shape = published[name].shape  # type: ignore[union-attr]
+                if array.shape != shape:
+                    array.resize(shape)
+        self._group.attrs.update(published.attrs.asdict())
+        if isinstance(self.root, Path):
+            for left in self.root.rglob("*.partial"):
+                left.unlink(missing_ok=True)
+
+
+def read_panel(root: Root) -> xr.Dataset:
+    """Open a panel lazily: variables are read, and their checksums verified, when they are used.
+
+    Raises
+    ------
+    GandidError
+        If there is no panel, or it is damaged.
+    UsageError
+        If it was made by another version of gandid.
+    """
+    panel = read_dataset(root)
+    if panel.attrs.get("schema") != SCHEMA:
+        raise UsageError(f"{root} was made by gandid {panel.attrs.get('version', '0.1')}: run the study again")
+    with verified(root):
+        measured = np.array(panel.attrs.pop("measured"), int)
+        names = {name: panel[name].astype(str) for name in panel.coords if panel[name].dtype.kind in "OT"}
+        panel = panel.assign_coords(names)
+        return panel.assign_coords(measured=(("segmenter", "arm"), measured), latents=("arm", measured[0]))
+
+
+def read_dataset(root: Root) -> xr.Dataset:
+    """Open any Zarr group of a run lazily; raises `GandidError` as `read_panel` does."""
+    with verified(root):
+        # Whole numbers stay whole numbers, also where -1 says that there are none.
+        return xr.open_zarr(root, chunks=None, consolidated=True, mask_and_scale=False)
+
+
+def write_dataset(path: Path, dataset: xr.Dataset) -> None:
+    """Write a dataset as a Zarr group, a folder, whole or not at all."""
+    with explained(path), replacing(path) as aside, _quiet():
+        dataset.to_zarr(aside, mode="w", zarr_format=2)  # as the panel
+
+
+def read_counts(
+    panel: xr.Dataset, name: str, rows: slice, arms: Sequence[int] | None = None, segmenter: int = 0
+) -> np.ndarray:
+    """Read counts of a panel, and see that none is missing that was measured.
+
+    Parameters
+    ----------
+    panel : xarray.Dataset
+    name : {"pixels", "inside"}
+    rows : slice
+        Of `latent`, with start and stop.
+    arms : sequence of int, optional
+        Their places; all by default.
+    segmenter : int
+        Its place.
+
+    Returns
+    -------
+    numpy.ndarray
+        int32 (latent, target, arm, object); -1 where an arm was not measured.
+
+    Raises
+    ------
+    GandidError
+        If the panel is damaged.
+    """
+    places = np.arange(panel.sizes["arm"]) if arms is None else np.asarray(arms, int)
+    source = panel.encoding.get("source", "the panel")
+    with verified(source):
+        counts = panel[name].isel(segmenter=segmenter, latent=rows, arm=places)
+        values = counts.transpose("latent", "target", "arm", "object").values
+    start, _, _ = rows.indices(panel.sizes["latent"])
+    measured = panel["measured"].values[segmenter, places]
+    absent = (values < 0).any(axis=(1, 3)) & (start + np.arange(len(values))[:, None] < measured)
+    if absent.any():
+        lost = counts["latent"].values[absent.any(axis=1)]
+        raise GandidError(f"{source} is damaged: counts are missing for latents {lost.min()} to {lost.max()}")
+    return values
+
+
+@contextmanager
+def explained(root: object) -> Iterator[None]:
+    """Turn what a file system may raise into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise GandidError(
+            f"{root}: {(error.strerror or str(error)).lower()}; what was written before is kept"
+        ) from error
+
+
+@contextmanager
+def verified(root: object) -> Iterator[None]:
+    """As `explained`, and for what a damaged panel raises when it is read."""
+    try:
+        with explained(root):
+            yield
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise GandidError(f"{root} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _growing_names(dataset: xr.Dataset) -> xr.Dataset:
+    """Names as strings of any length, so that longer ones can be added."""
+    names = {name: dataset[name].astype(object) for name in dataset.coords if dataset[name].dtype.kind == "U"}
+    return dataset.assign_coords(names)
+
+
+def _dimensions(array: zarr.Array) -> list[str]:
+    """Names of an array's dimensions, as xarray stores them."""
+    return list(array.attrs["_ARRAY_DIMENSIONS"])  # type: ignore[arg-type]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Zarr's warning that consolidated metadata is no part of its specification: of version 2 it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        yield
