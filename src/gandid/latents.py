@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ STREAMS = {"effects": 0, "ranking": 1, "donors": 2, "typical": 3, "calibration":
 
 
 def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects") -> Tensor:
-    """Standard normal latents (n, dim), float32, generated from a counter (Philox) per latent."""
+    """Standard normal latents, float32 of shape (n, dim), generated from a counter (Philox) per latent."""
     rows = [
         np.random.Generator(np.random.Philox(key=[seed, STREAMS[stream]], counter=[0, 0, 0, index])).standard_normal(
             dim
@@ -25,7 +26,4 @@ def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects"
 
 def chunked(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
     """Split latents at the multiples of `size`, so that a run that was cut short has the parts of an unbroken one."""
-    chunks: dict[int, list[int]] = {}
-    for number in numbers:
-        chunks.setdefault(number // size, []).append(number)
-    return [tuple(chunk) for chunk in chunks.values()]
+    return [tuple(chunk) for _, chunk in groupby(numbers, lambda number: number // size)]

@@ -40,6 +40,8 @@ class Classes(NamedTuple):
 
     names: tuple[str, ...]
     background: tuple[str, ...]
+    fingerprint: str = ""
+    """What tells its weights from others."""
 
 
 def fill(dtype: Any) -> float:
@@ -129,6 +131,7 @@ def empty_panel(
             "object": objects,
             "background": (("segmenter", "object"), _among(objects, [c.background for c in segmenters.values()])),
             "known": (("segmenter", "object"), _among(objects, [c.names for c in segmenters.values()])),
+            "fingerprint": ("segmenter", [c.fingerprint for c in segmenters.values()]),
             "site": list(sites),
             "responds": ("site", np.array(list(sites.values()), bool)),
             "quantile": list(QUANTILES),

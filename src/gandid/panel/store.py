@@ -9,6 +9,7 @@ measured is -1 or NaN, so that a chunk that was lost is seen, and never read as 
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from gandid.errors import GandidError, UsageError
-from gandid.files import replacing
+from gandid.files import is_aside, replacing
 from gandid.panel.schema import SCHEMA, fill
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
@@ -32,7 +33,9 @@ GROWING = {"segmenter": 1, "draw": 64}  # chunks along what may be added later
 ARMS_PER_SMALL_CHUNK = 4096  # of a coordinate
 # No filter: before a shuffling compressor it would leave nothing to shuffle.
 COMPRESSOR = numcodecs.Zstd(1, checksum=True)
-DERIVED = ("measured", "latents")  # coordinates that follow from the group's attribute `measured`
+METADATA = ".zmetadata"  # what is published
+MEASURED = "pixels"  # the variable that has the attribute `measured`: a group's own are not read from what is published
+DERIVED = ("measured", "latents")  # coordinates that follow from the attribute `measured`
 
 Root = Path | zarr.storage.MemoryStore
 
@@ -58,12 +61,17 @@ class PanelStore:
     def __init__(self, root: Root):
         self.root = root
         with verified(root):
-            self._group = zarr.open_group(root, mode="r+", use_consolidated=False)
-            published = zarr.open_group(root, mode="r", use_consolidated=True)
-            self._cut(published)
-            self.latents: list[int] = np.asarray(self._array("latent")[:]).tolist()
-            self.arms: list[str] = [str(name) for name in np.asarray(self._array("arm")[:])]
-            self.measured = np.array(published.attrs["measured"], int)
+            group = zarr.open_group(root, mode="r+", use_consolidated=False)
+            self._arrays: dict[str, zarr.Array] = dict(group.arrays())
+            self._dims = {name: list(array.attrs["_ARRAY_DIMENSIONS"]) for name, array in self._arrays.items()}  # type: ignore[arg-type]
+            self._attributes = self._arrays[MEASURED].attrs
+            if isinstance(root, Path):
+                self._metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
+                self._attributes = self._metadata["metadata"][f"{MEASURED}/.zattrs"]
+                self._cut(root)
+            self.latents: list[int] = np.asarray(self._arrays["latent"][:]).tolist()
+            self.arms: list[str] = [str(name) for name in np.asarray(self._arrays["arm"][:])]
+            self.measured = np.array(self._attributes["measured"], int)
 
     @classmethod
     def create(cls, root: Path | None, empty: xr.Dataset) -> PanelStore:
@@ -79,7 +87,8 @@ class PanelStore:
             encoding[name] = {"chunks": shape, "compressors": COMPRESSOR}
             if "latent" in variable.dims and name != "latent":
                 encoding[name]["_FillValue"] = fill(variable.dtype)
-        blank = _growing_names(empty.drop_vars(DERIVED)).assign_attrs(measured=empty["measured"].values.tolist())
+        blank = _growing_names(empty.drop_vars(DERIVED)).copy()
+        blank[MEASURED].attrs["measured"] = empty["measured"].values.tolist()
         encoding = {name: options for name, options in encoding.items() if name in blank.variables}
         target: Any = zarr.storage.MemoryStore() if root is None else root.with_name(f".{root.name}-new")
         with explained(root), _quiet():
@@ -110,16 +119,16 @@ class PanelStore:
         named = _growing_names(blank)
         with verified(self.root), _quiet():
             self._must_exist()
-            for name, array in self._arrays():
-                dims = _dimensions(array)
-                array.resize(tuple(len(self.latents) if dim == "latent" else blank.sizes[dim] for dim in dims))
-                if "latent" not in dims:
+            for name, array in self._arrays.items():
+                sizes = {**blank.sizes, "latent": len(self.latents)}
+                array.resize(tuple(sizes[dim] for dim in self._dims[name]))
+                if "latent" not in self._dims[name]:
                     array[...] = named[name].values
             # A segmenter sees no pixel of a class that it does not know.
             for name in ("pixels", "inside") if blank.sizes["object"] > old.sizes["object"] else ():
                 for segmenter, arm in np.ndindex(self.measured.shape):
                     rows = slice(int(self.measured[segmenter, arm]))
-                    self._array(name)[segmenter, rows, :, arm, old.sizes["object"] :] = 0
+                    self._arrays[name][segmenter, rows, :, arm, old.sizes["object"] :] = 0
             measured = np.zeros((blank.sizes["segmenter"], blank.sizes["arm"]), int)
             measured[: self.measured.shape[0], : self.measured.shape[1]] = self.measured
             self._publish(measured)
@@ -136,14 +145,15 @@ class PanelStore:
         start : int
             The first row. Rows beyond the panel's are appended to it: then `rows` has `latent`, too.
         rows : mapping of str to numpy.ndarray
-            Variables along `latent`, of these arms and segmenters only.
+            Variables along `latent`, of these arms and segmenters only. A segmenter that labelled the images of the first of the
+            rows only has counts of -1 beyond.
 
         Raises
         ------
         GandidError
             If they cannot be written; what was there before stays as it is.
         """
-        first, stop = self.arms.index(arms[0]), start + len(rows["pixels"][0])
+        first, stop = self.arms.index(arms[0]), start + rows["pixels"].shape[1]
         at = {
             "segmenter": slice(segmenters[0], segmenters[0] + len(segmenters)),
             "latent": slice(start, stop),
@@ -154,50 +164,44 @@ class PanelStore:
         length = max(stop, len(self.latents))
         with verified(self.root), _quiet():
             self._must_exist()
-            for name, array in self._arrays():
-                dims = _dimensions(array)
-                if "latent" not in dims:
-                    continue
-                if array.shape[dims.index("latent")] != length:
+            for name, array in self._arrays.items():
+                dims = self._dims[name]
+                if "latent" in dims and array.shape[dims.index("latent")] != length:
                     array.resize(tuple(length if d == "latent" else s for d, s in zip(dims, array.shape, strict=True)))
                 if name in rows:
                     array[tuple(at.get(dim, slice(None)) for dim in dims)] = rows[name]
             measured = self.measured.copy()
-            measured[at["segmenter"], at["arm"]] = np.maximum(measured[at["segmenter"], at["arm"]], stop)
+            known = (rows["pixels"] >= 0).all(axis=(2, 3, 4))  # (segmenter, latent)
+            ends = start + known.cumprod(axis=1).sum(axis=1)
+            measured[at["segmenter"], at["arm"]] = np.maximum(measured[at["segmenter"], at["arm"]], ends[:, None])
             self._publish(measured)
         if "latent" in rows:
             self.latents += [int(number) for number in rows["latent"]]
 
     def _publish(self, measured: np.ndarray) -> None:
-        self._group.attrs["measured"] = measured.tolist()
-        self._must_exist()
-        zarr.consolidate_metadata(self.root, zarr_format=2)
+        self._attributes["measured"] = measured.tolist()
+        if isinstance(self.root, Path):
+            for name, array in self._arrays.items():
+                self._metadata["metadata"][f"{name}/.zarray"]["shape"] = list(array.shape)
+            self._must_exist()
+            with replacing(self.root / METADATA) as aside:
+                aside.write_text(json.dumps(self._metadata), encoding="utf-8")
         self.measured = measured
-
-    def _array(self, name: str) -> zarr.Array:
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        return array
-
-    def _arrays(self) -> Iterator[tuple[str, zarr.Array]]:
-        for name in self._group.array_keys():
-            yield name, self._array(name)
 
     def _must_exist(self) -> None:
         # Zarr would make the folder anew, with nothing of what was in it.
         if isinstance(self.root, Path) and not (self.root / ".zgroup").exists():
             raise GandidError(f"{self.root} was removed while the study ran: run the same command again")
 
-    def _cut(self, published: zarr.Group) -> None:
+    def _cut(self, root: Path) -> None:
         """Remove what a writer that was killed had not published."""
         with _quiet():
-            for name, array in self._arrays():
-                shape = published[name].shape  # type: ignore[union-attr]
+            for name, array in self._arrays.items():
+                shape = tuple(self._metadata["metadata"][f"{name}/.zarray"]["shape"])
                 if array.shape != shape:
                     array.resize(shape)
-        self._group.attrs.update(published.attrs.asdict())
-        if isinstance(self.root, Path):
-            for left in self.root.rglob("*.partial"):
+        for left in root.rglob("*"):
+            if left.suffix == ".partial" or is_aside(left.name):
                 left.unlink(missing_ok=True)
 
 
@@ -215,9 +219,10 @@ def read_panel(root: Root) -> xr.Dataset:
     if panel.attrs.get("schema") != SCHEMA:
         raise UsageError(f"{root} was made by gandid {panel.attrs.get('version', '0.1')}: run the study again")
     with verified(root):
-        measured = np.array(panel.attrs.pop("measured"), int)
-        names = {name: panel[name].astype(str) for name in panel.coords if panel[name].dtype.kind in "OT"}
-        panel = panel.assign_coords(names)
+        measured = np.array(panel[MEASURED].attrs.pop("measured"), int)
+        strings = {name: panel[name] for name in panel.coords if panel[name].dtype.kind in "OT"}
+        fixed = {name: (names.dims, np.array(names.values.tolist(), str)) for name, names in strings.items()}
+        panel = panel.assign_coords(fixed)
         return panel.assign_coords(measured=(("segmenter", "arm"), measured), latents=("arm", measured[0]))
 
 
@@ -225,7 +230,7 @@ def read_dataset(root: Root) -> xr.Dataset:
     """Open any Zarr group of a run lazily; raises `GandidError` as `read_panel` does."""
     with verified(root):
         # Whole numbers stay whole numbers, also where -1 says that there are none.
-        return xr.open_zarr(root, chunks=None, consolidated=True, mask_and_scale=False)
+        return xr.open_zarr(root, chunks=None, consolidated=isinstance(root, Path), mask_and_scale=False)
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
@@ -299,11 +304,6 @@ def _growing_names(dataset: xr.Dataset) -> xr.Dataset:
     """Names as strings of any length, so that longer ones can be added."""
     names = {name: dataset[name].astype(object) for name in dataset.coords if dataset[name].dtype.kind == "U"}
     return dataset.assign_coords(names)
-
-
-def _dimensions(array: zarr.Array) -> list[str]:
-    """Names of an array's dimensions, as xarray stores them."""
-    return list(array.attrs["_ARRAY_DIMENSIONS"])  # type: ignore[arg-type]
 
 
 @contextmanager
