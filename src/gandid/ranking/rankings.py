@@ -1,0 +1,98 @@
+"""The three ways to find the units of a class (docs/relation.md, "Rankings"); each gives variables of the relation.
+
+`exact` ablates every unit alone on every latent, `screened` only as far as it takes to settle the choice, and `optimized` learns
+`alpha` of all units together besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from gandid.ranking.ablations import Ablations
+from gandid.ranking.gradients import STEPS, first_order, optimize
+from gandid.ranking.screening import CONFIDENCE, SHARE, predict, screen
+
+PAIR = ("unit", "object")
+
+
+def exact(ablations: Ablations, weight: float = 1.0) -> dict[str, Any]:
+    """Every unit ablated on every latent; `weight` is the part of the progress that this is."""
+    n, classes = ablations.area.shape
+    units = ablations.runner.units
+    block = max(1, ablations.rows // units)
+    drop = np.empty((n, units, classes), np.float32)
+    for start in range(0, n, block):
+        latents = min(block, n - start)
+        latent, unit = np.divmod(np.arange(latents * units) + start * units, units)
+        drop[start : start + block] = ablations.drops(latent, unit).reshape(latents, units, classes)
+        ablations.advance(weight * latents)
+    return _effects(drop, drop, np.zeros((units, classes)))
+
+
+def screened(
+    ablations: Ablations, objects: Sequence[str], targets: Sequence[str], count: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Units ablated until the `count` of largest ACE on each target are settled, and the ACEs on all objects estimated.
+
+    Returns the variables, and attributes that say what was settled and how many ablations it took.
+    """
+    runner, segmenter, rows, (n, classes) = ablations.runner, ablations.segmenter, ablations.rows, ablations.area.shape
+    names = [name for name in segmenter.classes if name in {*objects, *targets}]
+    numbers = np.array([segmenter.classes.index(name) for name in names])
+    # Areas and effects decide what is measured next; a ranking that goes on must go by the same, to the last bit.
+    shown = ablations.journal.take((n, classes), lambda: ablations.area)[:, numbers] > 0
+    effects = partial(first_order, runner, segmenter, ablations.z, shown, numbers, rows)
+    first = ablations.journal.take(
+        (n, runner.units, len(names)), lambda: effects(lambda latents: ablations.advance(latents / 2))
+    )
+    drop = np.full((n, runner.units, classes), np.nan, np.float32)
+
+    def measure(latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        for start in range(0, len(latent), rows):
+            pairs = latent[start : start + rows], unit[start : start + rows]
+            drop[pairs] = ablations.drops(*pairs)
+        return drop[latent, unit][:, numbers]
+
+    settled = np.array([names.index(target) for target in targets])
+    screen(first, shown, settled, count, measure, lambda more: ablations.advance(n / 2 * more / len(targets)))
+    prediction = predict(first, drop[..., numbers], shown)
+    expected, error = np.full(drop.shape, np.nan, np.float32), np.full(drop.shape[1:], np.nan)
+    expected[..., numbers], error[:, numbers] = prediction.expected, prediction.error
+    made = int(np.isfinite(drop[..., 0]).sum())
+    attributes = {"targets": list(targets), "units": count, "share": SHARE, "confidence": CONFIDENCE, "ablations": made}
+    return _effects(drop, expected, error) | {"expected": (("latent", *PAIR), expected)}, attributes
+
+
+def optimized(ablations: Ablations, targets: Sequence[str]) -> dict[str, Any]:
+    """As `exact`, and `alpha` of the targets; NaN for other classes."""
+    variables = exact(ablations, weight=0.5)
+    units, classes, z = ablations.runner.units, ablations.segmenter.classes, ablations.z
+    alpha = np.full((units, len(classes)), np.nan, np.float32)
+    step = len(z) / 2 / (len(targets) * STEPS)
+    for target in targets:
+        number = classes.index(target)
+        shows = z[torch.from_numpy(ablations.area[:, number] > 0).to(z.device)]
+        learn = partial(optimize, ablations.runner, ablations.segmenter, shows, number, ablations.rows)
+        alpha[:, number] = ablations.journal.take(
+            (units,), lambda learn=learn: learn(lambda steps: ablations.advance(step * steps))
+        )
+    return variables | {"alpha": (PAIR, alpha)}
+
+
+def _effects(drop: np.ndarray, expected: np.ndarray, error: np.ndarray) -> dict[str, Any]:
+    """ACE and its standard error, from drops as measured, as expected, and the standard deviation of the latter's mean."""
+    n = len(drop)
+    complete = np.isfinite(drop[..., 0]).all(axis=0)
+    whole = np.where(complete[:, None], drop, expected).astype(np.float64)
+    sampling = whole.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(error.shape, np.nan)
+    return {
+        "ace": (PAIR, whole.mean(axis=0)),
+        "ace_se": (PAIR, np.hypot(sampling, np.where(complete[:, None], 0, error))),
+        "exact": ("unit", complete),
+        "drop": (("latent", *PAIR), drop),
+    }

@@ -1,0 +1,45 @@
+"""Ratios of sums over latents by arm, with percentile intervals that pair the arms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gandid.did.inference import bootstrap
+
+INTERVAL = (2.5, 97.5)  # percentiles of the resamples
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part over whole; NaN where the whole is not above 0."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=np.broadcast_to(whole, part.shape) > 0)
+
+
+def ratios_of_sums(parts: np.ndarray, whole: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Ratios of sums over latents, the first arm's less each arm's, and 95 % percentile intervals of both.
+
+    Parameters
+    ----------
+    parts : array of shape (n, arms, k)
+    whole : array of shape (n, k)
+    seed : int
+        Seed of the bootstrap over latents, whose resamples all arms share.
+
+    Returns
+    -------
+    dict of str to array of shape (arms, k)
+        `value`, `low`, `high`, and of the differences `did`, `did_low`, `did_high`. An interval is NaN where the value is or where
+        hardly any resample has a value.
+    """
+    n, arms, k = parts.shape
+    value = ratio(parts.sum(axis=0), whole.sum(axis=0))
+    below = np.broadcast_to(whole[:, None], parts.shape)
+    draws = bootstrap(parts.reshape(n, -1), below.reshape(n, -1), seed=seed).reshape(-1, arms, k)
+
+    def interval(drawn: np.ndarray) -> np.ndarray:
+        usable = (np.isfinite(drawn).mean(axis=0) > 0.5) & np.isfinite(value)
+        return np.where(usable, np.nanpercentile(np.where(usable, drawn, 0), INTERVAL, axis=0), np.nan)
+
+    low, high = interval(draws)
+    did_low, did_high = interval(draws[:, :1] - draws)
+    names = ("value", "low", "high", "did", "did_low", "did_high")
+    return dict(zip(names, (value, low, high, value[:1] - value, did_low, did_high), strict=True))

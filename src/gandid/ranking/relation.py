@@ -1,0 +1,155 @@
+"""IoU, ACE and energy of every unit of a layer for every class (Bau et al. 2018, "GAN Dissection")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from torch import Tensor
+
+from gandid.interventions import REFERENCE, Runner
+from gandid.ranking import rankings
+from gandid.ranking.ablations import Ablations, area
+from gandid.ranking.gradients import check_gradients
+from gandid.ranking.journal import Journal
+from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
+from gandid.ranking.passes import pictures
+from gandid.segmenters import Segmenter, objects_of
+
+CPU_ROWS = 64  # images made at once on a CPU: the maps of more of them do not stay in the cache
+PLACES = 6  # images per unit, on which it is most active (GAN Dissection, figure 2)
+
+
+def relate(
+    runner: Runner,
+    segmenter: Segmenter,
+    z: Tensor,
+    on_progress: Callable[[Any], None] = lambda latents: None,
+    *,
+    ranking: Literal["exact", "screened", "optimized"] = "exact",
+    targets: Sequence[str] | None = None,
+    count: int = 20,
+    iou_threshold: Literal["quantile", "maximizing"] = "quantile",
+    rows: int = 128,
+    kept: Path | None = None,
+) -> xr.Dataset:
+    """Measure how every unit of the runner's layer relates to every class.
+
+    Parameters
+    ----------
+    runner, segmenter
+        The networks.
+    z : Tensor of shape (n, latent_dim)
+        Latents. Use others for the effects: units that are chosen and measured on the same latents profit from their noise.
+    on_progress : callable
+        Called with the work done since the last call, in latents or parts of one.
+    ranking : {"exact", "screened", "optimized"}
+        How the ACE is measured, and what `top_units` goes by (docs/relation.md, "Rankings").
+    targets : sequence of str, optional
+        Classes for which units are to be chosen; all objects by default.
+    count : int
+        How many units are to be chosen for each.
+    iou_threshold : {"quantile", "maximizing"}
+        A unit counts as active where its activation is at least what the top 1 % of its activations reach; or, for each class, at
+        least that of `TOP_QUANTILES` with which its IoU with the class is largest.
+    rows : int
+        Images that may be made at once.
+    kept : Path, optional
+        File from which a call that was cut short goes on.
+
+    Returns
+    -------
+    xarray.Dataset
+        See docs/relation.md.
+
+    Raises
+    ------
+    UsageError
+        If the ranking needs gradients that the segmenter does not give.
+    """
+    if ranking != "exact":
+        check_gradients(runner, segmenter, z[:1])
+    rows = min(rows, CPU_ROWS) if z.device.type == "cpu" else rows
+    objects = objects_of(segmenter)
+    targets = objects if targets is None else list(targets)
+    shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
+    measured, thresholds, top = _measure(runner, segmenter, z, rows, shares)
+    ablations = Ablations(runner, segmenter, z, measured["area"][1], rows, Journal(kept), on_progress)
+    if ranking == "screened":
+        ablated, attributes = rankings.screened(ablations, objects, targets, count)
+    elif ranking == "optimized":
+        ablated, attributes = rankings.optimized(ablations, targets), {}
+    else:
+        ablated, attributes = rankings.exact(ablations), {}
+    overlapping = _overlap(runner, segmenter, z, rows, thresholds, top)
+    numbers = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "shown": np.unique(top)}
+    about = {"layer": runner.layer, "latents": len(z), "ranking": ranking, "iou_threshold": iou_threshold}
+    coords = numbers | {"object": list(segmenter.classes)}
+    return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
+
+
+def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
+    """The `count` units of a class, best first: of largest `alpha` where that was learned for it, or else of largest ACE."""
+    by = -np.nan_to_num(relation["ace"].sel(object=target).values, nan=-np.inf)
+    order = np.argsort(by, kind="stable")
+    if "alpha" in relation and np.isfinite(relation["alpha"].sel(object=target)).all():
+        order = order[np.argsort(-relation["alpha"].sel(object=target).values[order], kind="stable")]
+    return tuple(int(unit) for unit in order[:count])
+
+
+def _measure(
+    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, shares: Sequence[float]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """First pass: area and energy, thresholds (shares, units), and the latents on which each unit is most active (units, places)."""
+    classes = len(segmenter.classes)
+    areas, largest = np.empty((len(z), classes), np.float32), np.empty((len(z), runner.units), np.float32)
+    energy = torch.zeros(runner.units, classes, dtype=torch.float64)
+    activations = Activations(len(z))
+    for numbers, _, labels, maps in _unedited(runner, segmenter, z, rows):
+        areas[numbers] = area(labels, classes).numpy()
+        largest[numbers] = maps.amax(dim=(2, 3)).cpu().numpy()
+        activations.add(maps)
+        masks = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
+        share = F.interpolate(masks, size=maps.shape[2:], mode="area")
+        energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
+    energy /= energy.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    variables = {"area": (("latent", "object"), areas), "energy": (("unit", "object"), energy.numpy())}
+    # Stable: among equal latents those that come first stay.
+    return variables, activations.above(shares), np.argsort(-largest, axis=0, kind="stable")[:PLACES].T
+
+
+def _overlap(
+    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray
+) -> dict[str, Any]:
+    """Second pass: the IoU with these thresholds, and each unit's activations and the images of its `top` latents."""
+    overlap, shown = Overlap(thresholds, len(segmenter.classes)), np.unique(top)
+    top_map = np.empty((*top.shape, *runner.map_size), np.float16)
+    image = np.empty((len(shown), *runner.image_size, 3), np.uint8)
+    for numbers, images, labels, maps in _unedited(runner, segmenter, z, rows):
+        overlap.add(maps, labels)
+        unit, place = np.nonzero((top >= numbers.start) & (top < numbers.stop))
+        top_map[unit, place] = maps.cpu().numpy()[top[unit, place] - numbers.start, unit]
+        here = np.flatnonzero((shown >= numbers.start) & (shown < numbers.stop))
+        image[here] = pictures(images[torch.from_numpy(shown[here] - numbers.start)])
+    iou, threshold = overlap.best()
+    return {
+        "iou": (("unit", "object"), iou),
+        "threshold": ("unit", threshold[:, 0]) if len(thresholds) == 1 else (("unit", "object"), threshold),
+        "top_latent": (("unit", "place"), top),
+        "top_map": (("unit", "place", "v", "u"), top_map),
+        "image": (("shown", "y", "x", "channel"), image),
+    }
+
+
+def _unedited(
+    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """(which latents, images, labels, activations) of batches of unedited images."""
+    for start in range(0, len(z), rows):
+        images, readings = runner.read(z[start : start + rows], [REFERENCE])
+        yield slice(start, start + len(images[0])), images[0], segmenter(images[0]), readings.layer.float()
