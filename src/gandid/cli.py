@@ -1,608 +1,460 @@
-"""The command line: parses, calls, prints."""
+"""The command line: its options are the fields of `StudyConfig`, and everything slow is imported when it is needed."""
 
 from __future__ import annotations
 
-import re
+import os
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+import click
 
+from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 
-app = typer.Typer(
-    help="Causal experiments inside image generators: what does normalization do to the other objects when one is ablated?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from gandid.study import Study
+
+FLAGS = {"targets": "--target", "segmenter_scales": "--segmenter-scale"}  # where an option is not called as its field
+NETWORKS = ("generator", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
+LEAST_MEMORY = 16 * 2**20  # bytes
+FILE = click.Path(path_type=Path)
+COMPLETION = 'Shell completion: eval "$(_GANDID_COMPLETE=bash_source gandid)", or zsh_source, or fish_source'
+
+
+class Option(click.Option):
+    """An option that belongs to a group of the help page."""
+
+    def __init__(self, declaration: str, group: str, text: str, *names: str, **rest: Any):
+        super().__init__([*declaration.split(), *names], help=text, **rest)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command whose help page shows its options in groups."""
+
+    def __init__(self, *args: Any, example: str = "", **rest: Any):
+        super().__init__(*args, epilog=f"\b\nExample: {example}", **rest)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if record := option.get_help_record(ctx):
+                groups.setdefault(getattr(option, "group", "Output"), []).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=26)
+
+
+def field_option(name: str, **changes: Any) -> Option:
+    """The option of a field of `StudyConfig`; `changes` replace what follows from the field."""
+    field = StudyConfig.model_fields[name]
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    kind, many = _kind(field.annotation)
+    text, settings = field.description or "", {"type": kind, "multiple": many, "default": () if many else None}
+    if kind is bool or name == "dose":
+        settings = {"is_flag": True}
+    elif many:
+        text += " Repeatable."
+    if field.default and not isinstance(field.default, bool):
+        text += f"  [default: {', '.join(field.default) if many else field.default}]"
+    settings |= changes
+    declaration = settings.pop("flag", FLAGS.get(name, "--" + name.replace("_", "-")))
+    return Option(declaration, str(extra.get("group")), text, name, **settings)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type of an option's value, and whether the option may be repeated."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return _kind(inner[0])
+    if origin is tuple:
+        return _kind(inner[0])[0], True
+    return (click.Choice(inner) if origin is Literal else annotation), False
+
+
+DEVICE = Option(
+    "--device",
+    "Machine",
+    "Where the networks run.  [default: auto]",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
 )
-train = typer.Typer(help="Make the embedded weights anew.", no_args_is_help=True)
-app.add_typer(train, name="train")
-
-out, err = Console(), Console(stderr=True)
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Generator = Annotated[
-    str, typer.Option("--generator", help="A model's name (see `gandid models`), a checkpoint, or FILE.py:FACTORY.")
+MEMORY = Option("--memory", "Machine", "Memory for the batches, such as 4GiB; half of what is free by default.")
+RAY = [
+    Option(
+        "--executor",
+        "Machine",
+        "Where to measure: in this process, or on a Ray cluster.",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+    ),
+    Option("--address", "Machine", "Address of a running Ray cluster, or auto; one is started here by default."),
+    Option("--workers", "Machine", "Number of Ray workers.  [default: 1]", type=click.IntRange(1), default=1),
+    Option("--gpus-per-worker", "Machine", "GPUs of each Ray worker; may be a fraction.", type=float, default=0.0),
 ]
-Segmenter = Annotated[
-    str, typer.Option("--segmenter", help="An embedded segmenter, a checkpoint, or a Hugging Face folder or id.")
-]
-Layer = Annotated[str | None, typer.Option("--layer", help="Whose output is edited; the model's default if not given.")]
-Layers = Annotated[
-    list[str],
-    typer.Option("--layer", help="Whose output is edited; the model's default if not given; several: a sweep."),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the latents.")]
-Memory = Annotated[
-    str | None,
-    typer.Option(help="Such as 4GiB: what the networks' batches may take; half of what is free if not given."),
+SHOWN = [
+    Option("-v --verbose", "Output", "Print every arm, sentence and check.", is_flag=True),
+    Option("-q --quiet", "Output", "Print nothing but errors.", is_flag=True),
+    Option("--json", "Output", "Print the table of results as JSON.", "as_json", is_flag=True),
 ]
 
 
-Ranked = Annotated[
-    str | None, typer.Option(metavar="exact|screened|optimized", help="How units are found; exact if not given.")
-]
-Screen = Annotated[
-    bool,
-    typer.Option("--screen", help="Short for --ranking screened: units are ablated only until the choice is settled."),
-]
-IouThreshold = Annotated[
-    str, typer.Option(help="quantile (a unit's top 1 %), or maximizing: the one with the largest IoU, per class.")
-]
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    no_args_is_help=True,
+    epilog=f"\b\n{COMPLETION}",
+)
+@click.version_option(package_name="gandid", message="gandid %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, with any command.")
+def app(debug: bool) -> None:
+    """Causal experiments inside image generators.
+
+    What does normalization do to the other objects when one object is ablated?
+    """
 
 
-@app.callback()
-def main_options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Options of every command."""
-
-
-@app.command(epilog="Example: gandid run --target painting --layer layer4 --latents 1000 --out runs/painting")
-def run(
-    context: typer.Context,
-    generator: Generator = "rooms",
-    segmenter: Segmenter = "rooms",
-    segmenter_size: Annotated[
-        int | None, typer.Option(min=1, help="Input size of a Hugging Face segmenter; its own if not given.")
-    ] = None,
-    segmenter_scale: Annotated[
-        list[float], typer.Option(help="Average its probabilities over these scales of that size (repeatable).")
-    ] = [],
-    background: Annotated[
-        list[str], typer.Option(help="Class that fills any hole (repeatable), in place of the segmenter's own list.")
-    ] = [],
-    layer: Layers = [],
-    target: Annotated[
-        list[str], typer.Option(help="Class to ablate, or CLASS=UNIT,UNIT,...; every object if not given.")
-    ] = [],
-    units: Annotated[
-        int | None, typer.Option(help="Units per target; 20, or a fifth of the layer's if that is fewer.")
-    ] = None,
-    control: Annotated[list[str], typer.Option(help="capped, frozen, mean or twin (repeatable).")] = [
-        "capped",
-        "frozen",
+@app.command(
+    cls=Command,
+    example="gandid run --target rug --latents 200 --out runs/rug",
+    params=[
+        *(field_option(name) for name in StudyConfig.model_fields if name not in ("layer", "types")),
+        field_option("layer", multiple=True, default=()),
+        DEVICE,
+        MEMORY,
+        *RAY,
+        Option("--out", "Output", "Folder of the run.  [default: runs/latest]", type=FILE, default=Path("runs/latest")),
+        Option("--config", "Output", "YAML file with these settings; options win over it.", "file", type=FILE),
+        Option("--dry-run", "Output", "Only estimate the number of images, the time and the disk space.", is_flag=True),
+        *SHOWN,
     ],
-    twin: Annotated[
-        list[str], typer.Option(help="Of --control twin: a generator trained without the normalization (repeatable).")
-    ] = [],
-    hold: Annotated[list[str], typer.Option(help="first, all, or site names joined by +.")] = ["first", "all"],
-    ablation: Annotated[str, typer.Option(help="zero, mean or resample.")] = "zero",
-    alpha: Annotated[float, typer.Option(help="Share of the way to the ablated value.")] = 1.0,
-    latents: Annotated[int, typer.Option(help="Latents for the effects; with --until, those of the first look.")] = 512,
-    until: Annotated[
-        float | None,
-        typer.Option(help="Go on until every half-width is at most this share of the target's pixels, such as 0.005."),
-    ] = None,
-    max_latents: Annotated[int, typer.Option(help="Where --until ends at the latest.")] = 20_000,
-    ranking: Ranked = None,
-    screen: Screen = False,
-    ranking_latents: Annotated[int, typer.Option(help="Latents for the ranking of units.")] = 128,
-    iou_threshold: IouThreshold = "quantile",
-    seed: Seed = 0,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 where a GPU is faster with it.")] = "fp32",
-    chunk: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Measure only the K-th of N parts of the latents, to merge later.")
-    ] = None,
-    out_folder: Annotated[
-        Path,
-        typer.Option("--out", help="Folder of the run; one that was cut short goes on, one of fewer latents grows."),
-    ] = Path("runs/latest"),
-    config: Annotated[Path | None, typer.Option(help="A YAML file with the settings above; flags win.")] = None,
-    device: Device = "auto",
-    memory: Memory = None,
-    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster (auto finds one); without, one is started here.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ray workers; each holds the networks once.")] = 1,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs of each Ray worker; may be a fraction.")] = 0.0,
-    figure: Annotated[
-        bool, typer.Option("--figure", help="Make the paper's figure: the relation after each ablation, and insertion.")
-    ] = False,
-    sites: Annotated[
-        str | None, typer.Option(metavar="shapley", help="Share each effect out among the normalizations.")
-    ] = None,
-    dose: Annotated[
-        bool, typer.Option("--dose", help="Ablate partially, too: by 0, 0.1, ..., 1 of the way, live and held.")
-    ] = False,
-    placebos: Annotated[
-        int, typer.Option(min=0, help="Ablate so many random sets of units, too, matched in size and energy.")
-    ] = 0,
-    second_segmenter: Annotated[
-        str | None, typer.Option(help="Look at the same images with another one; the embedded rooms bring theirs.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate arms, images, time and disk.")] = False,
-) -> None:
-    """Run a difference-in-differences study and write its report; with several layers, a study at each and one of them all."""
-    from gandid.report import build
-    from gandid.studies import StudyConfig, read_config
-    from gandid.studies.executors import Local, Ray
+)
+@click.pass_context
+def run(ctx: click.Context, out: Path, file: Path | None, dry_run: bool, **given: Any) -> None:
+    """Run a study and write its report.
 
-    # Only what was given on the command line may win over the file.
-    overrides = {
-        name: value
-        for name, value in context.params.items()
-        if name in {*StudyConfig.model_fields, "target", "segmenter_scale"}
-        and (config is None or getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE")
-    }
-    overrides.pop("ranking", None)
-    if screen or ranking is not None:
-        overrides["ranking"] = _ranking(ranking, screen)
-    if "target" in overrides:
-        overrides["targets"] = _targets(overrides.pop("target"))
-    if "segmenter_scale" in overrides:
-        overrides["segmenter_scales"] = overrides.pop("segmenter_scale") or None
-    if "background" in overrides:
-        overrides["background"] = overrides["background"] or None
-    layers = list(dict.fromkeys(overrides.pop("layer", [])))
-    if len(layers) == 1:
-        overrides["layer"] = layers[0]
-    asked = StudyConfig.read(config, **overrides) if config else StudyConfig.check(**overrides)
-
-    if executor not in ("local", "ray"):
-        raise UsageError(f"unknown executor '{executor}': choose local or ray")
-    # Workers without a GPU of their own share this machine's memory, or a GPU's.
-    share = 1.0 if executor == "local" else min(1.0, gpus_per_worker or 1 / workers)
-    where = Ray(address, workers, gpus_per_worker) if executor == "ray" else Local()
-    make = _studies(asked, device, memory, share)
-    if len(layers) > 1:
-        _sweep([make(one) for one in layers], asked, out_folder, where, dry_run)
-        return
-    study = make(asked.layer)
-
+    An interrupted run goes on, and one of fewer latents or arms grows. With several --layer the same study runs at each,
+    in the folder OUT/LAYER.
+    """
+    fields = _fields(ctx)
+    layers: list[str | None] = list(dict.fromkeys(fields.pop("layer", [])))
+    if "targets" in fields:
+        fields["targets"] = _targets(fields["targets"])
+    config = StudyConfig.read(file, **fields) if file else StudyConfig.check(**fields)
+    studies = _studies(config, layers or [config.layer], given)
+    alone = len(studies) == 1
+    if not alone and (out / "config.yaml").is_file():
+        raise UsageError(f"{out} holds the run of one layer: choose another --out for several layers")
+    tasks = [
+        (study, config.model_copy(update={"layer": study.layer}), out if alone else out / study.layer)
+        for study in studies
+    ]
+    for study, one, folder in tasks:
+        study.check(one, folder)
     if dry_run:
-        from gandid.studies.plan import plan
+        from gandid.measure.plan import plan
+        from gandid.report import build
 
-        print(plan(study, asked, build))
-        if asked.until is not None:
-            print(f"That is the first look; --until may go on to {asked.max_latents:,} latents.")
+        for study, one, _ in tasks:
+            click.echo(plan(study, one, build) if alone else f"{study.layer}\n{plan(study, one, build)}")
+        if config.until is not None:
+            click.echo(f"This is the first look; --until may go on to {config.max_latents:,} latents.")
         return
-    with _progress() as progress:
-        command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress)
-        study.execute(asked, store=out_folder, executor=where, progress=progress, command=command, finish=report)
-    speed = read_config(out_folder)["resolved"]["images_per_second"]
-    if speed:
-        err.print(f"The arms were made at {speed:,.1f} images per second.")
-    _print_results(report.effects, out_folder)
+    from gandid.measure.executors import Local, Ray
+
+    ray = given["executor"] == "ray"
+    executor = Ray(given["address"], given["workers"], given["gpus_per_worker"]) if ray else Local()
+    command = shlex.join(["gandid", *sys.argv[1:]])
+    with _display(given) as progress:
+        for study, one, folder in tasks:
+            finish = _reporting(progress)
+            study.execute(one, store=folder, executor=executor, progress=progress, command=command, finish=finish)
+    _show([folder for *_, folder in tasks], given)
 
 
-def _sweep(studies: list[Any], asked: Any, out_folder: Path, where: Any, dry_run: bool) -> None:
-    """One study at several layers, or what that would take."""
-    from gandid.report import build
-    from gandid.studies.plan import plan
-    from gandid.studies.sweep import check, sweep, total
-
-    check(studies, asked, out_folder)
-    if dry_run:
-        print(total([plan(study, asked, build) for study in studies]))
-        return
-    with _progress() as progress:
-        command, report = shlex.join(["gandid", *sys.argv[1:]]), _Report(progress, anew=False)
-        sweep(studies, asked, out_folder, executor=where, progress=progress, command=command, finish=report)
-    _print_sweep(out_folder)
-
-
-@app.command(epilog="Example: gandid merge runs/part-1 runs/part-2 --out runs/whole")
-def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of one study with different latents.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="A new folder.")],
-) -> None:
-    """Join runs of one study whose latents were measured apart (`gandid run --chunk K/N`), and report the whole."""
-    from gandid.studies.merge import merge as join
-
-    with _progress() as progress:
-        report = _Report(progress)
-        join(runs, out_folder, report)
-    _print_results(report.effects, out_folder)
+@app.command(
+    cls=Command,
+    example="gandid relate --layer layer6 --latents 64 --out runs/units.csv",
+    params=[
+        *(field_option(name) for name in (*NETWORKS, "ranking", "iou_threshold", "seed", "dtype")),
+        field_option("ranking_latents", flag="--latents"),
+        DEVICE,
+        MEMORY,
+        Option("--out", "Output", "CSV file to write; the dataset goes beside it, as .zarr.", type=FILE, required=True),
+    ],
+)
+@click.pass_context
+def relate(ctx: click.Context, out: Path, **given: Any) -> None:
+    """Measure IoU, ACE and energy of every unit of a layer for every class."""
+    raise NotImplementedError
 
 
-@app.command(epilog="Example: gandid relate --layer layer6 --latents 128 --out relation.csv")
-def relate(
-    generator: Generator = "rooms",
-    segmenter: Segmenter = "rooms",
-    layer: Layer = None,
-    latents: Annotated[int, typer.Option(min=2, help="How many latents.")] = 128,
-    ranking: Ranked = None,
-    screen: Screen = False,
-    iou_threshold: IouThreshold = "quantile",
-    seed: Seed = 0,
-    out_file: Annotated[
-        Path, typer.Option("--out", help="CSV file to write; the whole dataset goes beside it, into a folder .zarr.")
-    ] = Path("relation.csv"),
-    device: Device = "auto",
-    memory: Memory = None,
-) -> None:
-    """Measure IoU, ACE and energy of every unit of a layer for every class; the same command goes on where it was cut off."""
-    from gandid.files import replacing
-    from gandid.studies import StudyConfig
-    from gandid.studies.folder import write_measures
-    from gandid.studies.store import explained, write_dataset
+@app.command(cls=Command, example="gandid report runs/latest", params=SHOWN)
+@click.argument("folder", type=FILE)
+def report(folder: Path, **given: Any) -> None:
+    """Estimate a run again from its panel, finished or not, and write its report."""
+    from gandid.runs import open_panel, write_estimates
 
-    asked = StudyConfig.check(
-        generator=generator,
-        segmenter=segmenter,
-        layer=layer,
-        seed=seed,
-        ranking=_ranking(ranking, screen),
-        ranking_latents=latents,
-        iou_threshold=iou_threshold,
-    )
-    dataset = out_file.with_suffix(".zarr")
-    for path in (out_file, dataset):
-        if path.exists():
-            raise UsageError(f"{path} exists: choose another --out, or remove it")
-    study = _study(asked, device, memory)
-    kept = study.ranking_file(out_file, asked)
-    with explained(out_file), _progress() as progress:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-        relation = study.relate(latents, progress, kept, ranking=asked.ranking, iou_threshold=asked.iou_threshold)
-    write_dataset(dataset, relation)
-    with explained(out_file), replacing(out_file) as aside:
-        write_measures(aside, relation)
-    kept.unlink(missing_ok=True)
-    table = Table(
-        title=f"{study.layer}: the five units of largest ACE (points of the image's area)", title_justify="left"
-    )
-    for column in ("object", "units", "ACE"):
-        table.add_column(column)
-    for name in study.objects:
-        ace = relation["ace"].sel(object=name).to_series().nlargest(5)
-        table.add_row(name, ", ".join(map(str, ace.index)), ", ".join(f"{100 * value:.2f}" for value in ace))
-    out.print(table)
-    out.print(f"Written: {out_file}, {dataset}")
+    write_estimates(folder, open_panel(folder))
+    with _display(given) as progress:
+        _reporting(progress)(folder)
+    _show([folder], given)
 
 
-@app.command(epilog="Example: gandid report runs/latest")
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a sweep of layers.")]) -> None:
-    """Write effects, checks, figures and the report of a run anew, from its panel, finished or not."""
-    from gandid.studies import open_panel, write_estimates
-    from gandid.studies.sweep import is_sweep, read_sweep, write_tables
+@app.command(
+    cls=Command,
+    example="gandid merge runs/part-1 runs/part-2 --out runs/whole",
+    params=[Option("--out", "Output", "New folder for the whole run.", type=FILE, required=True), *SHOWN],
+)
+@click.argument("runs", nargs=-1, required=True, type=FILE)
+def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
+    """Join runs of one study whose latents were measured apart (--chunk K/N)."""
+    from gandid.measure.merge import merge as join
 
-    if is_sweep(folder):
-        with _progress() as progress:
-            task = progress.add_task("writing the report", total=1)
-            write_tables(folder, read_sweep(folder))
-            progress.advance(task)
-        _print_sweep(folder)
-        return
-    effects = write_estimates(folder, open_panel(folder))
-    with _progress() as progress:
-        _Report(progress)(folder, effects)
-    _print_results(effects, folder)
+    with _display(given) as progress:
+        join(runs, out, _reporting(progress))
+    _show([out], given)
 
 
-@app.command("app", epilog="Example: gandid app --runs runs")
-def app_command(
-    generator: Generator = "rooms",
-    segmenter: Segmenter = "rooms",
-    layer: Layer = None,
-    runs: Annotated[
-        Path, typer.Option(help="Folder of runs: studies are written there, and no other is served.")
-    ] = Path("runs"),
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on if not given.")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; another than 127.0.0.1 demands a token.")
-    ] = "127.0.0.1",
-    token: Annotated[
-        str | None, typer.Option(help="What a visitor must know; made by chance where it is needed and not given.")
-    ] = None,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
-    device: Device = "auto",
-) -> None:
-    """Open a page in the browser, on which an effect is found by hand and turned into a study."""
+@app.command(
+    "app",
+    cls=Command,
+    example="gandid app --runs runs",
+    params=[
+        *(field_option(name) for name in ("generator", "segmenter", "layer")),
+        DEVICE,
+        Option(
+            "--runs", "Page", "Folder of runs, the only one shown.  [default: runs]", type=FILE, default=Path("runs")
+        ),
+        Option("--port", "Page", "Port; the first free one from 7860 by default.", type=click.IntRange(1, 65535)),
+        Option(
+            "--host", "Page", "Address to listen on; 127.0.0.1 by default, others need a token.", default="127.0.0.1"
+        ),
+        Option("--token", "Page", "Token that visitors must give; a random one by default where it is needed."),
+        Option("--no-browser", "Page", "Do not open the page in a browser.", is_flag=True),
+    ],
+)
+@click.pass_context
+def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any) -> None:
+    """Open a page on which an effect is found by hand and turned into a study."""
     from gandid.app import serve
 
-    def told(address: str) -> None:
-        print(f"The page is at {address} (Ctrl+C ends it)", flush=True)
-
-    out.print("Loading the networks ...")
+    config = StudyConfig.check(**_fields(ctx))
+    click.echo("Loading the networks ...")
     serve(
-        generator=generator,
-        segmenter=segmenter,
-        layer=layer,
-        runs=runs,
-        host=host,
-        port=port,
-        token=token,
+        generator=config.generator,
+        segmenter=config.segmenter,
+        layer=config.layer,
+        **{name: given[name] for name in ("runs", "host", "port", "token")},
         browser=not no_browser,
         device=_device(device),
-        told=told,
+        told=lambda address: click.echo(f"The page is at {address} (Ctrl+C ends it)"),
     )
 
 
-@app.command(epilog="Example: gandid models")
-def models() -> None:
-    """List the models that have a name: those that ship with the package, and those that are downloaded when first used."""
-    from itertools import groupby
-
-    from gandid.generators import NAMED, NamedModel
+@app.command(cls=Command, example="gandid models rooms", params=[field_option("segmenter")])
+@click.argument("name", required=False)
+def models(name: str | None, segmenter: str | None) -> None:
+    """List the models that have a name; with a name or a file, its layers, sites and classes."""
+    from gandid.generators import NAMED
     from gandid.generators.download import cache_folder, cached_file
 
-    def collection(model: NamedModel) -> tuple[str, ...]:
-        return (
-            model.source,
-            f"licence: {model.licence}",
-            f"edited unless told otherwise: {model.default_layer}, {model.why}",
-        )
-
-    for heading, some in groupby(NAMED.values(), key=collection):
-        print("\n  ".join(heading))
-        for model in some:
-            size = f"{'' if model.weights else 'about '}{model.megabytes:.0f} MB"
-            here = "here" if cached_file(model).is_file() else "to be downloaded"
-            print(f"    {model.name:<22} {model.resolution:>4} px  {size:>12}  {here}")
-        print()
-    print(f"Downloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
+    if name is not None:
+        _describe(name, segmenter or (NAMED[name].segmenter if name in NAMED else None))
+        return
+    for model in NAMED.values():
+        where = "here" if cached_file(model).is_file() else "to be downloaded"
+        click.echo(f"{model.name:<22} {model.resolution:>4} px {model.megabytes:>6.0f} MB  {where}")
+    click.echo(f"\nDownloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
 
 
-@app.command(epilog="Example: gandid convert proggan_bedroom.pth bedroom.safetensors")
-def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint in any public format of PG-GANs, or a model's name.")],
-    target: Annotated[Path, typer.Argument(help="A .safetensors file to write; never overwritten.")],
-) -> None:
-    """Write a PG-GAN's generator as safetensors, from whatever format it is in."""
+def _describe(name: str, segmenter: str | None) -> None:
+    """Print the layers, sites and classes of a model."""
+    from gandid.generators import NAMED, load_generator
+    from gandid.interventions import Runner
+    from gandid.segmenters import load_segmenter
+
+    if name in NAMED:
+        model = NAMED[name]
+        click.echo(f"{model.source}\nlicence: {model.licence}\ndefault layer: {model.default_layer}, {model.why}\n")
+    network, sites = load_generator(name), []
+    click.echo(f"{'layer':<20}{'units':>6}{'map':>10}  next site")
+    for layer in getattr(network, "layers", None) or [path for path, _ in network.named_modules() if path]:
+        try:
+            runner = Runner(network, layer)
+        except UsageError:
+            continue  # a module whose output is not a map
+        size = " x ".join(map(str, runner.map_size))
+        click.echo(f"{layer:<20}{runner.units:>6}{size:>10}  {(*runner.downstream, 'none')[0]}")
+        sites = [*runner.upstream, *runner.downstream]
+    click.echo(f"\nsites: {', '.join(sites) or 'none'}")
+    if segmenter:
+        known = load_segmenter(segmenter)
+        names = [f"{one} (background)" if one in known.background else one for one in known.classes]
+        click.echo(f"\nclasses: {', '.join(names)}")
+
+
+@app.command(cls=Command, example="gandid convert proggan_bedroom.pth bedroom.safetensors")
+@click.argument("source")
+@click.argument("target", type=FILE)
+def convert(source: str, target: Path) -> None:
+    """Write a PG-GAN's generator as safetensors, from any public format."""
     from gandid.generators import Generator, load_generator
     from gandid.generators.storage import save_generator
 
     if target.suffix != ".safetensors":
-        raise UsageError(f"{target} is not called .safetensors, which is what convert writes")
+        raise UsageError(f"{target} does not end in .safetensors, the format that convert writes")
     if target.exists():
         raise UsageError(f"{target} exists: choose another name, or remove it")
     network = load_generator(source)
     if not isinstance(network, Generator):
-        raise UsageError(f"{source} is no PG-GAN: only those can be converted")
+        raise UsageError(f"{source} is not a PG-GAN: only those can be converted")
     try:
         save_generator(network, target)
     except OSError as error:
         raise GandidError(f"{target} cannot be written: {error.strerror}") from error
-    print(f"Written: {target} ({network.resolution} px, latents of length {network.latent_dim})")
+    click.echo(f"Written: {target} ({network.resolution} px, latents of length {network.latent_dim})")
 
 
-@train.command("generator", epilog="Example: gandid train generator --out runs/generator")
-def train_generator_command(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path(
-        "runs/generator"
-    ),
-    seed: Seed = 0,
-    pixel_norm: Annotated[bool, typer.Option(help="Without: the same network without pixel normalization.")] = True,
-    resolution: Annotated[
-        int, typer.Option(help="64, as embedded, or 32: smaller networks, a quarter of an hour each.")
-    ] = 64,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
-    device: Device = "auto",
-) -> None:
-    """Train a rooms generator by progressive growing."""
-    from dataclasses import replace
-
-    from gandid.training.generator import SCHEDULES, train_generator
-
-    if evaluate:
-        _evaluate_generator("rooms" if pixel_norm else "rooms-twin")
-        return
-    if resolution not in SCHEDULES:
-        raise UsageError(f"there is no schedule for {resolution} px: choose {' or '.join(map(str, SCHEDULES))}")
-    schedule = replace(SCHEDULES[resolution], seed=seed, pixel_norm=pixel_norm)
-    weights = train_generator(out_folder, schedule, _device(device))
-    out.print(f"Written: {weights}")
+def _fields(ctx: click.Context) -> dict[str, Any]:
+    """The fields of the configuration that the command line gives; only these win over a file."""
+    given = click.core.ParameterSource.COMMANDLINE
+    return {
+        name: value
+        for name, value in ctx.params.items()
+        if name in StudyConfig.model_fields and ctx.get_parameter_source(name) is given
+    }
 
 
-@train.command("segmenter", epilog="Example: gandid train segmenter --out runs/segmenter")
-def train_segmenter_command(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted one goes on.")] = Path(
-        "runs/segmenter"
-    ),
-    architecture: Annotated[str, typer.Option(help="unet, or dilated: that of the second segmenter.")] = "unet",
-    seed: Seed = 0,
-    evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure the embedded weights instead.")] = False,
-) -> None:
-    """Train the rooms segmenter, or the second one."""
-    from gandid.segmenters import load_segmenter
-    from gandid.training.segmenter import NAMES, check_architecture, evaluate_segmenter, quality_bars, train_segmenter
-
-    if not evaluate:
-        out.print(f"Written: {train_segmenter(out_folder, architecture=architecture, seed=seed)}")
-        return
-    check_architecture(architecture)
-    bars = quality_bars(evaluate_segmenter(load_segmenter(NAMES[architecture]), progress=True), architecture)
-    table = Table("measure", "value", "bar", "met")
-    for name, value, bar, met in bars:
-        table.add_row(name, f"{value:.4f}", bar, "yes" if met else "no")
-    out.print(table)
-    if not all(met for *_, met in bars):
-        raise GandidError("the segmenter misses a bar")
-
-
-def _evaluate_generator(model: str) -> None:
-    from gandid.generators import load_generator
-    from gandid.segmenters import load_segmenter
-    from gandid.training.quality import evaluate_generator
-
-    quality = evaluate_generator(load_generator(model), load_segmenter("rooms"), progress=True)
-    table = Table("class", "area", "of renders", "present", "of renders", "met")
-    for name, row in quality.iterrows():
-        if name == "unknown":
-            table.add_row("unknown", f"{row.area:.4f}", "", "", "", "")
-            continue
-        met = row.area_ok and row.presence_ok
-        values = [row.area, row.area_renders, row.presence, row.presence_renders]
-        table.add_row(str(name), *(f"{value:.4f}" for value in values), "yes" if met else "no")
-    out.print(table)
-    if not (quality.area_ok.dropna().all() and quality.presence_ok.dropna().all()):
-        raise GandidError("the generator misses a bar")
-
-
-def _ranking(ranking: str | None, screen: bool) -> str:
-    """What `--ranking` and `--screen` say together."""
-    if screen and ranking not in (None, "screened"):
-        raise UsageError(f"--screen is --ranking screened, and --ranking {ranking} is given: choose one")
-    return "screened" if screen else ranking or "exact"
-
-
-def _targets(given: list[str]) -> tuple[str, ...] | dict[str, Any] | None:
+def _targets(words: Sequence[str]) -> tuple[str, ...] | dict[str, list[int]]:
     """`--target painting` names a class; `--target painting=3,17` its units too."""
-    if not any("=" in one for one in given):
-        return tuple(given) or None
+    if not any("=" in word for word in words):
+        return tuple(words)
     named: dict[str, list[int]] = {}
-    for one in given:
-        target, _, units = one.partition("=")
+    for word in words:
+        target, _, units = word.partition("=")
+        if target in named:
+            raise UsageError(f"--target {target} is given twice: write all of its units after one =")
         try:
             named[target] = [int(unit) for unit in units.split(",")]
         except ValueError:
-            raise UsageError(f"--target {one}: write CLASS=UNIT,UNIT,... for every target, or for none") from None
+            raise UsageError(f"--target {word}: write CLASS=UNIT,UNIT,... for every target, or for none") from None
     return named
 
 
-def _study(config: Any, device: str, memory: str | None = None) -> Any:
-    return _studies(config, device, memory)(config.layer)
+def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str, Any]) -> list[Study]:
+    """The study at each layer; all share the networks."""
+    budget, device = _bytes(given["memory"]), _device(given["device"])
 
-
-def _studies(config: Any, device: str, memory: str | None = None, share: float = 1.0) -> Callable[[str | None], Any]:
-    """What makes the study at a layer; all share the networks."""
     from gandid.generators import load_generator
+    from gandid.measure.memory import default_budget
     from gandid.segmenters import load_segmenter
-    from gandid.studies import Study
-    from gandid.studies.memory import default_budget
+    from gandid.study import Study
 
-    place = _device(device)
-    budget = _bytes(memory) if memory else default_budget(place)
+    # Workers without a GPU of their own share the memory of this machine, or of a GPU.
+    share = min(1.0, given["gpus_per_worker"] or 1 / given["workers"]) if given.get("executor") == "ray" else 1.0
+    memory = int(share * (budget or default_budget(device)))
     segmenter = load_segmenter(
         config.segmenter,
-        place,
+        device,
         size=config.segmenter_size,
         scales=config.segmenter_scales,
         background=config.background,
     )
-    network = load_generator(config.generator, place)
-    twins = {name: load_generator(name, place) for name in config.twin}
-    return lambda layer: Study(
-        network, segmenter, layer, config.seed, precision=config.precision, memory=int(share * budget), twins=twins
-    )
+    generator = load_generator(config.generator, device)
+    twins = {name: load_generator(name, device) for name in config.twin}
+    return [
+        Study(generator, segmenter, layer, config.seed, dtype=config.dtype, memory=memory, twins=twins)
+        for layer in layers
+    ]
 
 
-def _bytes(text: str) -> int:
-    """A size such as `4GiB` or `800 MB` in bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match:
-        raise UsageError(f"--memory {text}: write a size such as 4GiB or 800MB")
-    number, prefix, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+def _bytes(text: str | None) -> int | None:
+    """A size such as `4GiB` or `800MB` in bytes."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        size = TypeAdapter(ByteSize | None).validate_python(text)
+    except ValidationError:
+        raise UsageError(f"--memory {text}: write a size such as 4GiB or 800MB") from None
+    if size is not None and size < LEAST_MEMORY:
+        raise UsageError(f"--memory {text} is too little for any network: give 16MiB or more")
+    return size
 
 
 def _device(name: str) -> str:
     import torch
 
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return "cuda" if here["cuda"] else "mps" if here["mps"] else "cpu"
-    if name not in here:
-        raise UsageError(f"unknown device '{name}': choose auto, cpu, cuda or mps")
-    if not here[name]:
+        return next(device for device, there in available.items() if there)
+    if not available[name]:
         raise UsageError(f"no {name} device is available here: choose --device auto")
     return name
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    )
+def _display(given: dict[str, Any]) -> Progress:
+    """A display of progress."""
+    from gandid.terminal import display
+
+    return display(given["quiet"] or given["as_json"])
 
 
-class _Report:
-    """Builds the report of a run when its effects are there, and keeps them to be printed when the bars are gone.
+def _reporting(progress: Progress) -> Callable[[Path], None]:
+    """What writes the report of a run, as a phase of its progress."""
 
-    Not `anew`: a page that was written after the effects is left as it is.
-    """
-
-    def __init__(self, progress: Progress, *, anew: bool = True):
-        self.progress, self.anew = progress, anew
-        self.effects: Any = None
-
-    def __call__(self, folder: Path, effects: Any) -> None:
+    def finish(folder: Path) -> None:
         from gandid.report import build
 
-        page, computed = folder / "report.html", folder / "effects.csv"
-        if not self.anew and page.is_file() and page.stat().st_mtime_ns >= computed.stat().st_mtime_ns:
-            return
-        task = self.progress.add_task("writing the report", total=1)
-        build(folder, effects)
-        self.progress.advance(task)
-        self.effects = effects
+        task = progress.add_task("writing the report", total=1)
+        build(folder)
+        progress.advance(task)
+
+    return finish
 
 
-def _print_results(effects: Any, folder: Path) -> None:
-    from gandid.studies.folder import stopping_in_words, types_in_words
+def _show(folders: Sequence[Path], given: dict[str, Any]) -> None:
+    from gandid.terminal import show
 
-    # Not through rich, which would wrap the table's rows.
-    print(effects.summary())
-    for line in [*stopping_in_words(folder), *types_in_words(folder)]:
-        print(line)
-    print(f"\nReport: {folder / 'report.html'}")
+    show(folders, **{name: given[name] for name in ("verbose", "quiet", "as_json")})
 
 
-def _print_sweep(folder: Path) -> None:
-    from gandid.report.sweep import build, words
-
-    page = build(folder)
-    print("\n".join(f"- {text}" for text in words(folder)))
-    print(f"\nReport: {page}")
-
-
-def main() -> None:
-    """Entry point: exit status 0, 1 (failed) or 2 (bad usage); an error is one line unless `--debug` is given."""
-    debug = "--debug" in sys.argv
-    if debug:
-        sys.argv.remove("--debug")
-    warnings.showwarning = lambda message, *_, **__: err.print(f"gandid: {message}", markup=False, soft_wrap=True)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit status 0, 1 (failed) or 2 (wrong usage); an error is one line unless `--debug` is given."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII alone ends no run
+            stream.reconfigure(errors="replace")
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"gandid: {message}", err=True)
+    if not debug:
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # results say where there is no number
+    status, message = 1, ""
     try:
-        app()
-    except KeyboardInterrupt:
-        err.print("gandid: interrupted; what a run has measured is kept, and the same command goes on")
-        sys.exit(1)
-    except GandidError as error:
+        status = app.main([word for word in words if word != "--debug"], "gandid", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        status = 2
+        click.echo(error.format_message(), err=True)
+    except click.ClickException as error:
+        status, message = 2, error.format_message()
+    except (KeyboardInterrupt, click.Abort):
+        message = "interrupted; what was measured is kept, and the same command goes on"
+    except BrokenPipeError:  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        known = isinstance(error, GandidError)
+        status = 2 if isinstance(error, UsageError) else 1
+        message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
         if debug:
-            raise
-        err.print(f"gandid: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+            traceback.print_exc()
+    if message:
+        click.echo(f"gandid: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,150 @@
+"""What a terminal shows: progress while a study runs, and one screen of results after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import progress as bars
+from rich.console import Console
+
+from gandid.errors import GandidError
+from gandid.estimation import read_effects
+from gandid.report.findings import Finding, findings, headline
+from gandid.report.run import Run, read
+from gandid.report.text import number, points
+from gandid.runs import is_finished
+from gandid.verdicts import MISSING, SOLID, never_differed
+
+WIDTH = 80
+MINUTE = 60.0
+OUTCOMES = {"removed": "removed", "inpainted": "in-painted"}
+COLUMNS = ("target", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high", "q", "n", "verdict")
+
+
+class Lines(bars.Progress):
+    """Progress for a log file: a line when a phase begins, every minute, and when it ends, each written at once."""
+
+    printed = 0.0
+
+    def add_task(self, description: str, *args: Any, **rest: Any) -> bars.TaskID:
+        """Begin a phase."""
+        task = super().add_task(description, *args, **rest)
+        self._line(task)
+        return task
+
+    def advance(self, task_id: bars.TaskID, advance: float = 1) -> None:
+        """Go on with a phase."""
+        super().advance(task_id, advance)
+        if time.monotonic() - self.printed >= MINUTE:
+            self._line(task_id)
+
+    def _line(self, task_id: bars.TaskID) -> None:
+        task, self.printed = self.tasks[task_id], time.monotonic()
+        left = f", about {task.time_remaining / MINUTE:.0f} min left" if task.time_remaining else ""
+        click.echo(
+            f"{time.strftime('%H:%M:%S')} {task.description}: {task.completed:.0f} of {task.total or 0:.0f}{left}",
+            err=True,
+        )
+
+
+def display(silent: bool) -> bars.Progress:
+    """A display of progress: bars on a terminal, else lines; nothing if `silent`."""
+    console = Console(stderr=True)
+    if not (silent or console.is_terminal):
+        return Lines(disable=True)
+    return bars.Progress(
+        bars.TextColumn("{task.description:<18}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+        disable=silent,
+    )
+
+
+def show(folders: Sequence[Path], *, verbose: bool = False, quiet: bool = False, as_json: bool = False) -> None:
+    """Print what runs found: a screen of 80 columns each, or JSON.
+
+    Raises
+    ------
+    GandidError
+        After all is printed, if too few images show any target of a run, so that nothing could be estimated.
+    """
+    runs = [(run, findings(run)) for run in map(read, folders)]
+    if as_json:
+        click.echo(json.dumps([_table(run, found) for run, found in runs], indent=2))
+    elif not quiet:
+        for run, found in runs:
+            _screen(run, found, verbose)
+    for run, found in runs:
+        if all(one.verdict == MISSING for one in found):
+            raise GandidError(f"{run.path}: too few images show a target, so that nothing could be estimated")
+
+
+def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
+    color = False if os.environ.get("NO_COLOR") else None
+
+    def echo(text: str = "") -> None:
+        click.echo(text, color=color)
+
+    if verbose:
+        effects = read_effects(run.path)
+        echo("\n".join([effects.summary(), "", *effects.sentences(), ""]))
+    echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
+    echo()
+    first = min(max(len(one.target) for one in found), 12) + 1
+    echo(f"{'ablated':<{first}}{'outcome':<11}{'live %':>6}{'held %':>7}  {'live - held, points':<21}verdict")
+    for one in found:
+        outcome, row = _main_effect(one)
+        values = "".join(f"{number(100 * row[name]):>{width}}" for name, width in (("tau_live", 6), ("tau_held", 7)))
+        difference = f"0 in {row['n']:,} images" if never_differed(row) else points(row)
+        style = {"bold": True, "fg": "green"} if one.verdict in SOLID else {"dim": True}
+        verdict = click.style(one.verdict, **style)
+        echo(f"{one.target[: first - 1]:<{first}}{OUTCOMES[outcome]:<11}{values}  {difference:<21}{verdict}")
+    arms: dict[str, list[str]] = {}
+    for one in found:
+        arms.setdefault(one.regime.label, []).append(one.target)
+    named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
+    echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
+    bad = run.checks[run.checks["verdict"] != "ok"]
+    which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())
+    echo(
+        textwrap.fill(
+            f"Checks: {len(run.checks) - len(bad)} of {len(run.checks)} ok; flagged: {which or 'none'}.", WIDTH
+        )
+    )
+    if stopped := run.config.get("resolved", {}).get("stopped"):
+        echo(textwrap.fill(str(stopped), WIDTH))
+    if not is_finished(run.path):
+        echo(textwrap.fill(f"Not finished: this is the state after {run.latents:,} latents.", WIDTH))
+    echo(f"Report: {run.path / 'report.html'}")
+
+
+def _main_effect(one: Finding) -> tuple[str, Any]:
+    """The effect that the verdict on a target is about."""
+    rows = one.solid or [item for item in one.rows.items() if item[1]["verdict"] == one.verdict]
+    return rows[0]
+
+
+def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:
+    """The screen for programs."""
+    bad = run.checks[run.checks["verdict"] != "ok"]
+    rows = [{name: row[name] for name in COLUMNS} for one in found for row in one.rows.values()]
+    return {
+        "run": str(run.path),
+        "finding": headline(run, found),
+        "finished": is_finished(run.path),
+        "latents": run.latents,
+        "effects": [{name: None if value != value else value for name, value in row.items()} for row in rows],
+        "verdicts": {one.target: one.verdict for one in found},
+        "flagged": {str(name): int(count) for name, count in bad["check"].value_counts(sort=False).items()},
+        "report": str(run.path / "report.html"),
+    }
