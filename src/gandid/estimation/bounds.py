@@ -1,0 +1,59 @@
+"""Thresholds: what a check may be, and from where on an effect is spoken of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+SUPPORT = ("strain", "realism", "unknown", "unknown_inside", "uncertain")
+CHECKS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]  # columns of checks.csv
+TOGETHER = "other objects"  # in tables, all other objects as one
+SHOWN = 0.05  # false discovery rate below which an effect counts as shown
+VISIBLE = 0.001  # shares smaller than this print as 0.0 % and are not worth a word
+UNLIKELY = 0.05  # level of the test of the target's own units against random ones
+ENERGY = 0.10  # by which the energy of random units may differ from that of the target's own
+GONE = 0.8  # share of the target that one regime has lost from which on live and held can only meet again
+UNEDITED = 1e-3  # effect without an edit that rounding may make: the edges between classes flip by single pixels
+SIMILAR = 0.7  # to 1 / 0.7: mean areas of a class with which two generators pass for trained on the same scenes
+CONDITION = 100.0  # of a matrix of shares that are known to some 0.1 %: beyond, its inverse tells nothing
+EXACT = 1e-9  # by which rounding may part sums that are equal
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of the checks; each can be chosen, and the defaults say why they are what they are."""
+
+    tail: float = 0.05
+    """Share of the unedited images that lie beyond "their range", on the side that matters."""
+    unknown: float = 0.005
+    """Share of an image's pixels that a good segmenter may call `unknown` by mistake, even on clean images:
+    where the unedited range is narrower than that, it is not held against an arm."""
+    unknown_inside: float = 0.10
+    """Share of the target's original pixels that may become `unknown` beyond what the live arm makes
+    unknown: they could belong to any class, so in-painting shares could be off by as much."""
+    uncertain: float = 0.005
+    """Share of an image's pixels of which the segmenter may be uncertain, even on sound images: as `unknown`."""
+    recall: float = 0.8
+    """Share of an object's pixels, on renders, that a segmenter should call by its name: below, undoing its confusions makes
+    errors of counts more than 1.7 times as large (`gandid.estimation.families.invert`)."""
+    seen: int = 30
+    """Images showing the target below which its intervals, built on a normal limit, are flagged."""
+    baseline_gap: float = 1e-3
+    """Change of the unedited image, on the scale -1 .. 1, that float rounding may make: an eighth of one step
+    of an 8-bit image."""
+    gain_error: float = 1e-3
+    """Relative deviation of the gain from its closed form. The normalization's eps (1e-8, beside an energy
+    near 1) explains that much only where the survivors carry less than some 1e-5 of the energy."""
+    stability: float = 3.0
+    """Standard errors by which the two halves of the latents may differ, for one comparison; a row that makes
+    several has the bound at which all of them together exceed it as rarely (Bonferroni)."""
+
+
+DEFAULTS = Bounds()
+
+Row = dict[str, Any]
+
+
+def row(check: str, value: float, bound: float, good: bool, bad: str = "flagged", **labels: str) -> Row:
+    """A row of checks.csv, its verdict `ok` or `bad`; `labels` are its target, arm and detail, where it has them."""
+    where = {"target": "", "arm": "", "detail": ""} | labels
+    verdict = "ok" if good else bad
+    return {"check": check, "value": float(value), "bound": float(bound), "verdict": verdict} | where

@@ -1,0 +1,310 @@
+"""Checks of the study's own arms: what could make an estimate untrue, measured, with a bound and a verdict.
+
+**Support** asks whether an arm is a world that the network could be in. An arm's *typical* image (the mean over the images that show
+the target) is compared with the *range* of the unedited images (all but the most extreme twentieth of them): an arm is flagged when
+its typical image lies where only one unedited image in twenty does. Single extreme images do not flag an arm, since the unedited world
+has them too; a shift of the whole arm does. The live arm is compared like the others, since an ablation can leave the range by itself,
+but an effect counts as supported if its *held* arm is: live is what the network does, and only the control can be an artefact of the
+experiment. docs/credibility.md describes every check.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gandid.estimation.bounds import CHECKS, Bounds, Row, row
+from gandid.estimation.contents import Contents, Regime
+from gandid.estimation.contrast import Parts, contrast, parts
+from gandid.estimation.sums import Sums, slices, stream
+from gandid.stats import bonferroni, welch_z
+
+
+def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
+    """Check a panel's own arms.
+
+    Checks whose variables the panel lacks (no discriminator, no `unknown` class, no upstream site) are left out.
+
+    - ``target_seen``: images that show the target (from the panel's `presence` on). None or one: *failed*, not estimable.
+    - ``strain`` (support; per held arm, at its worst site): 99 % of positions of a typical image have a held statistic within this
+      log-ratio of what the site would have taken. The bound is the unedited range: how far the statistic moves, on 99 % of positions,
+      between two unedited images.
+    - ``realism`` (support): the discriminator's mean score, against the low end of the unedited images'.
+    - ``unknown``, ``uncertain`` (support): mean share of pixels that belong to no class, or of which the segmenter is uncertain, against
+      the high end of the unedited images'. As for ``realism``, the edit may leave the range by itself, and then the live arm is flagged;
+      a held arm is held to what *holding* adds: beyond the live arm it may go as far as the end of the unedited range lies from its mean.
+    - ``unknown_inside`` (support): share of the target's original pixels that belong to no class after the edit; a held arm may add
+      `Bounds.unknown_inside` to what the live arm has.
+    - ``responds`` (per held arm, in a network with a site that cannot): how many of the held sites respond to an edit at all.
+    - ``baseline_gap`` (per arm): what holding does to the unedited image; *failed* for capped and frozen, where it must be rounding,
+      *flagged* for other controls, whose DID then needs parallel trends.
+    - ``placebo_site``: holding a site upstream of the edit must change nothing, exactly.
+    - ``gain``: measured gain at the first site against ``(1 - e_U)^(-1/2)``.
+    - ``stability``: DID of `removed` and of `inpainted` by objects in the two halves of the latents; the worst Welch z.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``check, target, value, bound, verdict, arm, detail``; `verdict` is ``ok``, ``flagged`` or ``failed``; `target` or `arm`
+        is empty where a check is not about one.
+    """
+    found = [
+        *_target_seen(contents, sums, bounds),
+        *_strain(contents, sums, bounds),
+        *_realism(contents, sums, bounds),
+        *_unknown(contents, sums, bounds),
+        *_unknown_inside(contents, sums, bounds),
+        *_uncertain(contents, sums, bounds),
+        *_responds(contents),
+        *_exact(contents, bounds),
+        *_stability(contents, sums, bounds),
+    ]
+    return pd.DataFrame(found, columns=CHECKS)
+
+
+def mean_gains(panel: xr.Dataset) -> dict[str, dict[str, float]]:
+    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
+    found: dict[str, dict[str, float]] = {str(target): {} for target in panel["target"].values}
+    for name in ("gain", "gain_outside"):
+        if name in panel:
+            for target, summary in zip(found, _summaries(panel, name, "target"), strict=True):
+                if summary.measured:
+                    found[target][name] = summary.mean
+    return found
+
+
+class _Summary(NamedTuple):
+    """Of the values that were measured (not NaN) over latents."""
+
+    measured: int
+    largest: float
+    mean: float
+
+
+def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[_Summary]:
+    """Of a variable along `latent` and `dim`, for each place on `dim`."""
+
+    def summarize(block: slice) -> tuple[np.ndarray, ...]:
+        values = _read(panel, name, block, dim)
+        measured = ~np.isnan(values)
+        return measured.sum(0), np.fmax.reduce(values, 0), np.where(measured, values, 0).sum(0, np.float64)
+
+    size = panel.sizes[dim]
+    count, largest, total = np.zeros(size, int), np.full(size, np.nan), np.zeros(size)
+    for one in stream(summarize, slices(panel, [name])):
+        count, largest, total = count + one[0], np.fmax(largest, one[1]), total + one[2]
+    return [_Summary(int(c), float(m), float(s) / max(c, 1)) for c, m, s in zip(count, largest, total, strict=True)]
+
+
+def _read(panel: xr.Dataset, name: str, block: slice, *dims: str) -> np.ndarray:
+    """A variable's values of some latents; axes `latent` and then `dims`."""
+    return panel[name].isel(latent=block).transpose("latent", *dims).values
+
+
+def _held(contents: Contents) -> list[Regime]:
+    """The held arms of the generator itself: nothing of another network is held."""
+    return [regime for regime in contents.regimes if regime.control != "twin"]
+
+
+def _edited(contents: Contents, sums: Sums) -> list[tuple[str, int]]:
+    """Live, held arms and networks: names, and places among the arms of the sums."""
+    pairs = [("live", contents.live), *((regime.name, regime.arm) for regime in contents.regimes)]
+    return [(name, sums.arms.index(contents.place(arm))) for name, arm in pairs]
+
+
+def _beyond(arm: str, live: float, end: float, usual: float) -> float:
+    """How far an arm may go: to the end of the unedited range, or as far beyond live as that lies from its mean."""
+    return end if arm == "live" else live + end - usual
+
+
+def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    total = len(sums.shown)
+    for target, count in zip(contents.targets, sums.shown.sum(0), strict=True):
+        if count < 2:
+            seen = f"no image of {total:,} shows" if count == 0 else f"only one image of {total:,} shows"
+            detail = f"{seen} '{target}': not estimable"
+        else:
+            detail = f"{count:,} of {total:,} images show it"
+        bad = "failed" if count < 2 else "flagged"
+        yield row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
+
+
+def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    panel, held = contents.panel, _held(contents)
+    if "strain" not in panel or "range" not in panel or panel.sizes["site"] == 0 or not held:
+        return
+    range_ = panel["range"].quantile(1 - bounds.tail, "latent").values
+    sites, shown = panel["site"].values.astype(str), sums.shown
+    panel = panel[["strain"]].isel(arm=[contents.place(regime.arm) for regime in held])
+
+    def add_up(block: slice) -> np.ndarray:
+        """Over the images that show the target, strain and how often it is beyond its range: (2, target, arm, site)."""
+        values = _read(panel, "strain", block, "target", "arm", "site", "quantile")
+        extreme = np.abs(values).max(-1, initial=0).astype(np.float64)
+        return np.stack([np.einsum("nt,ntas->tas", shown[block], each) for each in (extreme, extreme > range_)])
+
+    blocks = slices(panel, ["strain"], len(shown))
+    totals = sum(stream(add_up, blocks), np.zeros((2, shown.shape[1], len(held), len(sites))))
+    for t, (target, count) in enumerate(zip(contents.targets, shown.sum(0), strict=True)):
+        for a, regime in enumerate(held if count else []):
+            typical, beyond = totals[:, t, a] / count
+            # The worst site is the one furthest out of its own range, not the one with the largest number.
+            worst = int(np.argmax(typical / np.maximum(range_, 1e-6)))
+            value, bound = typical[worst], range_[worst]
+            detail = f"worst at {sites[worst]}; {beyond[worst]:.0%} of the images beyond the unedited range"
+            yield row("strain", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
+
+
+def _realism(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    if "realism" not in contents.panel:
+        return
+    panel = contents.panel[["realism"]].isel(arm=sums.arms)
+
+    def scored(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        values = _read(panel, "realism", block, "target", "arm")
+        # Only the first latents are scored; the rest is NaN.
+        where = np.flatnonzero(~np.isnan(values).all((1, 2)))
+        return where + block.start, values[where].astype(np.float64)
+
+    blocks = slices(panel, ["realism"], len(sums.shown))
+    latents, scores = map(np.concatenate, zip(*stream(scored, blocks), strict=True))
+    for t, target in enumerate(contents.targets):
+        reference = scores[:, t, sums.arms.index(contents.names.index("reference"))]
+        shows = sums.shown[latents, t] & ~np.isnan(reference)
+        if not shows.any():
+            continue
+        low, usual = float(np.nanquantile(reference, bounds.tail)), float(np.nanmean(reference))
+        means = {arm: float(scores[shows, t, place].mean()) for arm, place in _edited(contents, sums)}
+        for arm, value in means.items():
+            least = min(low, _beyond(arm, means["live"], low, usual))
+            detail = f"unedited images: {usual:.2f} on average; live: {means['live']:.2f}"
+            yield row("realism", value, least, value >= least, target=target, arm=arm, detail=detail)
+
+
+def _unknown(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    if "unknown" not in contents.classes:
+        return
+    size = contents.size
+    high = max(float(np.quantile(sums.unedited_unknown, 1 - bounds.tail)) / size, bounds.unknown)
+    usual = float(sums.unedited_unknown.mean()) / size
+    for t, (target, count) in enumerate(zip(contents.targets, sums.shown.sum(0), strict=True)):
+        shares = {arm: float(sums.unknown[t, place] / (max(count, 1) * size)) for arm, place in _edited(contents, sums)}
+        for arm, value in shares.items() if count else ():
+            most = max(high, _beyond(arm, shares["live"], high, usual))
+            detail = f"unedited images: {usual:.2%} on average; live: {shares['live']:.2%}"
+            yield row("unknown", value, most, value <= most, target=target, arm=arm, detail=detail)
+
+
+def _unknown_inside(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    if "unknown" not in contents.classes:
+        return
+    became = sums.inside[..., list(contents.classes).index("unknown")].sum(axis=0)
+    hole = sums.hole.sum(axis=0)
+    for t in np.flatnonzero(sums.shown.any(0)):
+        shares = {arm: became[t, place] / max(hole[t, place], 1) for arm, place in _edited(contents, sums)}
+        for arm, value in shares.items():
+            high = bounds.unknown_inside + (0.0 if arm == "live" else shares["live"])
+            about = {"target": contents.targets[t], "arm": arm, "detail": "share of the target's original pixels"}
+            yield row("unknown_inside", value, high, value <= high, **about)
+
+
+def _uncertain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    if "uncertain" not in contents.panel:
+        return
+    panel, shown = contents.panel[["uncertain"]].isel(arm=sums.arms), sums.shown
+    reference = sums.arms.index(contents.names.index("reference"))
+
+    def add_up(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the images that show each target, (target, arm), and each unedited image's share."""
+        values = _read(panel, "uncertain", block, "target", "arm").astype(np.float64)
+        return np.einsum("nt,nta->ta", shown[block], values), values[:, 0, reference]
+
+    parts = list(stream(add_up, slices(panel, ["uncertain"], len(shown))))
+    unedited = np.concatenate([part[1] for part in parts])
+    high, usual = max(float(np.quantile(unedited, 1 - bounds.tail)), bounds.uncertain), float(unedited.mean())
+    for t, (target, count) in enumerate(zip(contents.targets, shown.sum(0), strict=True)):
+        if not count:
+            continue
+        shares = sum(part[0][t] for part in parts) / count
+        edited = _edited(contents, sums)
+        live = float(shares[dict(edited)["live"]])
+        for arm, place in edited:
+            value, own = float(shares[place]), float(shares[sums.baselines[place]])
+            most = max(high, _beyond(arm, live, high, usual))
+            detail = f"before the edit: {own:.2%}; live: {live:.2%}; all unedited images: {usual:.2%} on average"
+            yield row("uncertain", value, most, value <= most, target=target, arm=arm, detail=detail)
+
+
+def _responds(contents: Contents) -> Iterator[Row]:
+    panel = contents.panel
+    if "responds" not in panel.coords or panel["responds"].all():
+        return
+    responds = dict(zip(panel["site"].values.astype(str), panel["responds"].values.astype(bool), strict=True))
+    for regime in _held(contents):
+        names = regime.arm.sites(list(responds))
+        still = [name for name in names if not responds[name]]
+        value = len(names) - len(still)
+        verb = "normalizes" if len(still) == 1 else "normalize"
+        detail = "every held site responds to an edit"
+        if still:
+            detail = f"{', '.join(still)} {verb} by stored statistics, as batch normalization does in evaluation mode, "
+            detail += "and cannot respond to an edit"
+        yield row("responds", value, 1, value > 0, arm=regime.name, detail=detail)
+
+
+def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
+    """What the experiment must do exactly: `baseline_gap`, `placebo_site` and `gain`."""
+    panel = contents.panel
+    if "baseline_gap" in panel:
+        summaries = _summaries(panel, "baseline_gap", "arm")
+        for regime in contents.regimes:
+            count, value, _ = summaries[contents.names.index(regime.name)]
+            if count:
+                detail = f"largest change of {count} unedited images"
+                detail += "" if regime.exact else "; DID needs parallel trends"
+                good, bad = value <= bounds.baseline_gap, "failed" if regime.exact else "flagged"
+                yield row("baseline_gap", value, bounds.baseline_gap, good, bad, arm=regime.name, detail=detail)
+    if "placebo_gap" in panel:
+        for target, (count, value, _) in zip(contents.targets, _summaries(panel, "placebo_gap", "target"), strict=True):
+            if count:
+                detail = f"largest change of {count} images when a site upstream of the edit is held"
+                yield row("placebo_site", value, 0.0, value == 0, "failed", target=target, detail=detail)
+    if "gain_error" in panel:
+        gains = mean_gains(panel)
+        for target, (count, value, _) in zip(gains, _summaries(panel, "gain_error", "target"), strict=True):
+            # NaN where the closed form does not hold: ablations other than to zero, other normalizations.
+            if count:
+                detail = "largest relative deviation from the closed form"
+                for name, where in (("gain", "on the target's pixels"), ("gain_outside", "elsewhere")):
+                    if name in gains[target]:
+                        detail += f"; mean gain {gains[target][name]:.2f} {where}"
+                good = value <= bounds.gain_error
+                yield row("gain", value, bounds.gain_error, good, target=target, detail=detail)
+
+
+def _stability(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+    at = np.eye(len(sums.arms))
+    live = at[sums.arms.index(contents.place(contents.live))]
+    for t, target in enumerate(contents.targets):
+        every = {outcome: parts(contents, sums, t, outcome) for outcome in ("removed", "inpainted")}
+        for regime in contents.regimes:
+            gap, found = live - at[sums.arms.index(contents.place(regime.arm))], list[float]()
+            for part in every.values():
+                about = np.isin(part.kinds, ["target", "object"])
+                halves = [contrast(_half(part, about, half), gap, carriers=np.inf) for half in (~sums.late, sums.late)]
+                first, second = halves
+                if about.any() and min(half.groups[0, 0] for half in halves) >= 2:
+                    variances, sizes = (first.se**2, second.se**2), (first.groups, second.groups)
+                    found += welch_z(first.value - second.value, variances, sizes)[0].tolist()
+            if found:
+                bound, value = bonferroni(bounds.stability, len(found)), max(found)
+                detail = f"worst of {len(found)} differences between the halves, in standard errors"
+                yield row("stability", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
+
+
+def _half(part: Parts, about: np.ndarray, half: np.ndarray) -> Parts:
+    """Some classes of an outcome on one half of the groups."""
+    numerator = part.numerator[half][..., about]
+    return Parts(part.objects[about], part.kinds[about], numerator, part.denominator[half])

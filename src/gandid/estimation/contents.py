@@ -1,0 +1,148 @@
+"""What a panel has: its arms by what is done in them, and what its classes are to a target."""
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gandid.panel.arms import REFERENCE, STUDY, Coordinates
+from gandid.panel.schema import PRESENCE, arm_table
+
+COUNTS = ("pixels", "inside")
+
+
+class Regime(NamedTuple):
+    """Something that is held, or another network, as the study compares it with live."""
+
+    name: str
+    control: str
+    """`capped`, `frozen`, `mean`, or `twin` for another network."""
+    held: str
+    """The held sites, or the name of the other network."""
+    arm: Coordinates
+    """Its arm at the study's dose, with the target's own units."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether its unedited image is the reference, by construction."""
+        return self.arm.exact
+
+
+class Contents:
+    """A panel (docs/panel.md), checked; nothing along `latent` is read.
+
+    Raises
+    ------
+    ValueError
+        If a variable, an arm or an attribute that every estimate needs is absent, counts are no whole numbers, a target is no class,
+        or the panel has no latent.
+    """
+
+    def __init__(self, panel: xr.Dataset):
+        _check(panel)
+        self.panel = panel
+        self.arms = arm_table(panel)
+        self.names = [str(name) for name in panel["arm"].values]
+        self.classes = panel["object"].values.astype(str).astype(object)
+        self.targets = [str(target) for target in panel["target"].values]
+        self.segmenters = [str(name) for name in panel["segmenter"].values]
+        self.size = int(panel.attrs["image_pixels"])
+        self.dose = float(panel.attrs.get("alpha", 1.0))
+        self.live = self.arms[self.names.index("live")]._replace(latents=0)
+        """What is done in the arm `live`."""
+        self._places = {arm._replace(latents=0): place for place, arm in enumerate(self.arms)}
+        if self.rows(self.study) == 0:
+            raise ValueError("the panel has no latent")
+
+    @property
+    def present(self) -> int:
+        """Pixels from which a class counts as present."""
+        return math.ceil(float(self.panel.attrs.get("presence", PRESENCE)) * self.size)
+
+    def place(self, arm: Coordinates) -> int | None:
+        """The place of an arm in the panel; None where it has none."""
+        return self._places.get(arm._replace(latents=0))
+
+    def baseline(self, arm: Coordinates) -> int:
+        """The place of the arm that is an arm's unedited image; the reference where the panel has no other."""
+        place = self.place(arm.baseline)
+        return self._places[REFERENCE] if place is None else place
+
+    @cached_property
+    def study(self) -> list[int]:
+        """Places of the study's own arms: reference, live, held arms and networks, and their unedited images."""
+        blocks = self.panel["block"].values.astype(str)
+        return [place for place in range(len(self.arms)) if blocks[place] == STUDY]
+
+    @cached_property
+    def regimes(self) -> list[Regime]:
+        """What the study compares live with, in the panel's order."""
+        found = []
+        for place in self.study:
+            arm = self.arms[place]._replace(latents=0)
+            if arm.edit and arm != self.live:
+                twin = arm.network != "own"
+                labels = ("twin", arm.network) if twin else (arm.control, arm.held)
+                found.append(Regime(self.names[place], *labels, arm))
+        return found
+
+    @cached_property
+    def doses(self) -> list[float]:
+        """The doses of a dose-response, rising, from 0 on; empty where the panel has none beside the study's own."""
+        own = {arm.dose for arm in self.arms if arm.edit and arm.draw == 0}
+        return sorted({0.0, *own}) if len(own) > 1 else []
+
+    @cached_property
+    def draws(self) -> list[int]:
+        """The random sets of units, from 1 on."""
+        return sorted({arm.draw for arm in self.arms} - {0})
+
+    def rows(self, places: list[int], segmenter: int = 0) -> int:
+        """How many of the panel's rows (the first) hold measured counts of all of some arms."""
+        if "measured" not in self.panel.coords:
+            return self.panel.sizes["latent"]
+        return int(self.panel["measured"].values[segmenter, places].min(initial=self.panel.sizes["latent"]))
+
+    def known(self, segmenter: int = 0) -> np.ndarray:
+        """Which classes a segmenter knows, (C,)."""
+        return self.panel["known"].values[segmenter].astype(bool)
+
+    def kinds(self, target: str, segmenter: int = 0) -> np.ndarray:
+        """What each class is to a target: `target`, `object`, `background` or `unknown`; empty for classes not known; (C,)."""
+        background = self.panel["background"].values[segmenter].astype(bool)
+        kinds = np.where(background, "background", "object").astype(object)
+        kinds[self.classes == "unknown"] = "unknown"
+        kinds[self.classes == target] = "target"
+        kinds[~self.known(segmenter)] = ""
+        return kinds
+
+    def units(self) -> dict[str, int]:
+        """How many units are edited, by target, where the panel names them."""
+        if "units" not in self.panel:
+            return {}
+        own = self.panel["units"].values[0, 0]
+        return {target: int((ranks >= 0).sum()) for target, ranks in zip(self.targets, own, strict=True)}
+
+
+def _check(panel: xr.Dataset) -> None:
+    if not isinstance(panel, xr.Dataset):
+        raise ValueError(f"a panel is an xarray.Dataset, not {type(panel).__name__}")
+    for name in COUNTS:
+        if name not in panel:
+            raise ValueError(f"the panel has no variable '{name}'")
+        if panel[name].dtype.kind not in "iu":
+            raise ValueError(f"the panel's '{name}' are {panel[name].dtype}, not whole numbers of pixels")
+    if "segmenter" not in panel["pixels"].dims:
+        raise ValueError("the panel was made by gandid 0.1: run the study again")
+    if "image_pixels" not in panel.attrs:
+        raise ValueError("the panel has no attribute 'image_pixels'")
+    names = [str(name) for name in panel["arm"].values]
+    for name in ("reference", "live"):
+        if name not in names:
+            raise ValueError(f"the panel has no arm '{name}'")
+    classes = set(panel["object"].values.astype(str))
+    for target in panel["target"].values.astype(str):
+        if target not in classes:
+            raise ValueError(f"the panel's target '{target}' is not among its classes")

@@ -1,0 +1,143 @@
+"""The estimator: a contrast is a sum of ratios with weights over arms, and its error comes from sums over groups of latents.
+
+Every outcome is a ratio of sums, ``R = sum(a) / sum(b)`` (a mean is a ratio over a constant), with the influence values ``(a_g - R
+b_g) / sum(b)`` of groups g (the linearized variance of a ratio estimator: Cochran, *Sampling Techniques*, 1977, section 6.4); a
+weighted sum of ratios has the weighted sum of theirs, so that contrasts of arms are paired by latent.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gandid import outcomes
+from gandid.estimation.bounds import TOGETHER
+from gandid.estimation.contents import Contents
+from gandid.estimation.sums import Sums
+from gandid.stats import t_interval, weighted_sum
+
+
+class Parts(NamedTuple):
+    """An outcome of one target: what is divided by what, in every group and arm."""
+
+    objects: np.ndarray
+    """Names of the K classes, (K,)."""
+    kinds: np.ndarray
+    """What each is to the target: `target`, `object`, `background`, `unknown`, or `together`."""
+    numerator: np.ndarray
+    """(group, arm, K)."""
+    denominator: np.ndarray
+    """(group, arm)."""
+
+
+class Estimate(NamedTuple):
+    """W contrasts of K classes; fields have the shape (W, K)."""
+
+    value: np.ndarray
+    se: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+    """Of the t test."""
+    groups: np.ndarray
+    """Groups of latents that inform the contrast, (W, 1)."""
+    carriers: np.ndarray
+    """Groups in which the numerators of the arms do not cancel."""
+
+
+def parts(contents: Contents, sums: Sums, target: int, outcome: str, segmenter: int = 0) -> Parts:
+    """An outcome of one target: `removed` of the target, `inpainted` by the other classes and by all other objects together.
+
+    The remaining outcomes, `area`, `collateral` and `emerged`, are changes against the arm's unedited image.
+    """
+    kinds = contents.kinds(contents.targets[target], segmenter)
+    if outcome in outcomes.RATIOS:
+        own = kinds == "target" if outcome == "removed" else (kinds != "target") & (kinds != "")
+        weights = np.eye(len(kinds))[own]
+        objects, about = contents.classes[own], kinds[own]
+        if outcome == "removed":
+            weights = 1 - weights
+        else:
+            weights = np.concatenate([weights, [kinds == "object"]])
+            objects, about = np.append(objects, TOGETHER), np.append(about, "together")
+        return ratio_parts(sums, target, objects, about, weights)
+    own, size = np.flatnonzero(kinds != ""), 1 if outcome == "emerged" else contents.size
+    if outcome == "emerged":
+        change = sums.emerged[:, target][..., own]
+    else:
+        counts = sums.pixels[:, target][..., own]
+        if outcome == "collateral":
+            counts = counts - sums.inside[:, target][..., own]
+        change = counts - counts[:, sums.baselines]
+    whole = np.broadcast_to(size * sums.latents[:, None], change.shape[:2])
+    return Parts(contents.classes[own], kinds[own], change.astype(np.float64), whole.astype(np.float64))
+
+
+def ratio_parts(sums: Sums, target: int, objects: np.ndarray, kinds: np.ndarray, weights: np.ndarray) -> Parts:
+    """Shares of the target's original pixels, from weights over the classes that these carry after the edit, (K, C)."""
+    inside = sums.inside[:, target].astype(np.float64)
+    return Parts(objects, kinds, inside @ weights.T, inside.sum(axis=2))
+
+
+def contrast(
+    parts: Parts, weights: npt.ArrayLike, level: float = 0.95, carriers: npt.ArrayLike | None = None
+) -> Estimate:
+    """Estimate ``sum_j w_j sum(a_j) / sum(b_j)`` for each of several vectors of weights w over arms.
+
+    With ``P_g`` the weighted sum of influence values of group g and m groups that inform one of the arms, the variance is ``m / (m - 1)
+    sum P_g^2``: up to 1,024 latents that is the usual one over latents. Means have the error ``sd / sqrt(n)``.
+
+    Parameters
+    ----------
+    parts
+        Numerators a and denominators b.
+    weights
+        (W, arm).
+    level
+        Coverage of the t interval.
+    carriers
+        Latents that carry each contrast, for the degrees of freedom (`gandid.stats.t_interval`), which broadcast to (W, K). By
+        default those in which the weighted numerators do not cancel.
+
+    Returns
+    -------
+    Estimate
+        NaN where an arm has no denominator, errors where fewer than two groups inform.
+    """
+    weights = np.atleast_2d(np.asarray(weights, np.float64))
+    scaled, own = _scaled(parts, weights)
+    total = parts.denominator.sum(axis=0)
+    ratio = parts.numerator.sum(axis=0) / np.where(total > 0, total, np.nan)[:, None]
+    expected = weighted_sum(scaled, parts.denominator[:, :, None] * np.nan_to_num(ratio))
+    missing = (weights[:, total <= 0] != 0).any(axis=1)[:, None]
+    value = np.where(missing, np.nan, weighted_sum(weights, np.nan_to_num(ratio)))
+    groups = ((parts.denominator > 0) @ (weights != 0).T.astype(float) > 0).sum(axis=0)[:, None]
+    squares = ((own - expected) ** 2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = np.where(missing | (groups < 2), np.nan, np.sqrt(squares * groups / (groups - 1)))
+    # Where every latent agrees, se is 0 up to rounding, which must not pass for a tiny error.
+    se = np.where(se <= 1e-12 * np.abs(value), 0.0, se)
+    counted = (own != 0).sum(axis=0)
+    interval = t_interval(value, se, groups, counted if carriers is None else carriers, level)
+    return Estimate(value, se, *interval, groups, counted)
+
+
+def flip_values(parts: Parts, weights: npt.ArrayLike) -> np.ndarray:
+    """Values by group whose sum is the contrast, and whose signs can be flipped: (group, W, K).
+
+    ``sum_j w_j (a_j - R b_j) / sum(b_j)``, with R the ratio of all arms of the contrast together: of arms with the same holes R
+    cancels; of two networks, whose holes have nothing to do with each other, it keeps their sizes out of the test.
+    """
+    weights = np.atleast_2d(np.asarray(weights, np.float64))
+    scaled, own = _scaled(parts, weights)
+    used = (weights != 0).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        joint = (used @ parts.numerator.sum(axis=0)) / (used @ parts.denominator.sum(axis=0))[:, None]
+    return own - weighted_sum(scaled, parts.denominator[:, :, None]) * np.nan_to_num(joint)
+
+
+def _scaled(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights over the arms' denominators, (W, arm), and the weighted numerators, (group, W, K)."""
+    total = parts.denominator.sum(axis=0)
+    scaled = weights / np.where(total > 0, total, np.inf)
+    return scaled, weighted_sum(scaled, parts.numerator)

@@ -1,0 +1,222 @@
+"""Checks by what a panel has beside the study's own arms: doses, sites, random units, a second segmenter, a known truth."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gandid.estimation.bounds import (
+    CONDITION, ENERGY, EXACT, GONE, SIMILAR, TOGETHER, UNEDITED, UNLIKELY, Bounds, Row, row,
+)
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import Parts, contrast
+from gandid.estimation.families import invert
+from gandid.estimation.sums import Sums
+from gandid.panel.arms import EXACT_CONTROLS
+from gandid.stats import bonferroni, signed_z
+
+OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %
+LATENTS = 4096  # of which a placebo object is dealt out to the holes
+
+
+def credibility(
+    contents: Contents, sums: Sums, frame: pd.DataFrame, confusion: pd.DataFrame | None, bounds: Bounds
+) -> list[Row]:
+    """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
+    about = frame[(frame["outcome"] == "removed") | (frame["object"] == TOGETHER)]
+    found = [*_placebo_object(contents), *_baseline_area(contents, sums)]
+    doses = about[about["contrast"].isin(["dose", "step", "departure"])]
+    for (target, arm), some in doses.groupby(["target", "arm"], sort=False):
+        found.append(_dose(some, bounds, str(target), str(arm)))
+        if some["control"].iloc[0] not in EXACT_CONTROLS:
+            found.append(_parallel_trends(some, bounds, str(target), str(arm)))
+    shares = frame[frame["contrast"] == "share"]
+    found += [_shapley_efficiency(some, str(target)) for target, some in shares.groupby("target", sort=False)]
+    placebos = frame[frame["contrast"] == "placebo"]
+    for (target, arm, outcome), some in placebos.groupby(["target", "arm", "outcome"], sort=False):
+        found.append(_placebo_units(some, str(target), str(arm), str(outcome)))
+    if confusion is not None:
+        found.append(_ground_truth(contents, confusion, bounds))
+    differences = about[about["contrast"] == "difference"]
+    for (target, arm), some in differences.groupby(["target", "arm"], sort=False):
+        found.append(_second_segmenter(some, bounds, str(target), str(arm)))
+    return found
+
+
+def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
+    """Of one effect's rows `placebo`: the own units' DID, those of the random sets, and the permutation p-value.
+
+    ``p = (1 + #{|random| >= |own|}) / (1 + draws)``: how often a random set does at least as much, the own units counted among them
+    (Phipson and Smyth 2010).
+    """
+    own = float(rows.loc[rows["draw"] == 0, "did"].iloc[0])
+    others = rows.loc[rows["draw"] != 0, "did"].dropna().to_numpy()
+    return own, others, (1 + int((np.abs(others) >= abs(own) - 1e-12).sum())) / (1 + len(others))
+
+
+def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
+    """Whether the intervals of this panel exclude a true 0 as rarely as they say.
+
+    A placebo object is dealt out at random: each pixel of every arm's image belongs to it with the probability q, the mean area of the
+    other object classes that the unedited images show. Of a target's b original pixels it then has a number that is Binomial(b, q), live
+    and held alike, and its DID of `inpainted` is 0. Of 400 such classes, intervals of 95 % may exclude 0 in one of twenty; beyond the
+    99.9 % point of that binomial share the row is flagged. All that the panel contributes is its holes; controls with images of their
+    own have a row each. Of a panel with more latents the first 4,096 are used.
+    """
+    rows = min(contents.rows(contents.study), LATENTS)
+    few = contents.panel[["pixels", "inside"]].isel(segmenter=0, latent=slice(rows))
+    own = [regime.name for regime in contents.regimes if regime.control not in EXACT_CONTROLS]
+    holes = few["inside"].sel(arm=["live", *own]).sum("object").transpose("latent", "target", "arm").values
+    areas = few["pixels"].isel(target=0).sel(arm="reference").mean("latent").values / contents.size
+    bound = float(stats.binom.ppf(0.999, OBJECTS, UNLIKELY)) / OBJECTS
+    for t, target in enumerate(contents.targets):
+        others = areas[(contents.kinds(target) == "object") & (areas > 0)]
+        rng = np.random.default_rng([seed, t])
+        for arm, held in zip(["", *own], holes[:, t].T, strict=True):
+            both = np.stack([holes[:, t, 0], held], axis=1)
+            if len(others) == 0 or min(np.count_nonzero(both, axis=0)) < 2:
+                continue
+            both = both[both.any(axis=1)]
+            dealt = [rng.binomial(hole[:, None], others.mean(), (len(hole), OBJECTS)) for hole in both.T]
+            names = np.full(OBJECTS, "placebo")
+            found = contrast(Parts(names, names, np.stack(dealt, axis=1).astype(float), both.astype(float)), [1, -1])
+            share = float(((found.low > 0) | (found.high < 0)).mean())
+            detail = f"share of {OBJECTS} classes dealt out at random over {len(both):,} images whose interval excludes 0"
+            yield row("placebo_object", share, bound, share <= bound, target=target, arm=arm, detail=detail)
+
+
+def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
+    """Whether both regimes show as much of the target, of controls with a baseline of their own: the ratio of its mean areas."""
+    totals = sums.pixels[:, 0].sum(axis=0) if contents.targets else sums.pixels[:0]  # unedited images are the same for all
+    whole, reference = sums.latents.sum() * contents.size, sums.arms.index(contents.names.index("reference"))
+    for target in contents.targets:
+        place = list(contents.classes).index(target)
+        for regime in contents.regimes:
+            baseline = sums.baselines[sums.arms.index(contents.place(regime.arm))]
+            usual, own = float(totals[reference, place] / whole), float(totals[baseline, place] / whole)
+            if usual > 0 and regime.control not in EXACT_CONTROLS:
+                value, bound = own / usual, SIMILAR if own < usual else 1 / SIMILAR
+                detail = f"{own:.1%} of the control's unedited images, {usual:.1%} of the network's own"
+                good = SIMILAR <= value <= 1 / SIMILAR
+                yield row("baseline_area", value, bound, good, target=target, arm=regime.name, detail=detail)
+
+
+def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+    """Whether the DIDs of `removed` and of `inpainted` by other objects grow with the dose, in the direction in which they are largest.
+
+    The value is the largest step against that direction, in its own standard errors; the bound that of `Bounds.stability` for as many
+    comparisons. Where one regime has lost `GONE` of the target, live and held must meet again, so that steps of `removed` from there on do
+    not count; the detail says how large its DID was on the way. An effect at dose 0 is *failed*.
+    """
+    curve = some[some["contrast"] == "dose"].sort_values(["outcome", "dose"], ascending=[False, True], kind="stable")
+    unedited = curve[curve["dose"] == 0]
+    nothing = float(np.abs(unedited[["tau_live", "tau_held"]].to_numpy()).max(initial=0))
+    if nothing > UNEDITED:
+        detail = "the largest effect at dose 0, where there is no edit"
+        return row("dose", nothing, UNEDITED, False, "failed", target=target, arm=arm, detail=detail)
+    steps = some[some["contrast"] == "step"].set_index(["outcome", "dose"])
+    falls, worst = list[float](), ("", 0.0)
+    for outcome, rising in curve.groupby("outcome", sort=False):
+        largest = rising["did"].iloc[int(rising["did"].abs().argmax())]
+        reached = rising[["tau_live", "tau_held"]].max(axis=1).shift()
+        for dose in rising["dose"][(reached < GONE) | ((outcome != "removed") & reached.notna())]:
+            step = steps.loc[(outcome, dose)]
+            falls.append(float(-np.sign(largest) * signed_z(step["did"], step["p_t"])))
+            worst = (str(outcome), float(dose)) if falls[-1] == max(falls) > max(falls[:-1], default=-np.inf) else worst
+    if not falls:
+        return row("dose", 0.0, 0.0, True, target=target, arm=arm, detail="a single dose")
+    value, bound = max(0.0, *falls), bonferroni(bounds.stability, len(falls))
+    detail = "the DID shrinks at no step"
+    if value > 0:
+        before = curve.loc[(curve["outcome"] == worst[0]) & (curve["dose"] < worst[1]), "dose"].max()
+        size = 100 * abs(steps.loc[worst, "did"])
+        detail = f"the DID of {worst[0]} shrinks by {size:.1f} points from dose {before:g} to {worst[1]:g}"
+    removed = curve[curve["outcome"] == "removed"]
+    peak = removed.iloc[int(removed["did"].abs().argmax())]
+    detail += f"; worst of {len(falls)} steps, in standard errors; the DID of removed is largest at dose {peak['dose']:g}, "
+    detail += f"{100 * peak['did']:+.1f} points"
+    return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
+
+
+def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+    """Whether live and a control with its own baseline move alike at the lowest dose above 0, where the edit hardly acts.
+
+    If normalization acts at all it acts there too, so that a DID of 0 is not what parallel trends imply; what they imply is the DID of
+    the exact control, so that the value is the departure from it in its own standard errors (the DID itself without an exact control).
+    What too few latents cannot see is no evidence of parallel trends (Roth 2022, "Pretest with Caution").
+    """
+    lowest = some[some["dose"] == some.loc[some["dose"] > 0, "dose"].min()]
+    known = (lowest["contrast"] == "departure").any()
+    lowest = lowest[lowest["contrast"] == ("departure" if known else "dose")]
+    z = signed_z(lowest["did"].to_numpy(), lowest["p_t"].to_numpy())
+    value, bound = float(np.abs(z).max()), bonferroni(bounds.stability, len(lowest))
+    sizes = zip(lowest["did"], lowest["outcome"], strict=True)
+    points = ", ".join(f"{100 * size:+.1f} points of {name}" for size, name in sizes)
+    what = "DID less that of the exact control" if known else "DID, without an exact control to compare it with"
+    detail = f"{what}, at dose {lowest['dose'].iloc[0]:g}: {points}; in standard errors"
+    return row("parallel_trends", value, bound, value <= bound, target=target, arm=arm, detail=detail)
+
+
+def _shapley_efficiency(some: pd.DataFrame, target: str) -> Row:
+    """Whether the shares sum to the DID of holding all sites on the same latents."""
+    summed = some.groupby(["outcome", "object"], sort=False).agg({"did": "sum", "tau_live": "first", "tau_held": "first"})
+    gap = float((summed["did"] - (summed["tau_live"] - summed["tau_held"])).abs().max())
+    detail = "largest gap between the sum of the shares and the DID of holding all sites, on the same latents"
+    return row("shapley_efficiency", gap, EXACT, gap <= EXACT, "failed", target=target, detail=detail)
+
+
+def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> Row:
+    """Whether random units would do the same: the permutation p-value of the own units' DID.
+
+    Flagged if the own DID's interval excludes 0 although random units do as much: the DID is then what any edit of that energy does
+    through the normalization. Flagged too if most draws missed the energy of the target's units by more than `ENERGY`: units that carry
+    an object are often the strongest, and then weaker ones prove little.
+    """
+    own, random = some[some["draw"] == 0].iloc[0], some[some["draw"] != 0]
+    _, _, p = permuted(some)
+    excludes = own["ci_low"] > 0 or own["ci_high"] < 0
+    unmatched = ~((random["energy"] - 1).abs() <= ENERGY)  # NaN, of silent units, is no match
+    same, loose = bool(excludes and p > UNLIKELY), bool(unmatched.mean() > 0.5)
+    detail = (
+        f"{outcome}: {100 * own['did']:+.1f} points, {len(random)} sets of random units {100 * random['did'].min():+.1f} to "
+        f"{100 * random['did'].max():+.1f}, with {random['energy'].min():.0%} to {random['energy'].max():.0%} of the energy"
+    )
+    detail = f"random units do as much: {detail}" if same else detail
+    detail += f"; {unmatched.mean():.0%} of the sets miss the energy by more than {ENERGY:.0%}" if loose else ""
+    return row("placebo_units", p, UNLIKELY, not (same or loose), target=target, arm=arm, detail=detail)
+
+
+def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -> Row:
+    """The smallest recall among the object classes, on renders."""
+    kept = contents.known() & ~contents.panel["background"].values[0].astype(bool) & (contents.classes != "unknown")
+    recalls = pd.Series({name: confusion.loc[name, name] for name in contents.classes[kept]}, dtype=float).fillna(0.0)
+    worst, condition = str(recalls.idxmin()), invert(confusion)[1]
+    detail = f"worst is {worst}; condition number of the confusion {condition:.2f}"
+    detail += "" if condition <= CONDITION else ": no correction"
+    return row("ground_truth", recalls[worst], bounds.recall, bool(recalls[worst] >= bounds.recall), detail=detail)
+
+
+def _second_segmenter(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+    """Whether another segmenter confirms the DIDs: both intervals exclude 0 on the same side, or both contain it.
+
+    The value is the largest difference of the two, in its own paired standard errors, among those that are not confirmed (0 where all
+    are): flagged where the segmenters both contradict each other and differ beyond chance.
+    """
+    bound = bonferroni(bounds.stability, len(some))
+    if some["did"].isna().any():
+        detail = "too few images show it to one of the segmenters"
+        return row("second_segmenter", np.inf, bound, False, target=target, arm=arm, detail=detail)
+    sides = [
+        np.sign(some[f"ci_{name}_low"]) * (np.sign(some[f"ci_{name}_low"]) == np.sign(some[f"ci_{name}_high"]))
+        for name in ("live", "held")
+    ]
+    confirmed = (sides[0] == sides[1]).to_numpy()
+    z = np.abs(signed_z(some["did"].to_numpy(), some["p_t"].to_numpy()))
+    value = float(z[~confirmed].max()) if not confirmed.all() else 0.0
+    names = [
+        f"{one['outcome']}{'' if one['outcome'] == 'removed' else f' by {TOGETHER}'}: {100 * one['tau_live']:+.1f} points, "
+        f"second {100 * one['tau_held']:+.1f}{'' if sure else ' (not confirmed)'}"
+        for one, sure in zip(some.to_dict("records"), confirmed, strict=True)
+    ]
+    return row("second_segmenter", value, bound, value <= bound, target=target, arm=arm, detail="; ".join(names))

@@ -1,0 +1,309 @@
+"""Effects: every estimate of a panel, with its errors, ready to be read, tabulated and drawn."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gandid import outcomes
+from gandid.estimation import families
+from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
+from gandid.estimation.checks import checks, mean_gains
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import Parts, contrast, flip_values, parts
+from gandid.estimation.credibility import credibility
+from gandid.estimation.sums import Sums, gather
+from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The columns that other programs rely on, in their order; what follows them may grow.
+COLUMNS = ["target", "object", "outcome", "control", "held", "tau_live", "tau_held", "did", "se", "ci_low", "ci_high"]
+COLUMNS += ["p", "q", "n"]
+MORE = ["contrast", "arm", "kind", "dose", "draw", "site", "segmenter", "estimable", "supported", "p_t"]
+MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
+MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
+TEXT = ["target", "object", "outcome", "control", "held", "contrast", "arm", "kind", "site", "segmenter"]
+# One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
+# on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
+FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
+FAMILY |= {"together": "together"}
+BOOTSTRAP = ["se_boot", "ci_boot_low", "ci_boot_high"]
+
+
+@dataclass(frozen=True, repr=False)
+class Effects:
+    """The estimates of a panel.
+
+    Made by `did`, or read from a run's folder by `read_effects`; print it, or take `to_frame`, `summary`, `sentences`, `plot`.
+    """
+
+    frame: pd.DataFrame
+    """As `to_frame` returns it."""
+    checks: pd.DataFrame
+    """As `gandid.estimation.checks.checks` returns it, with the rows of `gandid.estimation.credibility`."""
+    latents: int
+    level: float = 0.95
+    units: Mapping[str, int] = field(default_factory=dict)
+    """Number of edited units per target, where the panel names them."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """The panel's attributes."""
+    gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
+
+    @property
+    def main(self) -> pd.DataFrame:
+        """The rows of the contrast `did`: live less held at the study's dose, under its first segmenter, on all latents."""
+        return self.frame[self.frame["contrast"] == "did"]
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets, in the panel's order."""
+        return list(dict.fromkeys(self.main["target"]))
+
+    @property
+    def arms(self) -> list[str]:
+        """The held arms and the other networks, in the panel's order."""
+        return list(dict.fromkeys(self.main["arm"]))
+
+    @property
+    def control(self) -> str:
+        """The control that the words speak about: capped (it removes amplification alone) if present."""
+        controls = list(dict.fromkeys(self.main["control"]))
+        return "capped" if "capped" in controls else controls[0] if controls else ""
+
+    @property
+    def identical(self) -> tuple[tuple[str, ...], ...]:
+        """The held arms; those all of whose estimates are the same stand together."""
+        groups: dict[bytes, list[str]] = {}
+        numbers = ["tau_held", "se_held", "did", "se", "p"]
+        for arm, estimates in self.main.groupby("arm", sort=False):
+            groups.setdefault(estimates[numbers].to_numpy(float).tobytes(), []).append(str(arm))
+        return tuple(map(tuple, groups.values()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per contrast, target, held arm, outcome and class; docs/inference.md describes contrasts and columns.
+
+        `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
+        original pixels for `removed` and `inpainted`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
+        its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Hochberg q-value (of the contrast `did`
+        only); `n` the latents that inform it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A copy. Rows of a target that fewer than two images show are NaN and not `estimable`.
+        """
+        return self.frame.copy()
+
+    def sentences(self, control: str | None = None) -> list[str]:
+        """One passage per target in plain words: what ablating it does, and what normalization causes of it."""
+        from gandid.estimation.words import sentence
+
+        return [sentence(self, target, control or self.control) for target in self.targets]
+
+    def summary(self) -> str:
+        """The whole in plain text: a table per held arm, the sentences, and the checks that did not pass."""
+        from gandid.estimation.words import summary
+
+        return summary(self)
+
+    def plot(self, control: str | None = None) -> "Figure":
+        """Forest plot: per target, how much of its area each other object in-paints, live and held; hollow marks are out of range."""
+        from gandid.estimation.plot import forest
+
+        return forest(self, control or self.control)
+
+    def __repr__(self) -> str:
+        return (
+            f"<gandid.Effects: {len(self.targets)} targets ({', '.join(self.targets)}), {self.latents:,} latents, "
+            f"live against {', '.join(self.arms)}, {len(self.frame):,} estimates>"
+        )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return self.main[COLUMNS].to_html(float_format=lambda x: f"{x:.4g}", index=False)
+
+
+def did(
+    panel: xr.Dataset,
+    *,
+    level: float = 0.95,
+    flips: int = 9999,
+    resamples: int = 2000,
+    seed: int = 0,
+    bounds: Bounds = DEFAULTS,
+    confusion: pd.DataFrame | None = None,
+) -> Effects:
+    """Estimate ``DID = tau_live - tau_held`` for every target, class, outcome, control and held set, and all that bears on it.
+
+    Every estimate is a contrast: weights over the arms of the panel (`gandid.estimation.contrast`), estimated from sums over groups of
+    latents; up to 1,024 latents each is a group by itself (docs/inference.md, "Large panels"). Intervals are t intervals with n - 1
+    degrees of freedom; where fewer than 30 latents carry a DID (live and held differ in them), as many as those, less one.
+
+    `p` is the sign-flip permutation p-value rather than the t test's (`p_t`), because many pairs of classes meet in a few latents
+    only, where the t test is too easily convinced. It flips, per latent, the difference of the two arms' contributions
+    (`gandid.estimation.contrast.flip_values`). `q` is Benjamini-Hochberg over all pairs (target, class) within one (outcome, control,
+    held) and one kind of class: the target itself, other objects, all of them together, background and `unknown`. Pairs whose two arms
+    agree in every latent cannot be rejected whatever the signs; they have p = q = 1 and are no members of the family (Gilbert 2005).
+
+    Parameters
+    ----------
+    panel
+        As ``docs/panel.md`` describes it; it may be opened lazily and larger than memory. The order of its latents does not matter.
+    level
+        Coverage of the intervals.
+    flips, resamples, seed
+        Sign flips, bootstrap resamples, and the random seed of both.
+    bounds
+        Bounds of the checks, which decide `supported`.
+    confusion
+        Of the first segmenter, rows the true class and columns the named one, for the contrast `corrected`.
+
+    Returns
+    -------
+    Effects
+
+    Raises
+    ------
+    ValueError
+        If the panel lacks a variable, arm or attribute that every estimate needs, or has no latent.
+    """
+    contents = Contents(panel)
+    sums = gather(contents, contents.study)
+    found = [
+        _target(contents, sums, t, level, flips, resamples, seed) for t in range(len(contents.targets)) if contents.regimes
+    ]
+    frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*COLUMNS, *MORE, "moved"])
+    frame["q"] = _q(frame)
+    judged = checks(contents, sums, bounds)
+    if len(frame):
+        more = [*families.doses(contents, level), *families.shares(contents, level)]
+        more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
+        if confusion is not None:
+            more += families.corrected(contents, sums, confusion, level)
+        frame = pd.concat([frame, *more], ignore_index=True)
+        frame = frame.reindex(columns=[*COLUMNS, *MORE])
+        more = [*families.violations(contents, sums, frame), *families.networks(frame, level)]
+        frame = pd.concat([frame, *more], ignore_index=True)
+        rows = pd.DataFrame(credibility(contents, sums, frame, confusion, bounds), columns=CHECKS)
+        judged = pd.concat([judged, rows], ignore_index=True)
+    about = {"level": level, "units": contents.units(), "attrs": dict(panel.attrs), "gains": mean_gains(panel)}
+    return Effects(_finished(contents, frame, judged), judged, int(sums.latents.sum()), **about)
+
+
+def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """The table in its columns, with what all rows have."""
+    flagged = judged[judged["check"].isin(SUPPORT) & (judged["verdict"] != "ok")]
+    outside = set(zip(flagged["target"], flagged["arm"], strict=True))
+    frame = frame.reindex(columns=[*COLUMNS, *MORE])
+    frame["dose"] = frame["dose"].astype(float).fillna(contents.dose)
+    frame["draw"] = frame["draw"].astype(float).fillna(0).astype(int)
+    frame["segmenter"] = frame["segmenter"].where(frame["segmenter"].notna(), contents.segmenters[0])
+    estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)
+    inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
+    frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
+    frame[TEXT] = frame[TEXT].fillna("")
+    return frame
+
+
+def read_effects(folder: Path, panel: xr.Dataset) -> Effects:
+    """The effects of a run as they were written into its folder (`effects.csv`, `checks.csv`).
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    panel
+        Its panel, of which units, attributes and gains are read.
+    """
+    frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    frame[TEXT] = frame[TEXT].fillna("")
+    judged = pd.read_csv(folder / "checks.csv", keep_default_na=False, na_values={"value": [""], "bound": [""]})
+    contents = Contents(panel)
+    rows = contents.rows(contents.study)
+    return Effects(frame, judged, rows, 0.95, contents.units(), dict(panel.attrs), mean_gains(panel))
+
+
+def _target(
+    contents: Contents, sums: Sums, t: int, level: float, flips: int, resamples: int, seed: int
+) -> pd.DataFrame:
+    """The contrasts `did` of one target: all columns but `q` and `supported`, and `moved`."""
+    found: list[pd.DataFrame] = []
+    values: list[np.ndarray] = []
+    every = {outcome: parts(contents, sums, t, outcome) for outcome in outcomes.OUTCOMES}
+    live = sums.arms.index(contents.place(contents.live))
+    for regime in contents.regimes:
+        held = sums.arms.index(contents.place(regime.arm))
+        for outcome, part in every.items():
+            one, other = np.eye(len(sums.arms))[[live, held]]
+            columns, moved, flipped = _estimates(part, one, other, level)
+            ratio = outcome in outcomes.RATIOS
+            columns["n"] = np.full(moved.shape, sums.either[t, held] if ratio else sums.latents.sum())
+            columns |= _sequence(columns, level)
+            if ratio:
+                columns |= _bootstrap(part, live, held, level, resamples, seed)
+            labels = families.labels(regime, contents.targets[t], outcome) | {"contrast": "did", "moved": moved}
+            found.append(families.rows(part, labels, columns))
+            values.append(flipped[:, moved])
+    frame = pd.concat(found, ignore_index=True)
+    frame["p"] = 1.0
+    frame.loc[frame["moved"], "p"] = permutation(np.concatenate(values, 1), flips, seed)
+    frame["estimable"] = families.visible(sums, t) & np.isfinite(frame["se"])
+    # A target that no image shows has no effects, whatever its units do to other things.
+    numbers = [name for name in frame if frame[name].dtype == float]
+    frame.loc[~frame["estimable"], numbers] = np.nan
+    return frame
+
+
+def _estimates(
+    part: Parts, live: np.ndarray, held: np.ndarray, level: float
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Columns of one (target, arm, outcome), which classes live and held differ in, and the values whose signs are flipped."""
+    flipped = flip_values(part, live - held)[:, 0]
+    moved = contrast(part, live - held, level).carriers[0] > 0
+    carriers = np.where(moved, (flipped != 0).sum(axis=0), 0)
+    estimate = contrast(part, live - held, level, carriers)
+    columns = families.estimated(estimate) | {"carriers": carriers}
+    for name, weights in (("live", live), ("held", held)):
+        columns |= families.of_arm(name, contrast(part, weights, level, np.inf))
+    return {name: np.ravel(values).astype(float) for name, values in columns.items()}, moved, flipped
+
+
+def _sequence(columns: Mapping[str, np.ndarray], level: float) -> dict[str, np.ndarray]:
+    value, se, n = (columns[name] for name in ("did", "se", "n"))
+    half = sequence_half_width(se, n, columns["carriers"], level)
+    return {"cs_low": value - half, "cs_high": value + half, "detectable": detectable(se, n, level)}
+
+
+def _bootstrap(part: Parts, live: int, held: int, level: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """The bootstrap's columns of a ratio: live and held share resamples, so their difference is paired."""
+    result = np.zeros((3, len(part.objects)))
+    result[:, resamples < 2 or not part.denominator[:, [live, held]].any(0).all()] = np.nan
+    # Most classes never take a pixel of most targets, in any resample.
+    moving = np.flatnonzero(part.numerator[:, [live, held]].any((0, 1)) & ~np.isnan(result[0]))
+    draws = np.zeros((resamples, len(moving)))
+    for arm, sign in ((live, 1), (held, -1)) if len(moving) else ():
+        draws += sign * bootstrap(part.numerator[:, arm, moving], part.denominator[:, [arm]], resamples, seed)
+    # Resamples without the target say nothing about it.
+    usable = np.isfinite(draws).sum(0) >= 2
+    result[:, moving[~usable]] = np.nan
+    result[0, moving[usable]] = np.nanstd(draws[:, usable], 0, ddof=1)
+    result[1:, moving[usable]] = np.nanpercentile(draws[:, usable], [50 * (1 - level), 50 * (1 + level)], 0)
+    return dict(zip(BOOTSTRAP, result, strict=True))
+
+
+def _q(frame: pd.DataFrame) -> pd.Series:
+    """Benjamini-Hochberg within each family; 1 where the two arms agree in every latent."""
+    moved = frame["moved"].astype(bool)
+    q = frame["p"].where(~moved | frame["p"].isna(), np.nan)
+    family = [frame["outcome"], frame["control"], frame["held"], frame["kind"].map(FAMILY)]
+    tested = frame["p"].where(moved)
+    return q.fillna(tested.groupby(family).transform(lambda p: bh(p.to_numpy())))

@@ -1,0 +1,398 @@
+"""Which contrasts a panel has beside the study's own: weights over arms, sites, draws, segmenters and classes.
+
+Each function takes the sums of the arms that it needs and gives rows of ``effects.csv`` for one target (docs/inference.md lists them).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gandid.estimation.bounds import CONDITION, TOGETHER
+from gandid.estimation.contents import Contents, Regime
+from gandid.estimation.contrast import Estimate, Parts, contrast, parts, ratio_parts
+from gandid.estimation.sums import Sums, gather
+from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
+from gandid.panel.coalitions import exact_weights, sampled_weights
+from gandid.stats import new_draw
+
+WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
+
+
+def rows(parts: Parts, labels: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """A table of W contrasts of K classes, one row each: `labels` are single values or (W, 1), `columns` (W, K)."""
+    shape = np.broadcast_shapes(*(np.shape(values) for values in columns.values()), (1, len(parts.objects)))
+    named = {"object": parts.objects, "kind": parts.kinds} | dict(labels) | dict(columns)
+    return pd.DataFrame({name: np.broadcast_to(values, shape).ravel() for name, values in named.items()})
+
+
+def estimated(estimate: Estimate) -> dict[str, np.ndarray]:
+    """The columns of a contrast itself."""
+    found = {"did": estimate.value, "se": estimate.se, "ci_low": estimate.low, "ci_high": estimate.high}
+    return found | {"p_t": estimate.p, "n": estimate.groups, "carriers": estimate.carriers}
+
+
+def of_arm(name: str, estimate: Estimate) -> dict[str, np.ndarray]:
+    """The columns of one of the two sides, `live` or `held`."""
+    found = {f"tau_{name}": estimate.value, f"se_{name}": estimate.se}
+    return found | {f"ci_{name}_low": estimate.low, f"ci_{name}_high": estimate.high}
+
+
+def labels(regime: Regime, target: str, outcome: str) -> dict[str, str]:
+    """What a row is about."""
+    names = {"target": target, "outcome": outcome}
+    return names | {"control": regime.control, "held": regime.held, "arm": regime.name}
+
+
+def visible(sums: Sums, target: int) -> bool:
+    """Whether two unedited images show the target, so that anything can be said of it."""
+    return bool(sums.shown[:, target].sum() >= 2)
+
+
+def chosen(found: Parts, kinds: tuple[str, ...]) -> Parts:
+    """Only the classes of some kinds."""
+    kept = np.isin(found.kinds, kinds)
+    return Parts(found.objects[kept], found.kinds[kept], found.numerator[..., kept], found.denominator)
+
+
+def together(found: Parts) -> Parts:
+    """The last class only: the target, or all other objects together."""
+    return Parts(found.objects[-1:], found.kinds[-1:], found.numerator[..., -1:], found.denominator)
+
+
+def _nothing(estimate: Estimate) -> Estimate:
+    return Estimate(*(np.full(np.shape(values), np.nan) for values in estimate))
+
+
+# Doses
+
+
+def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """Live, held and DID at every dose, the steps from one dose to the next, and departures from an exact control.
+
+    All doses share their latents, so that steps and departures have errors of their own, much smaller than those of their parts. At
+    dose 0 every arm is its unedited image. `departure` is by how much a DID exceeds that of an exact control at the same dose and held
+    set: of frozen if there is one, since parallel trends are about what the network would do if its normalization did not respond,
+    else of capped; at the set `all` where none holds the same.
+    """
+    if not contents.doses:
+        return
+    arms = [arm for arm in contents.arms if arm.edit and arm.draw == 0 and arm.dose in contents.doses]
+    known = [[regime.arm._replace(dose=dose) for dose in contents.doses[1:]] for regime in contents.regimes]
+    wanted = {arm._replace(latents=0) for arm in arms} & {arm for of_regime in known for arm in of_regime}
+    wanted |= {contents.live._replace(dose=dose) for dose in contents.doses[1:]}
+    sums = gather(contents, [place for arm in wanted if (place := contents.place(arm)) is not None])
+    live = _at_doses(contents, sums, contents.live)
+    held = [_at_doses(contents, sums, regime.arm) for regime in contents.regimes]
+    for t, target in enumerate(contents.targets):
+        if not visible(sums, t):
+            continue
+        for outcome in (*WHOLE, "area"):
+            found = parts(contents, sums, t, outcome)
+            found = chosen(found, ("object",)) if outcome == "area" else found
+            for h, regime in enumerate(contents.regimes):
+                about = {"contrast": "dose", "dose": np.array(contents.doses)[:, None]}
+                about |= labels(regime, target, outcome)
+                gap = live - held[h]
+                estimates = (contrast(found, weights, level) for weights in (live, held[h], gap))
+                one, other, did = estimates
+                yield rows(found, about, of_arm("live", one) | of_arm("held", other) | estimated(did))
+                if outcome == "area":
+                    continue
+                about |= {"contrast": "step", "dose": np.array(contents.doses)[1:, None]}
+                yield rows(together(found), about, estimated(contrast(together(found), gap[1:] - gap[:-1], level)))
+                exact = exact_control(contents.regimes, regime)
+                if exact is not None:
+                    about |= {"contrast": "departure", "dose": np.array(contents.doses)[:, None]}
+                    yield rows(together(found), about, estimated(contrast(together(found), held[exact] - held[h], level)))
+
+
+def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
+    """Place of the exact control that a control with a baseline of its own is compared with."""
+    if regime.exact:
+        return None
+    order = [(control, held) for held in (regime.held, "all") for control in ("frozen", "capped")]
+    fitting = [(order.index(key), h) for h, one in enumerate(regimes) if (key := (one.control, one.held)) in order]
+    return min(fitting)[1] if fitting else None
+
+
+def _at_doses(contents: Contents, sums: Sums, arm: Any) -> np.ndarray:
+    """Weights of one arm at each dose, (dose, arm)."""
+    weights = np.zeros((len(contents.doses), len(sums.arms)))
+    for d, dose in enumerate(contents.doses):
+        place = contents.place(arm._replace(dose=dose)) if dose else contents.baseline(arm)
+        if place is None:
+            raise ValueError(f"the panel has no arm '{arm._replace(dose=dose).name(contents.dose)}'")
+        weights[d, sums.arms.index(place)] = 1
+    return weights
+
+
+# Sites
+
+
+class _Game(NamedTuple):
+    """The shares as linear maps of the arms."""
+
+    regime: Regime
+    sites: list[str]
+    arms: list[int]
+    """Places of the arms of all coalitions."""
+    weights: np.ndarray
+    """(order, site, coalition); one order where all coalitions were measured."""
+    live: int
+    """Which coalition is that of all sites."""
+    held: int
+    """Which is empty."""
+
+
+def shares(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """Each site's Shapley share of the DID of holding all of them (`gandid.panel.coalitions`).
+
+    A share is a contrast of the arms of all coalitions. Where random orders stand for all, a second error is added, that of the
+    orders: the spread of one order's share over the root of their number; the two half-widths add in squares. `tau_live` and `tau_held`
+    are the effects with all sites live and with all held, whose difference the shares make up.
+    """
+    game = _game(contents)
+    if game is None:
+        return
+    sums = gather(contents, game.arms)
+    at = np.eye(len(sums.arms))[[sums.arms.index(place) for place in game.arms]]
+    live, held = (at[place] for place in (game.live, game.held))
+    each = game.weights @ at  # (order, site, arm)
+    for t, target in enumerate(contents.targets):
+        if not visible(sums, t):
+            continue
+        for outcome in WHOLE:
+            found = chosen(parts(contents, sums, t, outcome), ("target", "object", "together"))
+            share = contrast(found, each.mean(axis=0), level)
+            se, half = share.se, share.high - share.value
+            if len(each) > 1:
+                of_orders = np.stack([contrast(found, weights, level).value for weights in each])
+                between = of_orders.std(axis=0, ddof=1) / np.sqrt(len(each))
+                se, half = np.hypot(se, between), np.hypot(half, between * stats.t.ppf((1 + level) / 2, len(each) - 1))
+            about = {"contrast": "share", "site": np.array(game.sites, object)[:, None]}
+            columns = estimated(share) | {"se": se, "ci_low": share.value - half, "ci_high": share.value + half}
+            columns |= of_arm("live", contrast(found, live, level)) | of_arm("held", contrast(found, held, level))
+            yield rows(found, about | labels(game.regime, target, outcome), columns)
+
+
+def _game(contents: Contents) -> _Game | None:
+    """The game of the panel's coalitions; none where no block of them was measured."""
+    if "sites" not in contents.panel["block"].values.astype(str):
+        return None
+    regime = next(regime for regime in contents.regimes if regime.control in EXACT_CONTROLS)
+    responds = contents.panel["responds"].values.astype(bool)
+    sites = [str(site) for site in contents.panel["site"].values[responds]]
+    orders = int(contents.panel.attrs.get("orders", 0))
+    if orders:
+        coalitions, weights = sampled_weights(len(sites), orders, int(contents.panel.attrs["orders_seed"]))
+    else:
+        coalitions, weights = exact_weights(len(sites))
+    arms = []
+    for live in coalitions:
+        closed = [site for place, site in enumerate(sites) if place not in live]
+        arms.append(contents.names.index(coalition_arm(contents.names, regime.control, closed, sites)))
+    regime = regime._replace(held="all", name=f"{regime.control}:all")
+    sizes = [len(live) for live in coalitions]
+    ends = int(np.argmax(sizes)), int(np.argmin(sizes))
+    return _Game(regime, sites, arms, weights.reshape(-1, *weights.shape[-2:]), *ends)
+
+
+# Random units
+
+
+def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """The DID of random units by draw, and as draw 0 that of the target's own on the same latents; exact controls only."""
+    if not contents.draws:
+        return
+    draws = [0, *contents.draws]
+    exact = [regime for regime in contents.regimes if regime.exact]
+    arms = [arm._replace(draw=draw) for arm in (contents.live, *(regime.arm for regime in exact)) for draw in draws]
+    places = [contents.place(arm) for arm in arms]
+    sums = gather(contents, [place for place in places if place is not None])
+    at = np.eye(len(sums.arms))[[sums.arms.index(place) for place in places]].reshape(-1, len(draws), len(sums.arms))
+    energy = contents.panel["energy"].values[draws]
+    for t, target in enumerate(contents.targets):
+        if not visible(sums, t):
+            continue
+        for outcome in WHOLE:
+            found = together(parts(contents, sums, t, outcome))
+            for held, regime in zip(at[1:], exact, strict=True):
+                about = {"contrast": "placebo", "draw": np.array(draws)[:, None], "energy": energy[:, t, None]}
+                did = contrast(found, at[0] - held, level)
+                yield rows(found, about | labels(regime, target, outcome), estimated(did))
+
+
+# Segmenters
+
+
+def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """The DID under every further segmenter, and the first's less that one's, paired by latent, of what both know.
+
+    In the rows of the difference `tau_live` and `tau_held` are the DIDs under the first and under the other segmenter.
+    """
+    for s, name in list(enumerate(contents.segmenters))[1:]:
+        places = [p for p in contents.study if contents.panel["measured"].values[s, p] > 0]
+        held = [regime for regime in contents.regimes if contents.place(regime.arm) in places]
+        count = contents.rows(places, s)
+        if not count or not held:
+            continue
+        both = [gather(contents, places, segmenter, count) for segmenter in (0, s)]
+        for t, target in enumerate(contents.targets):
+            if target not in contents.classes[contents.known(s)]:
+                continue
+            seen = all(visible(sums, t) for sums in both)
+            for outcome in WHOLE:
+                found = _common(contents, both, t, outcome, s)
+                for regime in held:
+                    live, arm = (both[0].arms.index(contents.place(one)) for one in (contents.live, regime.arm))
+                    gap = np.eye(len(both[0].arms))[live] - np.eye(len(both[0].arms))[arm]
+                    first, other = np.append(gap, 0 * gap), np.append(0 * gap, gap)
+                    one, two, apart = (contrast(found, w, level) for w in (first, other, first - other))
+                    if not seen:
+                        one, two, apart = (_nothing(estimate) for estimate in (one, two, apart))
+                    about = labels(regime, target, outcome) | {"segmenter": name}
+                    yield rows(found, about | {"contrast": "second"}, estimated(two))
+                    columns = of_arm("live", one) | of_arm("held", two) | estimated(apart)
+                    yield rows(found, about | {"contrast": "difference"}, columns)
+
+
+def _common(contents: Contents, both: list[Sums], target: int, outcome: str, segmenter: int) -> Parts:
+    """An outcome of the classes that two segmenters know, the arms under the first and then under the other."""
+    kinds = ("target", "object", "together")
+    one, two = (
+        chosen(parts(contents, sums, target, outcome, s), kinds)
+        for sums, s in zip(both, (0, segmenter), strict=True)
+    )
+    names = [name for name in one.objects if name in two.objects]
+    where = [[list(found.objects).index(name) for name in names] for found in (one, two)]
+    numerator = np.concatenate([one.numerator[..., where[0]], two.numerator[..., where[1]]], axis=1)
+    denominator = np.concatenate([one.denominator, two.denominator], axis=1)
+    return Parts(one.objects[where[0]], one.kinds[where[0]], numerator, denominator)
+
+
+def invert(confusion: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """The inverse of a segmenter's confusion: true counts are it times named counts (Buonaccorsi 2010, *Measurement Error*, chapter 3).
+
+    Parameters
+    ----------
+    confusion
+        Rows the true class, columns the class that is named, both in the same order: shares of the true class's pixels.
+
+    Returns
+    -------
+    inverse, condition
+        The inverse (true class, named class), NaN where the condition number is above `gandid.estimation.bounds.CONDITION` or a class
+        was never seen. With recalls of at least r > 1/2 the errors of the counts, added up in size, grow by no more than ``1 / (2 r -
+        1)`` (Varah 1975, for dominant diagonals).
+
+    Raises
+    ------
+    ValueError
+        If rows and columns are not the same classes.
+    """
+    if list(confusion.index) != list(confusion.columns):
+        raise ValueError("a confusion that is undone has the same classes as rows and columns, in the same order")
+    matrix = confusion.to_numpy(np.float64)
+    condition = float(np.linalg.cond(matrix)) if np.isfinite(matrix).all() else np.inf
+    if condition > CONDITION:
+        return np.full_like(matrix, np.nan), condition
+    return np.linalg.inv(matrix).T, condition
+
+
+def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
+    """The DID from counts whose confusions are undone: weights over classes, the rows of the confusion's inverse.
+
+    Which pixels are the target's original ones stays as the segmenter named them. The confusion counts as known, and as the same on
+    the generator's images as on the renders on which it was measured, whatever the shares of the classes.
+
+    Raises
+    ------
+    ValueError
+        If the confusion is of other classes than the panel's first segmenter.
+    """
+    known = contents.known()
+    classes = list(contents.classes[known])
+    if [str(name) for name in confusion.index] != classes:
+        names = ", ".join(map(str, confusion.index))
+        raise ValueError(f"the confusion is of {names}, the panel of {', '.join(classes)}")
+    inverse = np.zeros((len(known), len(known)))
+    inverse[np.ix_(known, known)] = invert(confusion)[0]
+    if not np.isfinite(inverse).all():
+        return
+    live = sums.arms.index(contents.place(contents.live))
+    for t, target in enumerate(contents.targets):
+        if not visible(sums, t):
+            continue
+        kinds = contents.kinds(target)
+        own, others = kinds == "target", kinds == "object"
+        # Undoing confusions moves pixels between classes and keeps their number, which is the denominator.
+        removed = ratio_parts(sums, t, contents.classes[own], kinds[own], known - inverse[own])
+        weights = np.concatenate([inverse[others], inverse[others].sum(axis=0, keepdims=True)])
+        names = np.append(contents.classes[others], TOGETHER), np.append(kinds[others], "together")
+        for regime in contents.regimes:
+            gap = np.zeros(len(sums.arms))
+            gap[[live, sums.arms.index(contents.place(regime.arm))]] = 1, -1
+            for outcome, found in (("removed", removed), ("inpainted", ratio_parts(sums, t, *names, weights))):
+                about = {"contrast": "corrected"} | labels(regime, target, outcome)
+                yield rows(found, about, estimated(contrast(found, gap, level)))
+
+
+# What follows from rows
+
+
+def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Intervals of the whole effects under violations of parallel trends, of controls with a baseline of their own.
+
+    Rambachan and Roth ("A More Credible Approach to Parallel Trends", 2023) let the violation be at most as large as one that was seen:
+    the interval grows by that at either end, and `breakdown` is the multiple of it from which on the interval contains 0. Seen is
+
+    - `gap`: the difference of the regimes' unedited images in the share of pixels that are of the target (for `removed`), or of the
+      other objects together (for `inpainted`);
+    - `trend`: what the violation would be at the study's dose if it grew from dose 0 as up to the lowest dose above, where the edit
+      hardly acts: `departure` there (the DID itself without an exact control) times the ratio of the doses.
+    """
+    did = frame[(frame["contrast"] == "did") & ((frame["outcome"] == "removed") | (frame["object"] == TOGETHER))]
+    did = did[did["estimable"] & ~did["control"].isin(EXACT_CONTROLS)]
+    share = sums.pixels[:, 0].sum(axis=0) / (sums.latents.sum() * contents.size)  # the same for all targets
+    near = frame[frame["contrast"].isin(["dose", "departure"]) & (frame["dose"] > 0)]
+    near = near[(near["dose"] == near["dose"].min()) & ((near["outcome"] == "removed") | (near["object"] == TOGETHER))]
+    keys = ["target", "arm", "outcome"]
+    seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
+    for one in did.to_dict("records"):
+        arm = sums.arms.index(contents.names.index(one["arm"]))
+        gap = share[sums.baselines[arm]] - share[sums.arms.index(contents.names.index("reference"))]
+        about = contents.kinds(one["target"]) == ("target" if one["outcome"] == "removed" else "object")
+        found = [("gap", float(gap[about].sum()))]
+        if (key := tuple(one[name] for name in keys)) in seen.index:
+            trend = seen.loc[key]
+            found.append(("trend", float(trend["did"] * contents.dose / trend["dose"])))
+        for name, violation in found:
+            yield pd.DataFrame([one | _off(one["ci_low"], one["ci_high"], abs(violation)) | {"contrast": name}])
+
+
+def _off(low: float, high: float, violation: float) -> dict[str, float]:
+    """The interval and the breakdown value under a violation of a size."""
+    distance = max(low, -high, 0.0)
+    breakdown = 0.0 if distance == 0 else distance / violation if violation else np.inf
+    return {"ci_low": low - violation, "ci_high": high + violation, "breakdown": breakdown}
+
+
+def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
+    """A live network against the mean of its twins, the network as the cluster: is the live one a new draw of theirs?
+
+    Intervals over latents say how well *these* networks are known. What was assigned is the network, so that the error comes from
+    their number (Moulton 1990; Donald and Lang 2007); `se_live` and `se_held` are over latents still. NaN errors with one twin.
+    """
+    twins = frame[(frame["contrast"] == "did") & (frame["control"] == "twin") & frame["outcome"].isin(WHOLE)]
+    for (target, outcome, name), one in twins.groupby(["target", "outcome", "object"], sort=False):
+        first, held = one.iloc[0], one["tau_held"].to_numpy()
+        se, half = new_draw(first["tau_live"], held, level)
+        did = float(first["tau_live"] - held.mean())
+        row = {"target": target, "object": name, "outcome": outcome, "control": "twin", "held": "networks", "arm": "twin"}
+        row |= {"contrast": "networks", "kind": first["kind"], "n": 1 + len(held), "did": did, "se": se}
+        row |= {"ci_low": did - half, "ci_high": did + half, "tau_live": first["tau_live"], "se_live": first["se_live"]}
+        row |= {"tau_held": held.mean(), "se_held": float(np.sqrt((one["se_held"] ** 2).sum()) / len(held))}
+        yield pd.DataFrame([row])

@@ -1,0 +1,236 @@
+"""One pass over a panel: counts summed over groups of latents, from which every contrast follows.
+
+A panel opened lazily reads what is asked for and keeps nothing; it is read some latents at a time, whole chunks of its storage, by
+threads (decoding and numpy's loops let go of the interpreter). Counts are whole numbers and their sums exact, so that neither the
+order of the latents nor blocks or threads change a digit. There are at most `GROUPS` groups (docs/inference.md, "Large panels"): each
+latent is a group by itself where there are no more than that, neighbours by number join where there are.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import xarray as xr
+
+from gandid.errors import GandidError
+from gandid.estimation.contents import COUNTS, Contents
+
+GROUPS = 1024  # half of them in each half of the latents
+VALUES = 2**19  # values of a block, all variables together: the blocks under way are few megabytes
+THREADS = min(4, os.cpu_count() or 1)
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Sums:
+    """Counts of some arms, as one segmenter sees them, summed over G groups of latents.
+
+    Axes are (group, target, arm, class), classes those of the panel; an arm has the same place as in `arms`.
+    """
+
+    arms: list[int]
+    """Places of the arms in the panel."""
+    latents: np.ndarray
+    """Latents in each group, (G,)."""
+    late: np.ndarray
+    """Whether a group is in the upper half of the latents by number, (G,)."""
+    pixels: np.ndarray
+    inside: np.ndarray
+    """Of the target's original pixels."""
+    emerged: np.ndarray
+    """In how many images a class is present that is not in the arm's unedited image."""
+    baselines: list[int]
+    """Of each arm, the place in `arms` of its unedited image."""
+    informing: np.ndarray
+    """Latents in which the arm's hole (the target's original pixels) is not empty, (target, arm)."""
+    either: np.ndarray
+    """Latents in which that of the arm or of live is not empty."""
+    weight: np.ndarray
+    """The larger of the arm's and live's hole: its sum over latents and its largest value, (2, target, arm)."""
+    discordant: np.ndarray
+    """Pixels that count in the arm or in live only, for `removed` and for `inpainted` by all objects, (2, target, arm)."""
+    shown: np.ndarray
+    """Which latents' unedited images show which target, as stored, (N, target)."""
+    unknown: np.ndarray
+    """Pixels called `unknown`, summed over the latents that show the target, (target, arm)."""
+    unedited_unknown: np.ndarray
+    """Pixels called `unknown` in each unedited image, (N,)."""
+
+    @property
+    def hole(self) -> np.ndarray:
+        """The target's original pixels, (group, target, arm)."""
+        return self.inside.sum(axis=3)
+
+
+def slices(panel: xr.Dataset, names: Sequence[str], rows: int | None = None, values: int = VALUES) -> list[slice]:
+    """Cut the first `rows` latents into blocks of about `values` values of some variables, whole chunks of their storage each."""
+    total = panel.sizes["latent"]
+    last = total if rows is None else rows
+    if not last:
+        return []
+    each = sum(panel[name].size for name in names) // total
+    chunks = [panel[name].encoding.get("preferred_chunks", {}).get("latent", 1) for name in names]
+    step = max(values // max(each, 1) // max(chunks), 1) * max(chunks)
+    return [slice(start, min(start + step, last)) for start in range(0, last, step)]
+
+
+def stream(work: Callable[[slice], Result], blocks: Sequence[slice], threads: int = THREADS) -> Iterator[Result]:
+    """Apply `work` to blocks in threads; results come in the blocks' order, at most two per thread under way or waiting."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque = deque()
+        for block in blocks:
+            if len(waiting) == 2 * threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, block))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def gather(
+    contents: Contents, arms: Sequence[int], segmenter: int = 0, rows: int | None = None, targets: slice = slice(None)
+) -> Sums:
+    """Read the counts of some arms once.
+
+    Parameters
+    ----------
+    contents
+        The panel.
+    arms
+        Places of the arms; their unedited images, the reference and live are added.
+    segmenter
+        Which sees them.
+    rows
+        How many latents, the first as stored; by default all that every one of the arms was measured on.
+    targets
+        Which of the targets.
+
+    Raises
+    ------
+    GandidError
+        If counts that are said to be measured are missing.
+    """
+    reference, live = contents.names.index("reference"), contents.place(contents.live)
+    wanted = list(dict.fromkeys([reference, live, *arms, *(contents.baseline(contents.arms[arm]) for arm in arms)]))
+    rows = contents.rows(wanted, segmenter) if rows is None else rows
+    panel = contents.panel[list(COUNTS)].isel(
+        segmenter=segmenter, target=targets, arm=wanted if len(wanted) < len(contents.arms) else slice(None)
+    )
+    if len(wanted) == len(contents.arms):
+        wanted = list(range(len(wanted)))
+    counter = _Counter(contents, panel, wanted, segmenter, rows)
+    for one in stream(counter.count, slices(panel, COUNTS, rows)):
+        counter.add(one)
+    return counter.sums
+
+
+class _Counter:
+    """Counts blocks of latents, and adds them up."""
+
+    def __init__(self, contents: Contents, panel: xr.Dataset, arms: list[int], segmenter: int, rows: int):
+        self.panel = panel
+        self.live, self.reference = arms.index(contents.place(contents.live)), arms.index(contents.names.index("reference"))
+        classes = list(contents.classes)
+        self.names = [str(name) for name in panel["target"].values]
+        self.target = np.array([classes.index(name) for name in self.names], int)
+        self.others = np.array([contents.kinds(name, segmenter) == "object" for name in self.names])
+        self.unknown = classes.index("unknown") if "unknown" in classes else None
+        self.present = contents.present
+        self.place = self._ranks(rows)
+        halves = np.array([rows // 2, rows - rows // 2])
+        numbers = np.minimum(halves, GROUPS // 2)
+        late = self.place >= halves[0]
+        upper = numbers[0] + (self.place - halves[0]) * numbers[1] // halves[1]
+        self.group = np.where(late, upper, self.place * numbers[0] // max(halves[0], 1))
+        groups, shape = int(numbers.sum()), (len(self.names), len(arms))
+        zeros = {
+            name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")
+        }
+        self.sums = Sums(
+            arms=arms,
+            latents=np.bincount(self.group, minlength=groups),
+            late=np.arange(groups) >= numbers[0],
+            **zeros,
+            baselines=[arms.index(contents.baseline(contents.arms[arm])) for arm in arms],
+            informing=np.zeros(shape, np.int64),
+            either=np.zeros(shape, np.int64),
+            weight=np.zeros((2, *shape), np.int64),
+            discordant=np.zeros((2, *shape), np.int64),
+            shown=np.zeros((rows, shape[0]), bool),
+            unknown=np.zeros(shape, np.int64),
+            unedited_unknown=np.zeros(rows, np.int64),
+        )
+
+    def _ranks(self, rows: int) -> np.ndarray:
+        """Each latent's place among all by number, so that no result depends on the order of storage; (N,)."""
+        place = np.arange(rows)
+        if "latent" in self.panel.coords:
+            place[np.argsort(self.panel["latent"].values[:rows], kind="stable")] = np.arange(rows)
+        return place
+
+    def count(self, block: slice) -> dict:
+        """Sums of one block of latents."""
+        pixels, inside = (self._read(name, block) for name in COUNTS)
+        order = np.argsort(self.group[block], kind="stable")
+        if (np.diff(order) != 1).any():
+            pixels, inside = pixels[order], inside[order]
+        groups = self.group[block][order]
+        cuts = [*np.flatnonzero(np.diff(groups, prepend=-1)), len(groups)]
+        emerged = pixels >= self.present
+        emerged &= ~emerged[:, :, self.sums.baselines]
+        sums = {
+            name: np.stack([values[a:b].sum(0, dtype=np.int64) for a, b in zip(cuts, cuts[1:], strict=False)])
+            for name, values in (("pixels", pixels), ("inside", inside), ("emerged", emerged))
+        }
+        shown = pixels[:, np.arange(len(self.target)), self.reference, self.target] >= max(self.present, 1)
+        found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
+        found |= self._holes(inside)
+        if self.unknown is not None and len(self.target):
+            unknown = pixels[..., self.unknown].astype(np.int64)
+            found |= {"unknown": np.einsum("nt,nta->ta", shown, unknown)}
+            found |= {"unedited_unknown": unknown[:, 0, self.reference]}
+        return found
+
+    def _read(self, name: str, block: slice) -> np.ndarray:
+        counts = self.panel[name].isel(latent=block).transpose("latent", "target", "arm", "object").values
+        if counts.size and counts.min() < 0:
+            numbers = self.panel["latent"].values[block] if "latent" in self.panel.coords else [block.start, block.stop]
+            raise GandidError(
+                f"{self.panel.encoding.get('source', 'the panel')} is damaged: counts are missing for latents "
+                f"{min(numbers)} to {max(numbers)}"
+            )
+        return counts
+
+    def _holes(self, inside: np.ndarray) -> dict[str, np.ndarray]:
+        """What the target's original pixels became, each arm against live."""
+        hole = inside.sum(axis=3, dtype=np.int64)
+        own = inside[:, np.arange(len(self.target)), :, self.target].transpose(1, 0, 2)
+        taken = np.stack([hole - own, np.einsum("ntac,tc->nta", inside, self.others.astype(np.int64))])
+        live = slice(self.live, self.live + 1)
+        weight = np.maximum(hole, hole[:, :, live])
+        gap = np.where(hole == hole[:, :, live], np.abs(taken - taken[..., live]), weight)
+        return {
+            "informing": (hole > 0).sum(0),
+            "either": (weight > 0).sum(0),
+            "weight": np.stack([weight.sum(0), weight.max(0, initial=0)]),
+            "discordant": gap.sum(1),
+        }
+
+    def add(self, found: dict) -> None:
+        """Add one block's sums to those of all."""
+        sums, block = self.sums, found["block"]
+        for name, values in found["sums"].items():
+            getattr(sums, name)[found["groups"]] += values
+        for name in ("informing", "either", "discordant"):
+            getattr(sums, name)[...] += found[name]
+        sums.weight[0] += found["weight"][0]
+        np.maximum(sums.weight[1], found["weight"][1], out=sums.weight[1])
+        places = np.arange(block.start, block.stop)[found["order"]]
+        sums.shown[places] = found["shown"]
+        if "unknown" in found:
+            sums.unknown += found["unknown"]
+            sums.unedited_unknown[places] = found["unedited_unknown"]

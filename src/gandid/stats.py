@@ -1,0 +1,281 @@
+"""Statistics on arrays: intervals, bootstrap, sign flips, multiplicity and confidence sequences.
+
+Nothing here knows what a panel is. What scipy or statsmodels have is theirs; what is written here are the forms that are needed with
+draws that all columns share, so that differences of columns stay paired.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from scipy.special import betaln
+from statsmodels.stats.multitest import multipletests
+
+# Random draws handled at a time: the block of signs or weights stays some megabytes.
+BLOCK = 512
+# Two sums count as equal if they differ by less than this share of the sum of absolute values: counts tie often, and rounding must
+# neither break ties at random nor pass for a small effect.
+TIE = 1e-9
+CARRIERS = 30  # latents that must carry an effect before the normal limit is trusted (docs/calibration.md)
+POWER = 0.8
+TUNED = 512  # latents at which confidence sequences are narrowest: the default size of a study
+
+
+class Interval(NamedTuple):
+    """A t interval and the two-sided p-value of the value 0."""
+
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+
+
+def t_interval(
+    value: np.ndarray, se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | float, level: float = 0.95
+) -> Interval:
+    """The t interval of an estimate from independent latents.
+
+    It has ``n - 1`` degrees of freedom, but ``carriers - 1`` where fewer than `CARRIERS` latents carry the estimate: an error that
+    seven of 200 latents make is known as badly as seven latents can tell (docs/calibration.md).
+
+    Parameters
+    ----------
+    value, se
+        Estimates and standard errors, which broadcast against the rest.
+    n
+        Latents that inform each.
+    carriers
+        Latents that carry each; infinity if all do.
+    level
+        Coverage, above 0 and below 1.
+
+    Returns
+    -------
+    Interval
+        Infinite with a single carrier; of width 0 where `se` is 0 (then p is 1 if the value is 0 too, else 0); NaN where `se` is.
+    """
+    degrees = np.maximum(np.where(np.asarray(carriers) < CARRIERS, carriers, n) - 1, 0)
+    certain = se == 0
+    quantile = np.where(degrees > 0, stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
+    half = np.where(certain, 0.0, quantile * np.where(certain, 1.0, se))
+    t = np.abs(value) / np.where(certain, 1.0, se)
+    p = np.where(degrees > 0, 2 * stats.t.sf(t, np.maximum(degrees, 1)), 1.0)
+    p = np.where(certain, np.where(value == 0, 1.0, 0.0), p)
+    return Interval(value - half, value + half, np.where(np.isnan(se), np.nan, p))
+
+
+def weighted_sum(weights: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Sums of weighted terms, (W, J) and (..., J, K) -> (..., W, K), with 0 where they cancel up to rounding."""
+    total, size = np.matmul(weights, terms), np.matmul(np.abs(weights), np.abs(terms))
+    return np.where(np.abs(total) <= TIE * size, 0.0, total)
+
+
+def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Ratios of sums under resampling of rows with replacement (Efron 1979).
+
+    Parameters
+    ----------
+    numerators, denominators
+        Shape (N, K), one column per ratio; all columns share the resamples. Rows may be sums over groups of latents: groups of
+        independent latents are independent too.
+    resamples, seed
+        Number of resamples B, and the random seed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (B, K); NaN in resamples whose denominators sum to 0.
+    """
+    numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    ratios = np.full((resamples, numerators.shape[1]), np.nan)
+    if len(numerators) == 0:
+        return ratios
+    times = _times(len(numerators), resamples, seed)
+    for start in range(0, resamples, BLOCK):
+        counts = times[start : start + BLOCK].astype(np.float64)
+        below = counts @ denominators
+        np.divide(counts @ numerators, below, out=ratios[start : start + BLOCK], where=below > 0)
+    return ratios
+
+
+def permutation(values: np.ndarray, flips: int = 9999, seed: int = 0) -> np.ndarray:
+    """Two-sided sign-flip p-values of "the mean is 0" (Fisher 1935; Phipson and Smyth 2010 for the + 1).
+
+    Exact if the values are symmetric about 0 under the null hypothesis, which a difference of two arms of the same latents is when the
+    arms are exchangeable. Zeros do not count. Rows may be sums over groups of latents: flips of whole groups are a subgroup of all
+    flips, under which the test is as exact (Hemerik and Goeman 2018).
+
+    Parameters
+    ----------
+    values
+        Shape (N, K); NaN columns give NaN. All columns share the signs.
+    flips, seed
+        Number of random sign vectors, and the random seed; the smallest p-value is ``1 / (flips + 1)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (K,), in (0, 1]; 1 where all values are 0.
+    """
+    values = np.asarray(values, np.float64)
+    size = np.abs(values).sum(0)
+    p = np.where(np.isnan(size), np.nan, 1.0)
+    # Most pairs of classes never meet; their columns are 0 and need no draw.
+    tested = size > 0
+    values, size = values[:, tested], size[tested]
+    reached = np.abs(values.sum(0)) - TIE * size
+    if not tested.any():
+        return p
+    hits = np.zeros(len(size))
+    drawn = _signs(len(values), flips, seed)
+    for start in range(0, flips, BLOCK):
+        signs = drawn[start : start + BLOCK].astype(np.float64)
+        hits += (np.abs(signs @ values) >= reached).sum(0)
+    p[tested] = (hits + 1) / (flips + 1)
+    return p
+
+
+# The draws are the same for every target of a panel; they are made once, as small as they can be.
+
+
+@lru_cache(maxsize=1)
+def _times(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n rows is drawn in each resample, (resamples, n)."""
+    rng = np.random.default_rng(seed)
+    times = np.empty((resamples, n), np.int16)
+    for start in range(0, resamples, BLOCK):
+        times[start : start + BLOCK] = rng.multinomial(n, np.full(n, 1 / n), size=min(BLOCK, resamples - start))
+    return times
+
+
+@lru_cache(maxsize=1)
+def _signs(n: int, flips: int, seed: int) -> np.ndarray:
+    """Random signs, (flips, n)."""
+    rng = np.random.default_rng(seed)
+    signs = np.empty((flips, n), np.int8)
+    for start in range(0, flips, BLOCK):
+        signs[start : start + BLOCK] = rng.integers(0, 2, (min(BLOCK, flips - start), n)) * 2 - 1
+    return signs
+
+
+def bh(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg q-values (1995) of one family; NaN stands for what was not tested and does not count."""
+    p = np.asarray(p, np.float64)
+    q = np.full(p.shape, np.nan)
+    tested = np.isfinite(p)
+    if tested.any():
+        q[tested] = multipletests(p[tested], method="fdr_bh")[1]
+    return q
+
+
+def bonferroni(errors: float, comparisons: int) -> float:
+    """The bound that several comparisons together pass as rarely as one passes `errors` standard errors."""
+    return float(stats.norm.isf(stats.norm.sf(errors) / comparisons))
+
+
+def signed_z(value: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """An estimate in its own standard errors, as the normal quantile of the same two-sided p-value; 0 where it is certainly 0."""
+    return np.sign(value) * stats.norm.isf(np.maximum(p, 1e-300) / 2)
+
+
+def welch_z(gap: np.ndarray, variances: tuple[np.ndarray, np.ndarray], n: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Welch's t of a difference of two estimates (their squared errors, their sizes), as the z of the same tail probability."""
+    pooled = variances[0] + variances[1]
+    spread = variances[0] ** 2 / (n[0] - 1) + variances[1] ** 2 / (n[1] - 1)
+    gap, moving = np.abs(gap), pooled > 0
+    degrees = np.divide(pooled**2, spread, out=np.ones_like(pooled), where=moving)
+    t = np.divide(gap, np.sqrt(pooled), out=np.zeros_like(gap), where=moving)
+    z = stats.norm.isf(np.maximum(stats.t.sf(t, degrees), 1e-300))
+    return np.where(moving, z, np.where(gap <= 1e-12, 0.0, np.inf))
+
+
+def detectable(se: np.ndarray, n: np.ndarray | int, level: float = 0.95, power: float = POWER) -> np.ndarray:
+    """The effect that a two-sided t test at level ``1 - level`` finds with probability `power`, in the unit of `se`.
+
+    The minimum detectable effect of Bloom 1995, ``(t_{(1 + level) / 2} + t_power) se`` with n - 1 degrees of freedom: it comes from
+    the error alone, so that it does not depend on what was found. NaN below two latents.
+    """
+    degrees = np.where(np.asarray(n) > 1, np.asarray(n, np.float64) - 1, np.nan)
+    return (stats.t.ppf((1 + level) / 2, degrees) + stats.t.ppf(power, degrees)) * np.asarray(se)
+
+
+def boundary(n: np.ndarray | int, level: float = 0.95, tuned: int = TUNED) -> np.ndarray:
+    """Half-width of an asymptotic confidence sequence, in standard errors.
+
+    A confidence sequence covers the truth at *all* sizes together with probability `level`, so that a study may look at it and stop.
+    This is the normal mixture boundary (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and
+    asymptotic confidence sequences", 2021, theorem 2.2)::
+
+        sqrt(2 (n rho^2 + 1) / (n rho^2) * log(sqrt(n rho^2 + 1) / (1 - level)))
+
+    with ``rho^2 = (-2 log a + log(-2 log a + 1)) / tuned``, ``a = 1 - level``, so that it is narrowest at `tuned` latents.
+
+    Parameters
+    ----------
+    n
+        Latents that inform the estimate, at least 1.
+    level, tuned
+        Coverage of the whole sequence, and the size at which it is narrowest.
+    """
+    alpha = 1 - level
+    log = -2 * np.log(alpha)
+    spread = np.asarray(n, np.float64) * (log + np.log(log + 1)) / tuned
+    return np.sqrt(2 * (spread + 1) / spread * np.log(np.sqrt(spread + 1) / alpha))
+
+
+def sequence_half_width(
+    se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | int, level: float = 0.95, tuned: int = TUNED
+) -> np.ndarray:
+    """Half-width of the confidence sequence of an estimate, in the unit of `se`.
+
+    The guarantee is asymptotic in the latents that *carry* the estimate; below `CARRIERS` of them the sequence covers everything.
+    """
+    wide = np.asarray(se, np.float64) * boundary(np.maximum(n, 1), level, tuned)
+    return np.where(np.isnan(wide) | (np.asarray(carriers) >= CARRIERS), wide, np.inf)
+
+
+def share_at_most(
+    carriers: np.ndarray | float, n: np.ndarray | float, level: float = 0.95, tuned: int = TUNED
+) -> np.ndarray:
+    """Upper end of a confidence sequence of a share: what few of the latents have shown yet, most of them do not have.
+
+    Robbins' method of mixtures for a Bernoulli share ("Statistical methods related to the law of the iterated logarithm", 1970): the
+    likelihood ratio of a Beta(1, tuned) mixture to the true share is a martingale that starts at 1 and exceeds ``1 / (1 - level)`` at
+    some size with probability ``1 - level`` at most (Ville). No normal limit is taken. Latents may count for less than one, and have it
+    in part: with weights w and parts k in [0, 1], ``n = sum w`` and ``carriers = sum w k``, the ratio is a supermartingale for ``p =
+    E[w k] / E[w]``, since geometric means are at most arithmetic ones.
+
+    Parameters
+    ----------
+    carriers, n
+        Summed weights of what has it, and of all.
+    level, tuned
+        Coverage at all sizes together; the larger `tuned`, the narrower where hardly any latent has it.
+
+    Returns
+    -------
+    numpy.ndarray
+        In 0 .. 1, at least ``carriers / n``; without carriers ``1 - ((1 - level) tuned / (n + tuned))^(1 / n)``.
+    """
+    carriers, n = (np.asarray(count, np.float64) for count in np.broadcast_arrays(carriers, n))
+    enough = -np.log(1 - level) - betaln(carriers + 1, n - carriers + tuned) + betaln(1, tuned)
+    low, high = np.where(n > 0, carriers / np.maximum(n, 1e-300), 0.0), np.ones(n.shape)
+    for _ in range(60):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            beyond = -carriers * np.log(middle) - (n - carriers) * np.log1p(-middle) >= enough
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return high
+
+
+def new_draw(value: float, others: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Whether one value is a new draw from where others come: standard error and half-width of its distance from their mean.
+
+    ``se = s sqrt(1 + 1 / K)`` with K - 1 degrees of freedom, s the others' standard deviation, which the one is taken to share: the
+    interval of Donald and Lang (2007) for one treated group. NaN with fewer than two others; 0 where they agree exactly.
+    """
+    count = len(others)
+    if count < 2:
+        return np.nan, np.nan
+    se = float(np.std(others, ddof=1) * np.sqrt(1 + 1 / count))
+    return se, float(stats.t.ppf((1 + level) / 2, count - 1) * se)
