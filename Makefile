@@ -10,7 +10,7 @@ help:
 	@echo "make install   .venv with everything that development needs"
 	@echo "make demo      a study of the embedded rooms; its report is runs/demo/report.html"
 	@echo "make app       a page in the browser to find an effect by hand; studies go to runs/"
-	@echo "make test      the quick tests (TESTS='tests/did -k gain' runs some)"
+	@echo "make test      the quick tests (TESTS='tests/estimation -k gain' runs some)"
 	@echo "make test-slow the tests that take longer: killed runs, a cluster, memory"
 	@echo "make lint      ruff and mypy"
 

@@ -1,4 +1,4 @@
-"""Claim 2 of Liu et al. (2020): does the relation between units and objects decide how normalization entangles objects?
+"""Claim 2 of Liu et al. (2020): does the relation of units and objects decide how normalization entangles objects.
 
     gandid run --layer layer3 --layer layer4 --layer layer5 --layer layer6 --latents 256 --out runs/sweep
     pip install 'gandid[claim2]'
@@ -33,6 +33,7 @@ from scipy import stats
 from gandid.errors import UsageError
 from gandid.estimation import read_effects
 from gandid.outcomes.concentration import overlap, share
+from gandid.runs import open_panel
 
 OF_PAIR, OF_TARGET = ("overlap", "energy"), ("concentration", "gain")
 RELATIONS = ("overlap", "concentration", "energy", "gain")
@@ -55,20 +56,22 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
         `concentration`, the share of the target's positive ACE that the edited units carry; `energy`, the mean over the edited units
         of the share of a unit's energy that lies on the object; `gain`, the mean gain at the first site inside the target's pixels.
     """
-    runs = [(folder, read_effects(folder)) for folder in folders]
-    same = identical_arms([effects.identical for _, effects in runs])
+    runs = [(folder, open_panel(folder)) for folder in folders]
+    found = [read_effects(folder, panel) for folder, panel in runs]
+    same = identical_arms([effects.identical for effects in found])
     parts = []
-    for folder, effects in runs:
+    for (folder, panel), effects in zip(runs, found, strict=True):
         if not (folder / "relation.zarr").is_dir():
             continue  # the user named all units, so that none was ranked
         relation = xr.open_zarr(folder / "relation.zarr", chunks=None)
         ace = {str(name): relation["ace"].sel(object=name).values for name in relation["object"].values}
         energy = {str(name): relation["energy"].sel(object=name).values for name in relation["object"].values}
-        frame = effects.frame
-        chosen = (frame["contrast"] == "did") & (frame["outcome"] == "inpainted") & (frame["kind"] == "object")
-        rows = frame.loc[chosen & frame["arm"].isin(list(same)), ["target", "object", "arm", "did", "se", "supported"]]
+        frame = effects.main[(effects.main["outcome"] == "inpainted") & (effects.main["kind"] == "object")]
+        rows = frame.loc[frame["arm"].isin(list(same)), ["target", "object", "arm", "did", "se", "supported"]]
         named = list(zip(rows["target"], rows["object"], strict=True))
-        units = {target: list(numbers) for target, numbers in effects.units.items()}
+        edited = panel["units"].sel(network="own", draw=0)
+        units = {target: edited.sel(target=target).values for target in effects.targets}
+        units = {target: numbers[numbers >= 0] for target, numbers in units.items()}
         parts.append(
             rows.assign(
                 layer=effects.attrs["layer"],
@@ -235,7 +238,7 @@ def _permute(data: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
     return dict(zip((*RELATIONS, TOGETHER), ((hits + 1) / (draws + 1)).tolist(), strict=True))
 
 
-def found(table: pd.DataFrame) -> pd.Series:
+def beyond_noise(table: pd.DataFrame) -> pd.Series:
     """Which terms of `regress` count as found: `q` and the permutation's p-value are both below 0.05."""
     return (table["q"] < FOUND) & (table["p_permuted"] < FOUND)
 
@@ -278,12 +281,8 @@ def draw_claim(table: pd.DataFrame, regressed: pd.DataFrame) -> Figure | None:
 
 def draw_depth(folders: Sequence[Path], arm: str) -> Figure:
     """The DID of removal and of in-painting by all other objects over the layers, of one arm; hollow where out of range."""
-    frames = []
-    for folder in folders:
-        effects = read_effects(folder)
-        frame = effects.frame[(effects.frame["contrast"] == "did") & (effects.frame["arm"] == arm)]
-        frames.append(frame.assign(layer=effects.attrs["layer"]))
-    table = pd.concat(frames)
+    found = [read_effects(folder, open_panel(folder)) for folder in folders]
+    table = pd.concat([one.main[one.main["arm"] == arm].assign(layer=one.attrs["layer"]) for one in found])
     layers, targets = list(dict.fromkeys(table["layer"])), list(dict.fromkeys(table["target"]))
     whole = {
         "removed": table[table["outcome"] == "removed"],
@@ -338,7 +337,7 @@ def main() -> None:
             continue
         columns = ["coefficient", "ci_low", "ci_high", "p", "p_wild", "p_permuted", "p_target", "q", "partial_r2"]
         print(rows.set_index("term")[columns].to_string(float_format="%.3f", na_rep=""))
-        names = rows.loc[found(rows), "term"]
+        names = rows.loc[beyond_noise(rows), "term"]
         print(f"  beyond noise: {', '.join(names) or 'no relation'}")
     print(f"\nWritten: {out / 'pairs.csv'}, claim2.csv, claim2.png, depth.png")
 

@@ -19,7 +19,7 @@ from gandid.estimation import read_effects
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
 from gandid.report.text import number, points
-from gandid.runs import is_finished
+from gandid.runs import is_finished, open_panel
 from gandid.verdicts import MISSING, SOLID, never_differed
 
 WIDTH = 80
@@ -96,7 +96,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         click.echo(text, color=color)
 
     if verbose:
-        effects = read_effects(run.path)
+        effects = read_effects(run.path, open_panel(run.path))
         echo("\n".join([effects.summary(), "", *effects.sentences(), ""]))
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
