@@ -1,0 +1,335 @@
+"""The training of a rooms generator: it first copies the scenes of its latents, then contends with a discriminator.
+
+Run it with `python -m lab.generator --out FOLDER`; the same command goes on where it was stopped. README.md in this
+folder has the reasons. Everything random at a step is drawn from the run's seed and the step's number alone, so a run
+that was killed and resumed ends with the weights of one that was not (on one machine, with as many threads).
+
+Copying: least absolute error of the image and of its differences between neighbouring pixels, to the scene that `rooms`
+paints of the same latent. Contending: the non-saturating loss of Goodfellow et al. 2014 with the lazy R1 penalty
+(Mescheder et al. 2018; Karras et al. 2020), the copying loss remaining with a small weight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import matplotlib.image
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gandid.errors import UsageError
+from gandid.files import is_aside, remove, replacing
+from gandid.generators.pggan import Discriminator, Generator, Growing
+from gandid.generators.storage import save_discriminator, save_generator
+from lab import rooms
+from lab.checkpoints import load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training, at one resolution.
+
+    `images` counts training images, `fade` those at the start over which the resolution fades in. The discriminator
+    alone is trained on the first `warm` images of a phase that is `contended`. After each number of images in `keep` the
+    generator as it is then is kept in a file of its own.
+    """
+
+    pixels: int
+    images: int
+    fade: int = 0
+    contended: bool = False
+    warm: int = 0
+    keep: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a training consists of; the defaults make the embedded `rooms`."""
+
+    channels: tuple[int, ...] = (128, 128, 64, 32, 24)  # at 4, 8, 16, ... px: 2.9 MB
+    pixel_norm: bool = True
+    phases: tuple[Phase, ...] = (
+        Phase(16, 320_000),
+        Phase(32, 640_000, fade=40_000),
+        Phase(64, 1_280_000, fade=40_000, keep=(160_000, 480_000)),
+        Phase(64, 800_000, contended=True, warm=48_000, keep=(320_000,)),
+    )
+    batch: int = 16
+    learning_rate: float = 2e-3  # while copying
+    contended_rate: float = 1e-3
+    copying: float = 10.0  # weight of the copying loss while contending
+    r1: float = 0.5
+    r1_every: int = 16
+    half_life: int = 10_000  # of the moving average of the weights, in images
+    seed: int = 0
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Yield (number of the phase, step within it) for every step of the run."""
+        for number, phase in enumerate(self.phases):
+            yield from ((number, step) for step in range(phase.images // self.batch))
+
+
+# At 32 px, networks small enough that many can be trained: several seeds, and the twin without normalization.
+SCHEDULES = {
+    64: Schedule(),
+    32: Schedule(
+        channels=(96, 96, 64, 32),
+        phases=(
+            Phase(16, 400_000),
+            Phase(32, 600_000, fade=50_000, keep=(100_000,)),
+            Phase(32, 600_000, contended=True, warm=32_000, keep=(200_000,)),
+        ),
+    ),
+}
+
+
+class Trainer:
+    """The networks, the moving average of the generator, and the optimizers; `step` trains on one batch."""
+
+    def __init__(self, schedule: Schedule):
+        torch.manual_seed(schedule.seed)
+        layout: Any = dict(memory_format=torch.channels_last)
+        self.schedule = schedule
+        self.generator = Growing(schedule.channels, rooms.LATENT, schedule.pixel_norm).to(**layout)
+        self.discriminator = Discriminator(schedule.channels).to(**layout)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.done = 0  # steps
+        self.reset_optimizers(schedule.phases[0])
+
+    def reset_optimizers(self, phase: Phase) -> None:
+        """Start Adam afresh, as at the beginning of every phase."""
+        rate, momentum = (self.schedule.contended_rate, 0.0) if phase.contended else (self.schedule.learning_rate, 0.9)
+        self.optimizers = [
+            torch.optim.Adam(network.parameters(), lr=rate, betas=(momentum, 0.99))
+            for network in (self.generator, self.discriminator)
+        ]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "schedule": asdict(self.schedule),
+            "done": self.done,
+            "networks": [network.state_dict() for network in (self.generator, self.discriminator, self.average)],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state. What is still ahead may have been changed since; what is behind may not.
+
+        Raises
+        ------
+        UsageError
+            If the schedule would have led elsewhere.
+        """
+        before, now = dict(state["schedule"]), asdict(self.schedule)
+        phases = [Phase(**phase) for phase in before.pop("phases")]
+        del now["phases"]
+        plan, done = list(self.schedule.steps()), state["done"]
+        behind = list(replace(self.schedule, phases=tuple(phases)).steps())[:done]
+        begun = behind[-1][0] + 1 if behind else 0
+        same_begun = all(
+            replace(a, images=0, keep=()) == replace(b, images=0, keep=())
+            for a, b in zip(phases[:begun], self.schedule.phases[:begun], strict=True)
+        )
+        if before != now or plan[:done] != behind or not same_begun:
+            raise UsageError("the checkpoint in the output folder was made with another schedule: choose another --out")
+        for network, saved in zip((self.generator, self.discriminator, self.average), state["networks"], strict=True):
+            network.load_state_dict(saved)
+        if begun:
+            self.reset_optimizers(self.schedule.phases[begun - 1])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done = done
+
+    def step(self, phase: Phase, step: int) -> dict[str, float]:
+        """Train on one batch, the phase's step number `step`; returns the losses."""
+        if step == 0:
+            self.reset_optimizers(phase)
+        stage, alpha = _stage(phase), self.alpha(phase, step)
+        # Seeds above a million: evaluations use small ones, so no scene is seen in both.
+        z = rooms.latents(self.schedule.batch, seed=1_000_000 + self.schedule.seed * 100_000_000 + self.done)
+        real = rooms.pictures(z, phase.pixels)
+        if alpha < 1:
+            real = torch.lerp(F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="nearest"), real, alpha)
+        real = real.contiguous(memory_format=torch.channels_last)
+
+        losses = {}
+        if phase.contended:
+            warm = step * self.schedule.batch < phase.warm
+            with torch.set_grad_enabled(not warm):
+                fake = self.generator(z, stage, alpha)
+            losses["discriminator"] = self._step_discriminator(real, fake.detach(), stage, alpha)
+            if not warm:
+                losses |= self._step_generator(real, fake, stage, alpha)
+        else:
+            loss = copying(self.generator(z, stage, alpha), real)
+            loss.backward()
+            losses["copy"] = loss.item()
+            self._update(0)
+        self._move_average()
+        self.done += 1
+        return losses
+
+    def alpha(self, phase: Phase, step: int) -> float:
+        return min(1.0, step * self.schedule.batch / phase.fade) if phase.fade else 1.0
+
+    def _step_discriminator(self, real: Tensor, fake: Tensor, stage: int, alpha: float) -> float:
+        loss = (
+            F.softplus(self.discriminator(fake, stage, alpha)).mean()
+            + F.softplus(-self.discriminator(real, stage, alpha)).mean()
+        )
+        loss.backward()
+        if self.done % self.schedule.r1_every == 0:
+            real = real.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.discriminator(real, stage, alpha).sum(), real, create_graph=True)
+            penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+            (self.schedule.r1 / 2 * self.schedule.r1_every * penalty).backward()
+        self._update(1)
+        return loss.item()
+
+    def _step_generator(self, real: Tensor, fake: Tensor, stage: int, alpha: float) -> dict[str, float]:
+        self.discriminator.requires_grad_(False)
+        adversarial, copied = F.softplus(-self.discriminator(fake, stage, alpha)).mean(), copying(fake, real)
+        (adversarial + self.schedule.copying * copied).backward()
+        self.discriminator.requires_grad_(True)
+        self._update(0)
+        return {"generator": adversarial.item(), "copy": copied.item()}
+
+    def _update(self, number: int) -> None:
+        self.optimizers[number].step()
+        self.optimizers[number].zero_grad()
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        # Early in a run the average is of the last tenth of it, or it would long remember how it began.
+        half_life = min(self.schedule.half_life, self.done * self.schedule.batch / 10 + 1)
+        keep = 0.5 ** (self.schedule.batch / half_life)
+        for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(weight, 1 - keep)
+
+
+def copying(images: Tensor, scenes: Tensor) -> Tensor:
+    """Mean absolute error of images (N, 3, H, W) and, as much again, of their differences across and down."""
+    error = images - scenes
+    across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
+    return error.abs().mean() + (across + down) / 2
+
+
+def train(out: Path, schedule: Schedule, save_seconds: float = 120, sample_every: int = 1000) -> None:
+    """Train in the folder `out`, going on from the checkpoint there if one is.
+
+    Writes `checkpoint.pt` every `save_seconds`, and every `sample_every` steps a line of `log.csv`, a grid of samples,
+    `samples-STEP.png`, and `generator.safetensors`: the moving average at the resolution reached. At the end of a
+    contended phase there is `discriminator.safetensors` as well.
+
+    Raises
+    ------
+    UsageError
+        If the checkpoint in `out` belongs to another schedule.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path in out.iterdir():
+        if is_aside(path.name):  # half of what was being written when a run was killed
+            remove(path)
+    trainer, checkpoint = Trainer(schedule), out / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(load_checkpoint(checkpoint))
+    plan = list(schedule.steps())
+    saved = reported = time.monotonic()
+    sums: dict[str, list[float]] = {}
+    for number, step in plan[trainer.done :]:
+        phase = schedule.phases[number]
+        for name, value in trainer.step(phase, step).items():
+            sums.setdefault(name, []).append(value)
+        last = trainer.done == len(plan) or plan[trainer.done][0] != number  # of the phase
+        seen = (step + 1) * schedule.batch
+        if any(seen - schedule.batch < images <= seen for images in phase.keep):
+            _export(out / f"generator-{number}-{seen:07d}.safetensors", trainer, phase)
+        if trainer.done % sample_every == 0 or last:
+            rate = schedule.batch * max(map(len, sums.values())) / (time.monotonic() - reported)
+            _report(out, trainer, number, seen, sums, rate)
+            _save_samples(out / f"samples-{trainer.done:06d}.png", trainer, phase, trainer.alpha(phase, step))
+            _export(out / "generator.safetensors", trainer, phase)
+            reported, sums = time.monotonic(), {}
+        if last and phase.contended:
+            _export_discriminator(out / "discriminator.safetensors", trainer)
+        if last or time.monotonic() - saved > save_seconds:
+            save_checkpoint(checkpoint, trainer.state())
+            saved = time.monotonic()
+
+
+def _stage(phase: Phase) -> int:
+    return (phase.pixels // 4).bit_length() - 1
+
+
+def _report(out: Path, trainer: Trainer, number: int, seen: int, sums: dict[str, list[float]], rate: float) -> None:
+    """Append a line to `log.csv`: the phase, its images so far, mean losses since the last line, images per second."""
+    path, names = out / "log.csv", ("copy", "generator", "discriminator")
+    if not path.exists():
+        path.write_text("step,phase,pixels,images,copy,generator,discriminator,images_per_second\n")
+    losses = ",".join(f"{np.mean(sums[name]):.4f}" if name in sums else "" for name in names)
+    line = f"{trainer.done},{number},{trainer.schedule.phases[number].pixels},{seen},{losses},{rate:.1f}"
+    with path.open("a") as log:
+        log.write(line + "\n")
+    print(line, flush=True)
+
+
+@torch.inference_mode()
+def _save_samples(path: Path, trainer: Trainer, phase: Phase, alpha: float, side: int = 8) -> None:
+    """Write a grid of images of the averaged generator; the latents are the same for every grid."""
+    images = trainer.average(rooms.latents(side * side, seed=0), _stage(phase), alpha)
+    size = images.shape[-1]
+    grid = images.view(side, side, 3, size, size).permute(0, 3, 1, 4, 2).reshape(side * size, side * size, 3)
+    enlarged = np.kron(grid.add(1).div(2).clamp(0, 1).numpy(), np.ones((max(1, 128 // size),) * 2 + (1,)))
+    with replacing(path) as aside:
+        matplotlib.image.imsave(aside, enlarged)
+
+
+def _export(path: Path, trainer: Trainer, phase: Phase) -> None:
+    """Write the averaged generator as one that ends at the phase's resolution."""
+    stage, growing = _stage(phase), trainer.average
+    generator = Generator(trainer.schedule.channels[: stage + 1], rooms.LATENT, trainer.schedule.pixel_norm)
+    weights = growing.net.state_dict()
+    weights |= {f"output.{name}": value for name, value in growing.outputs[stage].state_dict().items()}
+    generator.load_state_dict({name: weights[name] for name in generator.state_dict()})
+    save_generator(generator, path)
+
+
+def _export_discriminator(path: Path, trainer: Trainer) -> None:
+    discriminator = copy.deepcopy(trainer.discriminator)
+    with torch.inference_mode():
+        discriminator.calibrate(trainer.average.net(rooms.latents(256, seed=1)))
+    save_discriminator(discriminator, path)
+
+
+def main() -> None:
+    """Train as the command line says."""
+    parser = argparse.ArgumentParser(description="Train a rooms generator, or go on training it.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resolution", type=int, choices=sorted(SCHEDULES), default=64, help="in pixels (64)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and latents (0)")
+    parser.add_argument("--without-normalization", action="store_true", help="train the twin without pixel norm")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    schedule = replace(SCHEDULES[given.resolution], seed=given.seed, pixel_norm=not given.without_normalization)
+    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(given.out / ".lock", timeout=0):  # the kernel frees it when the process dies
+            train(given.out, schedule)
+    except filelock.Timeout:
+        parser.exit(1, f"another process is training in {given.out}\n")
+    except UsageError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
