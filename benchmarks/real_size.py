@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=64)
     parser.add_argument("--memory", default="3GiB")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--dtype", default="fp32")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,7 +65,7 @@ def main() -> None:
             *("--generator", str(folder / "generator.safetensors"), "--segmenter", str(folder / "segformer")),
             *(word for target in targets for word in ("--target", f"{target}={UNITS}")),
             *("--latents", str(asked.latents)),
-            *("--memory", asked.memory, "--device", asked.device, "--precision", asked.precision),
+            *("--memory", asked.memory, "--device", asked.device, "--dtype", asked.dtype),
             *("--out", str(folder / "run")),
         ]
         start = time.perf_counter()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,8 +19,6 @@ from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from gandid.study import Study
 
 FLAGS = {"targets": "--target", "segmenter_scales": "--segmenter-scale"}  # where an option is not called as its field
@@ -81,22 +80,11 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     return (click.Choice(inner) if origin is Literal else annotation), False
 
 
-DEVICE = Option(
-    "--device",
-    "Machine",
-    "Where the networks run.  [default: auto]",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-)
+DEVICES, EXECUTORS = click.Choice(["auto", "cpu", "cuda", "mps"]), click.Choice(["local", "ray"])
+DEVICE = Option("--device", "Machine", "Where the networks run.  [default: auto]", type=DEVICES, default="auto")
 MEMORY = Option("--memory", "Machine", "Memory for the batches, such as 4GiB; half of what is free by default.")
 RAY = [
-    Option(
-        "--executor",
-        "Machine",
-        "Where to measure: in this process, or on a Ray cluster.",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-    ),
+    Option("--executor", "Machine", "In this process, or on a Ray cluster.", type=EXECUTORS, default="local"),
     Option("--address", "Machine", "Address of a running Ray cluster, or auto; one is started here by default."),
     Option("--workers", "Machine", "Number of Ray workers.  [default: 1]", type=click.IntRange(1), default=1),
     Option("--gpus-per-worker", "Machine", "GPUs of each Ray worker; may be a fraction.", type=float, default=0.0),
@@ -131,7 +119,7 @@ def app(debug: bool) -> None:
         DEVICE,
         MEMORY,
         *RAY,
-        Option("--out", "Output", "Folder of the run.  [default: runs/latest]", type=FILE, default=Path("runs/latest")),
+        Option("--out", "Output", "Folder of the run.  [default: runs/latest]", type=FILE, default="runs/latest"),
         Option("--config", "Output", "YAML file with these settings; options win over it.", "file", type=FILE),
         Option("--dry-run", "Output", "Only estimate the number of images, the time and the disk space.", is_flag=True),
         *SHOWN,
@@ -169,15 +157,16 @@ def run(ctx: click.Context, out: Path, file: Path | None, dry_run: bool, **given
             click.echo(f"This is the first look; --until may go on to {config.max_latents:,} latents.")
         return
     from gandid.measure.executors import Local, Ray
+    from gandid.terminal import display, reporting, show
 
     ray = given["executor"] == "ray"
     executor = Ray(given["address"], given["workers"], given["gpus_per_worker"]) if ray else Local()
-    command = shlex.join(["gandid", *sys.argv[1:]])
-    with _display(given) as progress:
+    command = shlex.join(["gandid", *ctx.obj])
+    with display(given) as progress:
         for study, one, folder in tasks:
-            finish = _reporting(progress)
+            finish = reporting(progress)
             study.execute(one, store=folder, executor=executor, progress=progress, command=command, finish=finish)
-    _show([folder for *_, folder in tasks], given)
+    show([folder for *_, folder in tasks], given)
 
 
 @app.command(
@@ -202,11 +191,12 @@ def relate(ctx: click.Context, out: Path, **given: Any) -> None:
 def report(folder: Path, **given: Any) -> None:
     """Estimate a run again from its panel, finished or not, and write its report."""
     from gandid.runs import open_panel, write_estimates
+    from gandid.terminal import display, reporting, show
 
     write_estimates(folder, open_panel(folder))
-    with _display(given) as progress:
-        _reporting(progress)(folder)
-    _show([folder], given)
+    with display(given) as progress:
+        reporting(progress)(folder)
+    show([folder], given)
 
 
 @app.command(
@@ -218,10 +208,11 @@ def report(folder: Path, **given: Any) -> None:
 def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Join runs of one study whose latents were measured apart (--chunk K/N)."""
     from gandid.measure.merge import merge as join
+    from gandid.terminal import display, reporting, show
 
-    with _display(given) as progress:
-        join(runs, out, _reporting(progress))
-    _show([out], given)
+    with display(given) as progress:
+        join(runs, out, reporting(progress))
+    show([out], given)
 
 
 @app.command(
@@ -231,13 +222,9 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     params=[
         *(field_option(name) for name in ("generator", "segmenter", "layer")),
         DEVICE,
-        Option(
-            "--runs", "Page", "Folder of runs, the only one shown.  [default: runs]", type=FILE, default=Path("runs")
-        ),
+        Option("--runs", "Page", "Folder of runs, the only one shown.  [default: runs]", type=FILE, default="runs"),
         Option("--port", "Page", "Port; the first free one from 7860 by default.", type=click.IntRange(1, 65535)),
-        Option(
-            "--host", "Page", "Address to listen on; 127.0.0.1 by default, others need a token.", default="127.0.0.1"
-        ),
+        Option("--host", "Page", "Address; any other than 127.0.0.1 needs a token.", default="127.0.0.1"),
         Option("--token", "Page", "Token that visitors must give; a random one by default where it is needed."),
         Option("--no-browser", "Page", "Do not open the page in a browser.", is_flag=True),
     ],
@@ -401,45 +388,21 @@ def _device(name: str) -> str:
     return name
 
 
-def _display(given: dict[str, Any]) -> Progress:
-    """A display of progress."""
-    from gandid.terminal import display
-
-    return display(given["quiet"] or given["as_json"])
-
-
-def _reporting(progress: Progress) -> Callable[[Path], None]:
-    """What writes the report of a run, as a phase of its progress."""
-
-    def finish(folder: Path) -> None:
-        from gandid.report import build
-
-        task = progress.add_task("writing the report", total=1)
-        build(folder)
-        progress.advance(task)
-
-    return finish
-
-
-def _show(folders: Sequence[Path], given: dict[str, Any]) -> None:
-    from gandid.terminal import show
-
-    show(folders, **{name: given[name] for name in ("verbose", "quiet", "as_json")})
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit status 0, 1 (failed) or 2 (wrong usage); an error is one line unless `--debug` is given."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII alone ends no run
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII alone ends no run
             stream.reconfigure(errors="replace")
-    warnings.showwarning = lambda message, *_, **__: click.echo(f"gandid: {message}", err=True)
-    if not debug:
-        warnings.filterwarnings("ignore", category=RuntimeWarning)  # results say where there is no number
     status, message = 1, ""
     try:
-        status = app.main([word for word in words if word != "--debug"], "gandid", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_, **__: click.echo(f"gandid: {text}", err=True)
+            if not debug:
+                warnings.simplefilter("ignore", RuntimeWarning)  # results say where there is no number
+            rest = [word for word in words if word != "--debug"]
+            status = app.main(rest, "gandid", standalone_mode=False, obj=words) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         status = 2
         click.echo(error.format_message(), err=True)

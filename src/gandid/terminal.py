@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from gandid.errors import GandidError
 from gandid.estimation import read_effects
+from gandid.report import build
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
 from gandid.report.text import number, points
@@ -25,7 +26,7 @@ from gandid.verdicts import MISSING, SOLID, never_differed
 WIDTH = 80
 MINUTE = 60.0
 OUTCOMES = {"removed": "removed", "inpainted": "in-painted"}
-COLUMNS = ("target", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high", "q", "n", "verdict")
+COLUMNS = ("target", "object", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high", "q", "n", "verdict")
 
 
 class Lines(bars.Progress):
@@ -54,9 +55,9 @@ class Lines(bars.Progress):
         )
 
 
-def display(silent: bool) -> bars.Progress:
-    """A display of progress: bars on a terminal, else lines; nothing if `silent`."""
-    console = Console(stderr=True)
+def display(given: Mapping[str, Any]) -> bars.Progress:
+    """A display of progress: bars on a terminal, else lines; nothing where the options `quiet` or `as_json` are given."""
+    console, silent = Console(stderr=True), given["quiet"] or given["as_json"]
     if not (silent or console.is_terminal):
         return Lines(disable=True)
     return bars.Progress(
@@ -70,8 +71,19 @@ def display(silent: bool) -> bars.Progress:
     )
 
 
-def show(folders: Sequence[Path], *, verbose: bool = False, quiet: bool = False, as_json: bool = False) -> None:
-    """Print what runs found: a screen of 80 columns each, or JSON.
+def reporting(progress: bars.Progress) -> Callable[[Path], None]:
+    """What writes the report of a run, as a phase of its progress."""
+
+    def finish(folder: Path) -> None:
+        task = progress.add_task("writing the report", total=1)
+        build(folder)
+        progress.advance(task)
+
+    return finish
+
+
+def show(folders: Sequence[Path], given: Mapping[str, Any]) -> None:
+    """Print what runs found: a screen of 80 columns each, all with `verbose`, nothing with `quiet`, or JSON with `as_json`.
 
     Raises
     ------
@@ -79,11 +91,11 @@ def show(folders: Sequence[Path], *, verbose: bool = False, quiet: bool = False,
         After all is printed, if too few images show any target of a run, so that nothing could be estimated.
     """
     runs = [(run, findings(run)) for run in map(read, folders)]
-    if as_json:
+    if given["as_json"]:
         click.echo(json.dumps([_table(run, found) for run, found in runs], indent=2))
-    elif not quiet:
+    elif not given["quiet"]:
         for run, found in runs:
-            _screen(run, found, verbose)
+            _screen(run, found, given["verbose"])
     for run, found in runs:
         if all(one.verdict == MISSING for one in found):
             raise GandidError(f"{run.path}: too few images show a target, so that nothing could be estimated")

@@ -1,154 +1,176 @@
-"""The command line, as a user meets it: real processes, exit statuses, one line per error."""
+"""The command line as a user meets it: exit statuses, one line per error, one screen of results."""
 
+import contextlib
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from gandid.did import COLUMNS
+from gandid.cli import main
+from gandid.estimation import COLUMNS
+from gandid.verdicts import verdict
+
+LAMP = ["--target", "lamp", "--latents", "24", "--ranking-latents", "4", "--hold", "first"]
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "your_gan.py")
+OWN = ["run", "--generator", f"{EXAMPLE}:make", "--segmenter", f"{EXAMPLE}:colours", "--layer", "net.0"]
+OWN += ["--target", "bright", "--units", "4", "--latents", "16", "--ranking-latents", "16"]
 
 
-def gandid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", "from gandid.cli import main; main()", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+def gandid(*arguments: str, cwd: Path) -> Done:
+    """Run a command in this process, which has PyTorch already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for context in (contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+            stack.enter_context(context)
+        left = stack.enter_context(pytest.raises(SystemExit))
+        main(arguments)
+    return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command as a shell does."""
+    command = [sys.executable, "-m", "gandid", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def finished(tmp_path_factory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("cli")
-    arguments = ["--target", "lamp", "--latents", "24", "--ranking-latents", "4", "--hold", "first", "--out", "run"]
-    return folder, gandid("run", *arguments, cwd=folder)
+    return folder, gandid("run", *LAMP, "--out", "run", cwd=folder)
 
 
-def test_a_run_writes_everything_and_says_what_it_found(finished):
+def test_a_run_writes_everything_and_nothing_else(finished):
     folder, done = finished
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     names = {path.name for path in (folder / "run").iterdir()}
     assert names >= {"config.yaml", "panel.zarr", "effects.csv", "relation.csv", "checks.csv", "report.html", "figures"}
-    assert names >= {"relation.zarr", "types.csv"}
+    assert names >= {"relation.zarr", "types.csv", "examples.npz"}
     effects = pd.read_csv(folder / "run" / "effects.csv")
     assert tuple(effects.columns[: len(COLUMNS)]) == tuple(COLUMNS)
-    assert set(effects.held) == {"first"} and set(effects.control) == {"capped", "frozen"}
-    assert "Ablating the" in done.stdout and "lamp" in done.stdout
-    assert "Types: type-1 entangled if less than 80 %" in done.stdout and "\nlamp is " in done.stdout
-    assert done.stdout.rstrip().endswith("run/report.html")
-    assert [p.name for p in folder.iterdir()] == ["run"]
+    assert [path.name for path in folder.iterdir()] == ["run"]
+    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    assert config["resolved"]["command"].startswith("gandid run --target lamp")
+
+
+def test_results_fit_a_screen_without_colour(finished):
+    _, done = finished
+    lines = done.out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert "\x1b" not in done.out and "nan" not in done.out
+    assert sum(line.startswith("lamp ") for line in lines) == 1
+    assert lines[-1].endswith("run/report.html")
+
+
+def test_a_log_has_a_line_for_the_begin_of_each_phase(finished):
+    _, done = finished
+    phases = [line.split(maxsplit=1)[1] for line in done.err.splitlines()]
+    assert len(phases) >= 3 and all(": 0 of " in phase for phase in phases)
+    assert "\x1b" not in done.err
+
+
+def test_the_table_for_programs_is_that_of_the_files(finished):
+    folder, _ = finished
+    done = gandid("report", "run", "--json", cwd=folder)
+    [table] = json.loads(done.out)
+    assert done.status == 0 and done.err == ""
+    assert table["finished"] and table["latents"] == 24
+    key = ["target", "object", "outcome", "arm"]
+    effects = pd.read_csv(folder / "run" / "effects.csv").query("contrast == 'did'").set_index(key)
+    for row in table["effects"]:
+        written = effects.loc[tuple(row[name] for name in key)]
+        assert row["did"] == written["did"] and row["verdict"] == verdict(written.to_dict())
+    assert list(table["verdicts"]) == ["lamp"]
+    checks = pd.read_csv(folder / "run" / "checks.csv")
+    assert sum(table["flagged"].values()) == (checks["verdict"] != "ok").sum()
+
+
+def test_quiet_is_quiet_and_verbose_says_more(finished):
+    folder, done = finished
+    quiet = gandid("report", "run", "--quiet", cwd=folder)
+    assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
+    assert len(gandid("report", "run", "-v", cwd=folder).out) > 2 * len(done.out)
 
 
 def test_the_same_command_again_computes_nothing_and_another_is_refused(finished):
     folder, _ = finished
-    stamp = (folder / "run" / "config.yaml").stat().st_mtime_ns
-    arguments = ["--target", "lamp", "--ranking-latents", "4", "--hold", "first", "--out", "run"]
-    assert gandid("run", *arguments, "--latents", "24", cwd=folder).returncode == 0
-    assert (folder / "run" / "config.yaml").stat().st_mtime_ns == stamp
-    refused = gandid("run", *arguments, "--latents", "24", "--alpha", "0.5", cwd=folder)
-    assert refused.returncode == 2
-    assert "run holds another study (alpha 1.0 there, 0.5 here)" in refused.stderr
+    stamp = (folder / "run" / "panel.zarr" / ".zmetadata").stat().st_mtime_ns
+    assert gandid("run", *LAMP, "--out", "run", cwd=folder).status == 0
+    assert (folder / "run" / "panel.zarr" / ".zmetadata").stat().st_mtime_ns == stamp
+    refused = gandid("run", *LAMP, "--out", "run", "--alpha", "0.5", cwd=folder)
+    assert refused.status == 2 and "alpha" in refused.err and len(refused.err.splitlines()) == 1
 
 
-def test_a_finished_run_is_given_its_figure(finished):
+def test_a_finished_run_grows_by_arms_alone(finished):
     folder, _ = finished
-    effects = (folder / "run" / "effects.csv").stat().st_mtime_ns
-    asked = [
-        "--target",
-        "lamp",
-        "--latents",
-        "24",
-        "--ranking-latents",
-        "4",
-        "--hold",
-        "first",
-        "--out",
-        "run",
-        "--figure",
-    ]
-    done = gandid("run", *asked, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert {"after.zarr", "insertion.zarr"} <= {path.name for path in (folder / "run").iterdir()}
-    assert (
-        "relation after ablation" in done.stderr
-        and "insertion" in done.stderr
-        and "running the arms" not in done.stderr
-    )
-    assert (folder / "run" / "effects.csv").stat().st_mtime_ns == effects
-
-
-def test_a_study_is_planned_before_it_is_run(tmp_path):
-    done = gandid("run", "--target", "lamp=1,2", "--hold", "first", "--latents", "30", "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = dict(line.split(None, 1) for line in done.stdout.splitlines())
-    # Both controls are one arm at the first site: reference, live and held are made once each, and again for the second segmenter.
-    assert told["arms"] == "4 per target" and told["rows"] == "120" and told["images"] == "180"
-    assert "on one worker (cpu)" in told["time"] and told["disk"].endswith("MiB")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_makes_an_effect_believable_is_planned_too(tmp_path):
-    ask = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "4", "--dry-run"]
-    done = gandid("run", *ask, "--dose", "--sites", "shapley", "--placebos", "3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    told = dict(line.split(None, 1) for line in done.stdout.splitlines())
-    # Twice reference, live and held; 10 doses of them; all sets of 7 sites, live among them, and the reference; 3 sets of units.
-    assert told["images"] == f"{4 * (2 * 3 + 10 * 3 + 2**7 + 1 + 3 * 3)}"
-
-
-@pytest.mark.slow
-def test_the_six_questions_are_answered_and_a_finished_run_answers_more(tmp_path):
-    ask = ["--target", "lamp=1,2", "--latents", "8", "--ranking-latents", "4", "--out", "run"]
-    ask += [f"--control={control}" for control in ("capped", "frozen", "mean", "twin")]
-    done = gandid("run", *ask, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "run"
-    assert {"second.csv", "sensitivity.csv", "twins.csv"} <= {path.name for path in folder.iterdir()}
-    panel = (folder / "panel.zarr" / ".zmetadata").stat().st_mtime_ns
-    done = gandid("run", *ask, "--sites", "shapley", "--dose", "--placebos", "3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (folder / "panel.zarr" / ".zmetadata").stat().st_mtime_ns == panel
-    assert {"dose.csv", "shapley.csv", "placebos.csv"} <= {path.name for path in folder.iterdir()}
-    checks = set(pd.read_csv(folder / "checks.csv")["check"])
-    assert {
-        "dose",
-        "parallel_trends",
-        "shapley_efficiency",
-        "placebo_units",
-        "placebo_object",
-        "baseline_area",
-    } <= checks
-    assert {"uncertain", "ground_truth", "second_segmenter"} <= checks
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Can it be believed?" in page and "Not asked in this run" not in page
-
-
-def test_parts_of_a_study_are_merged(tmp_path):
-    asked = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "8"]
-    for part in ("1", "2"):
-        assert gandid("run", *asked, "--chunk", f"{part}/2", "--out", f"part-{part}", cwd=tmp_path).returncode == 0
-    done = gandid("merge", "part-1", "part-2", "--out", "whole", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "8 latents" in done.stdout and (tmp_path / "whole" / "report.html").is_file()
+    before = pd.read_csv(folder / "run" / "effects.csv").query("contrast == 'did'").reset_index(drop=True)
+    done = gandid("run", *LAMP, "--out", "run", "--placebos", "2", cwd=folder)
+    assert done.status == 0, done.err
+    after = pd.read_csv(folder / "run" / "effects.csv")
+    pd.testing.assert_frame_equal(after.query("contrast == 'did'").reset_index(drop=True), before)
+    assert set(after.query("contrast == 'placebo'").draw) == {0, 1, 2}
 
 
 def test_a_report_is_made_anew_from_the_panel_alone(finished):
     folder, _ = finished
     (folder / "run" / "report.html").unlink()
     effects = (folder / "run" / "effects.csv").read_bytes()
-    assert gandid("report", "run", cwd=folder).returncode == 0
+    assert gandid("report", "run", cwd=folder).status == 0
     assert (folder / "run" / "report.html").is_file()
     assert (folder / "run" / "effects.csv").read_bytes() == effects
 
 
+def test_a_study_is_planned_before_it_is_run(tmp_path):
+    asked = ["--target", "lamp=1,2", "--hold", "first", "--latents", "30", "--dry-run"]
+    done = gandid("run", *asked, cwd=tmp_path)
+    assert done.status == 0, done.err
+    plan = dict(line.split(None, 1) for line in done.out.splitlines())
+    # Both controls are one arm at the first site: reference, live and held are made once each.
+    assert plan["images"] == "90"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_study_are_merged(tmp_path):
+    asked = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "8"]
+    for part in ("1", "2"):
+        assert gandid("run", *asked, "--chunk", f"{part}/2", "--out", f"part-{part}", cwd=tmp_path).status == 0
+    done = gandid("merge", "part-1", "part-2", "--out", "whole", "--json", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)[0]["latents"] == 8 and (tmp_path / "whole" / "report.html").is_file()
+
+
+def test_several_layers_are_a_run_each(tmp_path):
+    asked = [*OWN[:5], *OWN[7:], "--layer", "net.0", "--layer", "net.3", "--out", "runs"]
+    done = gandid(*asked, "--json", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert [Path(table["run"]).name for table in json.loads(done.out)] == ["net.0", "net.3"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["net.0", "net.3"]
+    refused = gandid(*OWN, "--layer", "net.9", "--out", "others", cwd=tmp_path)
+    assert refused.status == 2 and "net.9" in refused.err and not (tmp_path / "others").exists()
+
+
+def test_a_run_that_no_image_shows_anything_of_has_failed(tmp_path):
+    done = gandid("run", "--target", "lamp=1,2", "--latents", "1", "--out", "run", cwd=tmp_path)
+    assert done.status == 1 and "too few images" in done.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["run", "--generator", "palaces"], "unknown generator 'palaces'"),
         (["run", "--segmenter", "eyes"], "unknown segmenter 'eyes'"),
@@ -156,56 +178,77 @@ def test_a_report_is_made_anew_from_the_panel_alone(finished):
         (["run", "--target", "sofa"], "unknown class 'sofa'"),
         (["run", "--target", "lamp=1,999"], "unit 999 is out of range"),
         (["run", "--target", "lamp=one"], "write CLASS=UNIT,UNIT"),
-        (["run", "--device", "abacus"], "unknown device 'abacus'"),
+        (["run", "--target", "lamp=1", "--target", "lamp=2"], "given twice"),
+        (["run", "--device", "abacus"], "abacus"),
         (["run", "--latents", "0"], "latents"),
-        (["run", "--control", "thawed"], "control"),
-        (["run", "--config", "absent.yaml"], "cannot read the configuration"),
+        (["run", "--latens", "3"], "--latents"),
+        (["run", "--control", "thawed"], "thawed"),
+        (["run", "--memory", "much"], "4GiB"),
+        (["run", "--memory", "1KB"], "too little"),
+        (["run", "--config", "absent.yaml"], "absent.yaml"),
+        (["run", "--config", "typo.yaml"], "did you mean 'latents'"),
         (["run", "--generator", "letter.txt"], "letter.txt is not a checkpoint"),
         (["run", "--out", "letters"], "letters exists and is not a run"),
         (["report", "letters"], "letters is not a run"),
+        (["models", "palaces"], "unknown generator 'palaces'"),
     ],
 )
-def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, told):
+def test_bad_input_gets_one_line_and_status_2(tmp_path, arguments, words):
     (tmp_path / "letter.txt").write_text("dear reader")
+    (tmp_path / "typo.yaml").write_text("latens: 3\n")
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "one.txt").write_text("dear reader")
     before = sorted(tmp_path.rglob("*"))
     done = gandid(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert told in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.status == 2
+    assert words in done.err and "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    done = gandid("run", "--generator", "palaces", "--debug", cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" in done.stderr
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
+    for arguments in (["run", "--generator", "palaces", "--debug"], ["--debug", "run", "--generator", "palaces"]):
+        done = gandid(*arguments, cwd=tmp_path)
+        assert done.status == 2 and "Traceback" in done.err
 
 
-@pytest.mark.parametrize(
-    "command", [["run"], ["relate"], ["report"], ["models"], ["train", "generator"], ["train", "segmenter"]]
-)
-def test_every_command_explains_itself_with_an_example(tmp_path, command):
-    done = gandid(*command, "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert f"Example: gandid {' '.join(command)}" in done.stdout
+@pytest.mark.parametrize("command", ["run", "relate", "report", "merge", "models", "convert", "app"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_explains_itself_with_an_example(tmp_path, command, flag):
+    done = gandid(command, flag, cwd=tmp_path)
+    assert done.status == 0 and f"Example: gandid {command}" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_the_options_of_a_run_stand_in_groups(tmp_path):
+    lines = gandid("run", "--help", cwd=tmp_path).out.splitlines()
+    groups = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["What:", "How many:", "Controls:", "Credibility:", "Machine:", "Output:"]
 
 
 def test_flags_win_over_the_file(tmp_path):
     (tmp_path / "study.yaml").write_text("targets: [lamp]\nlatents: 300\nranking_latents: 4\nhold: [first]\n")
-    done = gandid(
-        "run", "--config", "study.yaml", "--latents", "16", "--target", "rug=1,2", "--out", "run", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    asked = ["--config", "study.yaml", "--latents", "16", "--target", "rug=1,2", "--out", "run"]
+    done = gandid("run", *asked, cwd=tmp_path)
+    assert done.status == 0, done.err
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["latents"], config["hold"], config["targets"]) == (16, ["first"], {"rug": [1, 2]})
-    assert config["resolved"]["chosen"] == {"rug": [1, 2]}
+
+
+def test_a_model_is_described(tmp_path):
+    done = gandid("models", "rooms", cwd=tmp_path)
+    assert done.status == 0, done.err
+    words = done.out.split()
+    assert {"layer4", "8", "x", "layer5.norm", "output.norm"} <= set(words) and "rug" in done.out
+    own = gandid("models", f"{EXAMPLE}:make", "--segmenter", f"{EXAMPLE}:colours", cwd=tmp_path)
+    assert own.status == 0 and "net.0" in own.out and "net.1" in own.out and "middling (background)" in own.out
+    assert "rooms-twin" in gandid("models", cwd=tmp_path).out
 
 
 def test_a_ranking_that_is_killed_goes_on_and_leaves_nothing_else(tmp_path):
     def relate(name: str) -> list[str]:
         words = ["relate", "--layer", "layer7", "--latents", "24", "--out", f"{name}/units.csv"]
-        return [sys.executable, "-c", "from gandid.cli import main; main()", *words]
+        return [sys.executable, "-m", "gandid", *words]
 
     started = subprocess.Popen(relate("cut"), cwd=tmp_path, stderr=subprocess.DEVNULL)
     while not (kept := list(tmp_path.glob("cut/.units-*.ranking"))) or not kept[0].stat().st_size:
@@ -215,19 +258,46 @@ def test_a_ranking_that_is_killed_goes_on_and_leaves_nothing_else(tmp_path):
     started.wait()
     assert not (tmp_path / "cut" / "units.csv").exists()
     for name in ("cut", "whole"):
-        subprocess.run(relate(name), cwd=tmp_path, check=True, capture_output=True)
+        assert gandid(*relate(name)[3:], cwd=tmp_path).status == 0
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["units.csv", "units.zarr"]
     assert (tmp_path / "cut" / "units.csv").read_bytes() == (tmp_path / "whole" / "units.csv").read_bytes()
 
 
-def test_a_users_own_generator_is_studied_as_the_readme_says(tmp_path):
-    example = str(Path(__file__).parents[2] / "examples" / "your_gan.py")
-    asked = ["run", "--generator", f"{example}:make", "--segmenter", f"{example}:colours", "--layer", "net.0"]
-    asked += ["--target", "bright", "--units", "4", "--latents", "16", "--ranking-latents", "64"]
-    done = gandid(*asked, "--out", "own", cwd=tmp_path)
+def test_a_users_own_generator_is_studied_in_a_terminal_that_knows_ascii_alone(tmp_path):
+    done = process(*OWN, "--out", "own", cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.returncode == 0, done.stderr
-    assert "Ablating the 4 units of bright" in done.stdout
-    refused = gandid(*asked, "--screen", "--out", "screened", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "no probabilities that can be differentiated" in refused.stderr and "use --ranking exact" in refused.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    assert b"bright" in done.stdout and max(done.stdout) < 128
+    assert (tmp_path / "own" / "report.html").is_file()
+
+
+def test_screening_needs_probabilities_and_says_so(tmp_path):
+    refused = gandid(*OWN, "--ranking", "screened", "--out", "screened", cwd=tmp_path)
+    assert refused.status == 2 and "--ranking exact" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shell_is_told_how_to_complete(tmp_path):
+    words = {"COMP_WORDS": "gandid run --lat", "COMP_CWORD": "2"}
+    done = process(cwd=tmp_path, _GANDID_COMPLETE="bash_complete", **words)
+    assert b"--latents" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_six_questions_are_answered(tmp_path):
+    asked = ["--target", "lamp=1,2", "--latents", "8", "--ranking-latents", "4", "--out", "run"]
+    asked += [f"--control={control}" for control in ("capped", "frozen", "mean", "twin")]
+    assert gandid("run", *asked, cwd=tmp_path).status == 0
+    done = gandid("run", *asked, "--sites", "shapley", "--dose", "--placebos", "3", cwd=tmp_path)
+    assert done.status == 0, done.err
+    contrasts = set(pd.read_csv(tmp_path / "run" / "effects.csv")["contrast"])
+    assert contrasts >= {"did", "dose", "step", "share", "placebo", "second", "difference", "corrected"}
+    checks = set(pd.read_csv(tmp_path / "run" / "checks.csv")["check"])
+    assert checks >= {
+        "dose",
+        "parallel_trends",
+        "shapley_efficiency",
+        "placebo_units",
+        "placebo_object",
+        "baseline_area",
+    }
+    assert checks >= {"uncertain", "ground_truth", "second_segmenter"}
