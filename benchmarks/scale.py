@@ -18,8 +18,10 @@ import torch
 import xarray as xr
 
 import gandid
-from gandid.studies.executors import Local, Ray
-from gandid.studies.store import PanelStore
+from gandid.measure.executors import Local, Ray
+from gandid.panel.arms import study_block
+from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.store import PanelStore
 
 UNITS = {"painting": list(range(20)), "rug": list(range(20, 40))}
 
@@ -30,15 +32,15 @@ class Timed:
     def __init__(self, executor):
         self.executor, self.speed = executor, 0.0
 
-    def map(self, make, chunks):
-        """See `gandid.studies.executors.Executor`."""
+    def map(self, setting, tasks):
+        """See `gandid.measure.executors.Executor`."""
         latents, start = 0, 0.0
-        for i, result in enumerate(self.executor.map(make, chunks)):
-            yield result
+        for i, (task, rows) in enumerate(self.executor.map(setting, tasks)):
+            yield task, rows
             if i == 1:
                 start = time.perf_counter()
             elif i > 1:
-                latents += len(result[0])
+                latents += len(task.numbers)
         self.speed = latents / (time.perf_counter() - start)
 
 
@@ -68,29 +70,33 @@ def arms(latents: int) -> dict[str, tuple[float, xr.Dataset]]:
 def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: int = 256) -> float:
     """Latents per second that can be appended to a panel with four arms."""
     rng = np.random.default_rng(0)
-    shape = (targets, 4, classes)
-    empty = xr.Dataset(
-        {
-            name: (("latent", "target", "arm", "object"), np.zeros((0, *shape), np.int32))
-            for name in ("pixels", "inside")
-        }
-        | {"strain": (("latent", "target", "arm", "site", "quantile"), np.zeros((0, targets, 4, 10, 3), np.float32))},
-        coords={"latent": np.arange(0)},
+    block = study_block([("capped", "first"), ("capped", "all")])
+    names = [arm.name() for arm in block.arms]
+    empty = empty_panel(
+        [block],
+        targets=[f"target {i}" for i in range(targets)],
+        segmenters={"invented": Classes(tuple(f"class {i}" for i in range(classes)), ())},
+        sites={f"site {i}": True for i in range(10)},
+        networks=["own"],
+        units=np.zeros((1, 1, targets, 20), np.int32),
+        values=np.zeros((1, 1, targets, 20), np.float32),
+        energy=np.ones((1, targets), np.float32),
+        attrs={"alpha": 1.0},
     )
+    shape = (targets, len(names), classes)
     present = rng.random(shape) < 0.1
     with tempfile.TemporaryDirectory() as folder:
         store, took = PanelStore.create(Path(folder) / "panel.zarr", empty), 0.0
         for start in range(0, latents, chunk):
-            counts = [np.where(present, rng.integers(0, 9000, (chunk, *shape)), 0).astype(np.int32) for _ in range(2)]
-            strain = rng.normal(size=(chunk, targets, 4, 10, 3)).astype(np.float32)
+            counts = [np.where(present, rng.integers(0, 9000, (1, chunk, *shape)), 0) for _ in range(2)]
             rows = {
-                "pixels": counts[0],
-                "inside": counts[1],
-                "strain": strain,
+                "pixels": counts[0].astype(np.int32),
+                "inside": counts[1].astype(np.int32),
+                "strain": rng.normal(size=(chunk, targets, len(names), 10, 3)).astype(np.float32),
                 "latent": np.arange(start, start + chunk),
             }
             begin = time.perf_counter()
-            store.append(rows, {})
+            store.write(names, (0,), start, rows)
             took += time.perf_counter() - begin
     return latents / took
 

@@ -182,8 +182,34 @@ def run(ctx: click.Context, out: Path, file: Path | None, dry_run: bool, **given
 )
 @click.pass_context
 def relate(ctx: click.Context, out: Path, **given: Any) -> None:
-    """Measure IoU, ACE and energy of every unit of a layer for every class."""
-    raise NotImplementedError
+    """Measure IoU, ACE and energy of every unit of a layer for every class.
+
+    A ranking that was interrupted goes on with the same command.
+    """
+    from gandid.panel.store import write_dataset
+    from gandid.runs import write_measures
+    from gandid.terminal import display
+
+    config = StudyConfig.check(**_fields(ctx))
+    dataset = out.with_suffix(".zarr")
+    for path in (out, dataset):
+        if path.exists():
+            raise UsageError(f"{path} exists: choose another --out, or remove it")
+    [study] = _studies(config, [config.layer], given)
+    kept = study.ranking_file(out, config)
+    with display(given) as progress:
+        relation = study.relate(
+            config.ranking_latents, progress, kept, ranking=config.ranking, iou_threshold=config.iou_threshold
+        )
+    write_dataset(dataset, relation)
+    write_measures(out, relation)
+    kept.unlink(missing_ok=True)
+    click.echo(f"{study.layer}: the five units of largest ACE, in points of the image's area")
+    for name in study.objects:
+        ace = relation["ace"].sel(object=name).to_series().nlargest(5)
+        units = "  ".join(f"{unit:>4} {100 * value:5.2f}" for unit, value in ace.items())
+        click.echo(f"{name[:15]:<16}{units}")
+    click.echo(f"Written: {out}, {dataset}")
 
 
 @app.command(cls=Command, example="gandid report runs/latest", params=SHOWN)
@@ -207,7 +233,7 @@ def report(folder: Path, **given: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=FILE)
 def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Join runs of one study whose latents were measured apart (--chunk K/N)."""
-    from gandid.measure.merge import merge as join
+    from gandid.runs import merge as join
     from gandid.terminal import display, reporting, show
 
     with display(given) as progress:

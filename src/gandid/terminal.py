@@ -26,7 +26,20 @@ from gandid.verdicts import MISSING, SOLID, never_differed
 WIDTH = 80
 MINUTE = 60.0
 OUTCOMES = {"removed": "removed", "inpainted": "in-painted"}
-COLUMNS = ("target", "object", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high", "q", "n", "verdict")
+COLUMNS = (
+    "target",
+    "object",
+    "outcome",
+    "arm",
+    "tau_live",
+    "tau_held",
+    "did",
+    "ci_low",
+    "ci_high",
+    "q",
+    "n",
+    "verdict",
+)
 
 
 class Lines(bars.Progress):
@@ -57,7 +70,7 @@ class Lines(bars.Progress):
 
 def display(given: Mapping[str, Any]) -> bars.Progress:
     """A display of progress: bars on a terminal, else lines; nothing where the options `quiet` or `as_json` are given."""
-    console, silent = Console(stderr=True), given["quiet"] or given["as_json"]
+    console, silent = Console(stderr=True), given.get("quiet") or given.get("as_json")
     if not (silent or console.is_terminal):
         return Lines(disable=True)
     return bars.Progress(
