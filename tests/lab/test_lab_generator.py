@@ -22,9 +22,9 @@ TINY = Schedule(
     batch=8,
     r1_every=4,
     phases=(
-        Phase(8, 48),
-        Phase(16, 64, fade=32, keep=(40,)),
-        Phase(16, 64, contended=True, warm=24, keep=(32,)),
+        Phase(8, 48, 5e-3),
+        Phase(16, 64, 4e-3, fade=32, keep=(40,)),
+        Phase(16, 64, 1e-3, contended=True, warm=24, keep=(32,)),
     ),
 )
 
@@ -66,6 +66,7 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_bits(whole, tmp_path):
     out = tmp_path / "killed"
     script = HANGS.replace("tests_of_lab", Path(__file__).stem)
