@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import Block, Coordinates
+from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STUDY, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
@@ -29,9 +30,9 @@ VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
     "gain_error": (("latent", "target"), np.float32),
     "placebo_gap": (("latent", "target"), np.float32),
     "baseline_gap": (("latent", "arm"), np.float32),
-    "units": (("network", "draw", "target", "rank"), np.int32),
-    "values": (("network", "draw", "target", "rank"), np.float32),
-    "energy": (("draw", "target"), np.float32),
+    "units": (("networks", "draws", "target", "rank"), np.int32),
+    "values": (("networks", "draws", "target", "rank"), np.float32),
+    "energy": (("draws", "target"), np.float32),
 }
 
 
@@ -92,11 +93,11 @@ def empty_panel(
         The sites after the edited layer in the order of the network, and whether the statistic of each responds to its input.
     networks : sequence of str
         `own`, and the names of the twins.
-    units : int32 (network, draw, target, rank)
+    units : int32 (networks, draws, target, rank)
         Which are edited; -1 pads.
-    values : float32 (network, draw, target, rank), optional
+    values : float32 (networks, draws, target, rank), optional
         What they are moved to; NaN pads; None for resample ablation.
-    energy : float32 (draw, target)
+    energy : float32 (draws, target)
         Summed energy of the drawn units over that of the target's own.
     attrs : mapping
         See docs/panel.md; `alpha` is the study's dose.
@@ -135,8 +136,8 @@ def empty_panel(
             "site": list(sites),
             "responds": ("site", np.array(list(sites.values()), bool)),
             "quantile": list(QUANTILES),
-            "network": list(networks),
-            "draw": np.arange(np.shape(units)[1]),
+            "networks": list(networks),
+            "draws": np.arange(np.shape(units)[1]),
             "measured": (("segmenter", "arm"), np.zeros((sizes["segmenter"], sizes["arm"]), int)),
         },
         attrs={**attrs, "schema": SCHEMA},
@@ -146,3 +147,20 @@ def empty_panel(
 def _among(objects: Sequence[str], sets: Sequence[Sequence[str]]) -> np.ndarray:
     """Which of the objects are in each set: (set, object)."""
     return np.array([[name in members for name in objects] for members in sets], bool)
+
+
+def blocks_of(panel: xr.Dataset) -> list[Block]:
+    """The blocks that the arms of a panel were measured in."""
+    arms, names = arm_table(panel), panel["block"].values.tolist()
+    blocks = []
+    for (name, _, _), group in groupby(zip(names, arms, strict=True), lambda pair: _apart(*pair)):
+        latents = LATENTS[name]
+        members = tuple(arm._replace(latents=latents) for _, arm in group)
+        segmenters = tuple(range(panel.sizes["segmenter"])) if name == STUDY else (0,)
+        blocks.append(Block(name, members, latents, segmenters, name == STUDY))
+    return blocks
+
+
+def _apart(name: str, arm: Coordinates) -> tuple[str, float, int]:
+    """What tells a block from the next: every dose and every draw has one of its own."""
+    return name, arm.dose if name == DOSE else 0.0, arm.draw if name == PLACEBOS else 0

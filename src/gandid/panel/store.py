@@ -29,7 +29,7 @@ from gandid.panel.schema import SCHEMA, fill
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
 WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
-GROWING = {"segmenter": 1, "draw": 64}  # chunks along what may be added later
+GROWING = {"segmenter": 1, "draws": 64}  # chunks along what may be added later
 ARMS_PER_SMALL_CHUNK = 4096  # of a coordinate
 # No filter: before a shuffling compressor it would leave nothing to shuffle.
 COMPRESSOR = numcodecs.Zstd(1, checksum=True)
@@ -113,9 +113,9 @@ class PanelStore:
             An empty panel with all that there is and all that is added, in this order.
         """
         old = self.read()
-        for dim in ("arm", "segmenter", "object", "draw"):
+        for dim in ("arm", "segmenter", "object", "draws"):
             if blank[dim].values[: old.sizes[dim]].tolist() != old[dim].values.tolist():
-                raise ValueError(f"the panel's {dim}s are not the first of those that it is to have")
+                raise ValueError(f"the panel's {dim} are not the first of those that it is to have")
         named = _growing_names(blank)
         with verified(self.root), _quiet():
             self._must_exist()

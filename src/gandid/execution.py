@@ -1,0 +1,397 @@
+"""A study being measured: its panel is opened or begun, extended to the arms that are asked for, filled, and followed by estimates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from rich.progress import Progress
+
+from gandid import runs
+from gandid.config import StudyConfig
+from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_reason
+from gandid.interventions import Edit, Runner
+from gandid.measure.examples import collect
+from gandid.measure.executors import Executor
+from gandid.measure.experiment import Experiment, ablations, classes_of, restored_edits
+from gandid.measure.filling import fill, missing_arms, missing_latents
+from gandid.measure.placebos import drawn_units, moments, possible_draws
+from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts, fewer_rows
+from gandid.panel.arms import Block, dose_blocks, placebo_blocks, sites_block, study_block
+from gandid.panel.coalitions import EXACT, ORDERS
+from gandid.panel.schema import PRESENCE, blocks_of
+from gandid.panel.store import PanelStore
+from gandid.ranking import top_units
+from gandid.ranking.figure import FigureStores
+from gandid.segmenters import Segmenter
+
+if TYPE_CHECKING:
+    from gandid.study import Study
+
+Edits = dict[tuple[str, int], dict[str, Edit]]
+
+
+class Execution:
+    """A configuration of a study, being measured.
+
+    Parameters
+    ----------
+    study : Study
+    config : StudyConfig
+        Checked, with what the study has settled.
+    path : Path, optional
+        Folder of the run, which is taken by this process; in memory if None.
+    executor : Executor
+    progress : rich.progress.Progress, optional
+
+    Attributes
+    ----------
+    config : StudyConfig
+        With what was asked of the run before: arms that it has, or is to have, stay asked for.
+    panel : PanelStore
+    experiment : Experiment
+    """
+
+    def __init__(
+        self, study: Study, config: StudyConfig, path: Path | None, executor: Executor, progress: Progress | None
+    ):
+        self.study, self.config, self.path = study, config, path
+        self.executor, self.progress = executor, progress
+        self.networks = {"own": study.runner, **study.networks(config)}
+        if path is not None and (path / "panel.zarr").is_dir():
+            self.config = _with_what_is_there(config, runs.read_config(path))
+            self.panel = PanelStore(path / "panel.zarr")
+        else:
+            self.panel = self._begin()
+        there = self.panel.read()
+        self.attrs = dict(there.attrs)
+        self._extend(there)
+
+    def _begin(self) -> PanelStore:
+        """Choose the units, and make an empty panel of the study's own arms."""
+        config, study = self.config, self.study
+        if self.path:
+            runs.write_config(self.path, study.description(config, None))
+        edits: Edits = {(network, 0): own for network, own in self._chosen().items()}
+        block = study_block(study.held(config), list(self.networks)[1:], config.alpha)
+        experiment = self._experiment([block], edits)
+        attrs = {
+            "generator": config.generator,
+            "segmenter": config.segmenter,
+            "layer": study.layer,
+            "ablation": config.ablation,
+            "alpha": config.alpha,
+            "seed": config.seed,
+            "dtype": config.dtype,
+            "image_pixels": math.prod(study.runner.image_size),
+            "presence": PRESENCE,
+            "batch": experiment.batch(block, study.rows, LATENTS_TOGETHER),
+            "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
+            "orders_seed": config.seed,
+            "version": runs.versions()["gandid"],
+        }
+        blank = self._blank(experiment, {config.segmenter: study.segmenter}, np.ones((1, len(experiment.own))), attrs)
+        panel = PanelStore.create(self.path and self.path / "panel.zarr", blank)
+        if self.path:
+            runs.remove_rankings(self.path)
+        return panel
+
+    def _chosen(self) -> dict[str, dict[str, Edit]]:
+        """The edits of every network on its own units; the units of a twin are ranked on the twin."""
+        config, study = self.config, self.study
+        named = study.targets(config)
+        ranked = [target for target, units in named.items() if units is None]
+        units = {target: own for target, own in named.items() if own is not None}
+        if ranked:
+            relation = self._ranked(ranked, study.runner, runs.RANKING)
+            if self.path:
+                runs.write_relation(self.path, relation)
+            count = study.unit_count(config)
+            units = {target: own or top_units(relation, target, count) for target, own in named.items()}
+        chosen = {"own": units}
+        for number, (name, runner) in enumerate(list(self.networks.items())[1:]):
+            relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
+            chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
+        return {
+            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]))
+            for name, own in chosen.items()
+        }
+
+    def _ranked(self, targets: Sequence[str], runner: Runner, kept: str) -> xr.Dataset:
+        """The relation as the configuration asks for it."""
+        config = self.config
+        return self.study.relate(
+            config.ranking_latents,
+            self.progress,
+            self.path and self.path / kept,
+            ranking=config.ranking,
+            targets=targets,
+            units=config.units,
+            iou_threshold=config.iou_threshold,
+            runner=runner,
+        )
+
+    def _means(self, runner: Runner) -> torch.Tensor | None:
+        """Each unit's mean over latents and positions (C,), where units are moved to it."""
+        if self.config.ablation != "mean":
+            return None
+        z = self.study.latents(range(self.config.ranking_latents), "ranking", runner)
+        with arithmetic(self.study.device, self.study.dtype):
+            parts = [runner.activations(part).float().mean(dim=(2, 3)) for part in z.split(self.study.rows // 2)]
+        return torch.cat(parts).mean(dim=0)
+
+    def _extend(self, there: xr.Dataset) -> None:
+        """Add to the panel the arms and segmenters that are asked for and that it has not; and learn what it has."""
+        edits, blocks, energy = restored_edits(there), blocks_of(there), there["energy"].values
+        own, config, study = edits["own", 0], self.config, self.study
+        if config.placebos:
+            draws = possible_draws(own, study.runner.units, config.placebos)
+            if draws >= len(energy):
+                energy = self._draw(edits, draws)
+        names = [str(name) for name in there["segmenter"].values]
+        second = None if config.chunk and config.numbers()[0] else study.second_name(config)
+        names = list(dict.fromkeys([*names, *([second] if second else [])]))
+        self.segmenters = {name: study.second_segmenter(name) if s else study.segmenter for s, name in enumerate(names)}
+        known = {block.arms[0] for block in blocks}
+        new = [block for block in self._asked(blocks[0], len(energy) - 1) if block.arms[0] not in known]
+        self.experiment = self._experiment([*blocks, *new], edits)
+        if new or len(names) > there.sizes["segmenter"] or len(energy) > there.sizes["draws"]:
+            self.panel.extend(self._blank(self.experiment, self.segmenters, energy, self.attrs))
+
+    def _asked(self, study: Block, draws: int) -> list[Block]:
+        """The blocks of arms beside the study's own that are asked for."""
+        config, responds = self.config, self.study.runner.responds
+        sites = [site for site in responds if responds[site]]
+        return [
+            *dose_blocks(study, config.dose),
+            *(sites_block(study, sites, config.seed) if config.sites else []),
+            *(placebo_blocks(study, draws) if config.placebos else []),
+        ]
+
+    def _draw(self, edits: Edits, draws: int) -> np.ndarray:
+        """Draw matched random sets of units; returns their energy over that of the target's own, (draw, target)."""
+        study, config = self.study, self.config
+        z = study.latents(range(config.ranking_latents), "ranking")
+        while True:
+            try:
+                with arithmetic(study.device, study.dtype):
+                    means, energies = moments(study.runner, z, study.rows)
+                break
+            except torch.OutOfMemoryError:
+                study.rows = fewer_rows(study.rows, study.device)
+        for draw, units in enumerate(drawn_units(edits["own", 0], energies, draws, config.seed), start=1):
+            edits["own", draw] = ablations(units, config.ablation, config.alpha, means)
+        sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
+        with np.errstate(divide="ignore", invalid="ignore"):  # units that are silent
+            return np.divide(sums, sums[0]).astype(np.float32)
+
+    def _experiment(self, blocks: Sequence[Block], edits: Edits) -> Experiment:
+        runner = self.study.runner
+        inert = frozenset(site for site, responds in runner.responds.items() if not responds)
+        shrinking = self.config.ablation == "zero" and runner.closed_form
+        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking)
+
+    def _blank(
+        self,
+        experiment: Experiment,
+        segmenters: Mapping[str, Segmenter],
+        energy: np.ndarray,
+        attrs: Mapping[str, Any],
+    ) -> xr.Dataset:
+        """The empty panel of an experiment."""
+        classes = {name: classes_of(one, runs.fingerprint(one)) for name, one in segmenters.items()}
+        return experiment.panel(
+            self.study.runner,
+            classes,
+            energy,
+            attrs,
+            realism=self.study.discriminator is not None,
+            uncertain=hasattr(self.study.segmenter, "labels_and_confidence"),
+        )
+
+    # Measuring
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What a worker needs."""
+        study = self.study
+        return Setting(
+            {name: runner.generator for name, runner in self.networks.items()},
+            list(self.segmenters.values()),
+            study.discriminator,
+            study.layer,
+            self.experiment,
+            study.seed,
+            int(self.attrs["batch"]),
+            study.rows,
+            study.dtype,
+            facts(study.runner),
+        )
+
+    def missing_latents(self) -> list[Task]:
+        """What of the study's own arms is missing."""
+        batch = int(self.attrs["batch"])
+        return missing_latents(self.panel, self.config.numbers(), batch, len(self.segmenters))
+
+    def missing_arms(self) -> list[Task]:
+        """What of the other arms and segmenters is missing; a part of a study measures none."""
+        return [] if self.config.chunk else missing_arms(self.panel, self.experiment, len(self.segmenters))
+
+    def measure(self, on_look: Callable[[], None] = lambda: None) -> float:
+        """Measure what is missing; returns images of the study's own arms per second, 0 if there were none.
+
+        `on_look` is called when a study that is not precise enough goes on, with more latents in `config`.
+        """
+        speed = self._fill(self.missing_latents(), "running the arms")
+        while not self.is_enough():
+            config = self.config
+            self.config = config.model_copy(update={"latents": next_look(config.latents, config.max_latents)})
+            on_look()
+            speed = self._fill(self.missing_latents(), "running the arms")
+        self._fill(self.missing_arms(), "testing the effects")
+        return speed
+
+    def _fill(self, tasks: Sequence[Task], label: str) -> float:
+        images = sum(len(task.numbers) * self.experiment.images(self.experiment.blocks[task.block]) for task in tasks)
+        start = time.perf_counter()
+        if tasks:
+            with ProgressLine(self.progress, label, images) as line:
+                fill(self.panel, self.experiment, tasks, self.executor, self.setting, line.advance)
+        return images / (time.perf_counter() - start) if tasks else 0.0
+
+    def is_enough(self) -> bool:
+        """Whether the study is as precise as it is asked to be, or has as many latents as are allowed."""
+        config = self.config
+        if config.until is None or config.latents >= config.max_latents:
+            return True
+        return is_precise(half_widths(self.panel.read()), config.until, config.latents, config.max_latents)
+
+    # The folder
+
+    def complete(self, description: dict[str, Any]) -> None:
+        """Bring the run's folder up to the configuration, of which `description` is what `config.yaml` is to say."""
+        path = self.path
+        assert path is not None
+        resolved = description["resolved"]
+        latents, arms = self.missing_latents(), self.missing_arms()
+        if not (latents or arms) and self.is_enough() and runs.is_finished(path):
+            self._add_figure()
+            self._revise(description)
+            return
+        runs.remove_estimates(path, examples=bool(latents) or not self.is_enough())  # they would be of another panel
+        resolved["chosen"] = {target: list(edit.units) for target, edit in self.experiment.own.items()}
+
+        def write() -> None:
+            runs.write_config(path, description | self.config.model_dump(mode="json"))
+
+        write()
+        resolved["images_per_second"] = round(self.measure(on_look=write), 2)
+        if self.config.until is not None:
+            resolved["stopped"] = self._stopped()
+        self._add_figure()
+        write()
+        with ProgressLine(self.progress, "writing the run", 1):
+            measured = runs.open_panel(path)
+            if not (path / "examples.npz").is_file():
+                runs.write_examples(path, self._examples(measured))
+            runs.write_estimates(path, measured, self.study.confusion)
+
+    def _revise(self, description: dict[str, Any]) -> None:
+        """Write of a finished run what may be asked of it anew without measuring: bounds of the types, another half-width."""
+        path, there = self.path, runs.read_config(self.path)  # type: ignore[arg-type]
+        assert path is not None
+        keys = ["types", *runs.EXTENDS, *(["until", "max_latents"] if self.config.until is not None else [])]
+        revised = there | {key: description[key] for key in keys}
+        if self.config.until is not None:
+            revised["resolved"] = there["resolved"] | {"stopped": self._stopped()}
+        if revised != there:
+            runs.write_config(path, revised)
+        if there["types"] != revised["types"] or not (path / runs.TYPES).is_file():
+            runs.write_types(path, runs.open_panel(path))
+
+    def _stopped(self) -> str:
+        """Why the study stopped where it did."""
+        assert self.config.until is not None
+        return stop_reason(self.panel.read(), self.config.until, self.config.latents, self.config.max_latents)
+
+    def _examples(self, measured: xr.Dataset) -> dict[str, np.ndarray]:
+        study = self.study
+        with arithmetic(study.device, study.dtype):
+            calibrate(study.runner, self.experiment, study.seed, study.rows)
+            return collect(self.networks, study.segmenter, self.experiment, measured, study.seed)
+
+    def _add_figure(self) -> None:
+        """Measure what the figure shows beside the effects, if it is asked for and not there."""
+        path, study = self.path, self.study
+        if path is None or not self.config.figure or runs.has_figure(path):
+            return
+        relation = runs.read_relation(path)
+        if relation is None:  # all units were named
+            relation = self._ranked(self.experiment.targets, study.runner, runs.RANKING)
+            runs.write_relation(path, relation)
+            runs.remove_rankings(path)
+        stores = FigureStores(
+            path,
+            study.runner,
+            study.segmenter,
+            dict(self.experiment.own),
+            self.experiment.exact_held(),
+            relation,
+            study.objects,
+            study.unit_count(self.config),
+            PRESENCE,
+            study.seed,
+            study.rows,
+        )
+        for label, name, images, write in (
+            ("relation after ablation", runs.FIGURE[0], stores.after_images, stores.write_after),
+            ("insertion", runs.FIGURE[1], stores.insertion_images, stores.write_insertion),
+        ):
+            while not (path / name).is_dir():
+                try:
+                    with ProgressLine(self.progress, label, images()) as line, arithmetic(study.device, study.dtype):
+                        write(line.advance)
+                except torch.OutOfMemoryError:
+                    study.rows = stores.rows = fewer_rows(study.rows, study.device)
+        stores.clear()
+
+
+class ProgressLine:
+    """A line of a progress display, where there is one."""
+
+    def __init__(self, progress: Progress | None, description: str, total: float):
+        self.progress = progress
+        self.task = progress.add_task(description, total=total) if progress else None
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.progress and self.task is not None and kind is None:  # what was cut short is not shown as done
+            self.progress.update(self.task, completed=self.progress.tasks[self.task].total)
+
+    def advance(self, steps: float) -> None:
+        """So much more is done."""
+        if self.progress and self.task is not None:
+            self.progress.advance(self.task, steps)
+
+
+def _with_what_is_there(config: StudyConfig, there: Mapping[str, Any]) -> StudyConfig:
+    """A configuration with what was asked of its run before; with `until`, the look that was under way."""
+    update: dict[str, Any] = {
+        "figure": config.figure or there["figure"],
+        "sites": config.sites or there["sites"],
+        "dose": tuple(sorted({*config.dose, *there["dose"]})),
+        "placebos": max(config.placebos, there["placebos"]),
+        "second_segmenter": config.second_segmenter or there["second_segmenter"],
+    }
+    if config.until is not None:
+        update["latents"] = max(config.latents, there["latents"])
+    return config.model_copy(update=update)

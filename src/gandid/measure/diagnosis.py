@@ -1,0 +1,211 @@
+"""What the study's own arms tell besides counts: strain, the network's own range, gain, and checks whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gandid.generators import Discriminator
+from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner
+from gandid.measure.experiment import Experiment, Layout
+from gandid.panel.arms import Coordinates
+from gandid.panel.schema import QUANTILES
+
+CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
+JUDGED = 256  # latents whose images the discriminator scores
+TYPICAL = 8  # latents whose statistics stand for those of other images
+# A pixel is uncertain if its class has a lower probability than this: no class has the majority. A segmenter whose
+# probabilities are frequencies is wrong there more often than right (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+UNCERTAIN = 0.5
+GAINS = ("gain", "gain_outside", "gain_error")
+
+
+class Diagnosis:
+    """What one network's row blocks tell of some latents, gathered pass by pass.
+
+    Parameters
+    ----------
+    runner : Runner
+    experiment : Experiment
+    numbers : sequence of int
+        The latents.
+    typical : mapping of str to Tensor (n, ...), optional
+        Per downstream site the statistic of another latent's unedited image; None for a twin, of which no site is looked at.
+    discriminator : Discriminator, optional
+        Scores the images of the first `JUDGED` latents of a study.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        experiment: Experiment,
+        numbers: Sequence[int],
+        typical: Mapping[str, Tensor] | None,
+        discriminator: Discriminator | None,
+    ):
+        self.runner, self.experiment, self.typical, self.discriminator = runner, experiment, typical, discriminator
+        self.judged = np.array(numbers) < JUDGED
+        self._by_block: dict[str, list[np.ndarray]] = {}
+        self._by_latent: dict[str, np.ndarray] = {}
+        if typical is not None:
+            blank = np.full((len(numbers), len(experiment.targets)), np.nan, np.float32)
+            self._by_latent = {name: blank.copy() for name in GAINS}
+
+    def add(
+        self,
+        group: Sequence[tuple[str | None, Coordinates]],
+        fresh: slice,
+        images: Tensor,
+        readings: Readings,
+        doubt: np.ndarray | None,
+        original: np.ndarray,
+        classes: Sequence[str],
+    ) -> None:
+        """Take in a pass.
+
+        Parameters
+        ----------
+        group : sequence of (target, arm)
+            The row blocks.
+        fresh : slice
+            Those of them that are new; `images` and `doubt` have them only.
+        images : Tensor (blocks, n, 3, H, W)
+        readings : Readings
+        doubt : (blocks, n), optional
+            Share of pixels that are uncertain.
+        original : int (n, H, W)
+            Labels of the unedited images, places in `classes`.
+        """
+        n, blocks = len(self.judged), self._by_block
+        if doubt is not None:
+            blocks.setdefault("uncertain", []).append(doubt)
+        if self.discriminator is not None:
+            scores = np.full(images.shape[:2], np.nan, np.float32)
+            if self.judged.any():
+                found = self.discriminator(images.flatten(0, 1)).view(images.shape[:2]).float().cpu().numpy()
+                scores = np.where(self.judged, found, scores)
+            blocks.setdefault("realism", []).append(scores)
+        if self.typical is None:
+            return
+        blocks.setdefault("strain", []).append(_strain(readings, self.runner.downstream, len(group), n)[fresh])
+        if "range" not in self._by_latent:
+            self._by_latent["range"] = _own_range(readings, self.typical)
+        live = next(arm for arm in self.experiment.study.arms if arm.edit)
+        for t, (target, edit) in enumerate(self.experiment.own.items()):
+            if self.runner.downstream and (target, live) in group:
+                place, hole = group.index((target, live)), original == classes.index(target)
+                gains = _gain(readings, self.runner.downstream[0], place, edit, hole)
+                for name, values in zip(GAINS, gains, strict=True):
+                    self._by_latent[name][:, t] = values
+
+    def put(self, rows: dict[str, np.ndarray], layout: Layout, arms: int) -> None:
+        """Write into a panel's rows, of so many arms, what is known of the arms of a layout; nothing of a twin is strained."""
+        n, targets = len(self.judged), len(self.experiment.targets)
+        for name, parts in self._by_block.items():
+            values = np.concatenate(parts)
+            blank = np.full((n, targets, arms, *values.shape[2:]), 0 if name == "strain" else np.nan, np.float32)
+            rows.setdefault(name, blank)[:, :, layout.places] = np.moveaxis(values[layout.rows], 2, 0)
+        rows.update(self._by_latent)
+
+
+def _strain(readings: Readings, downstream: Sequence[str], blocks: int, n: int) -> np.ndarray:
+    """Quantiles over positions of log(given statistic / statistic the site would have taken): (blocks, n, site, quantile)."""
+    found = np.zeros((blocks, n, len(downstream), len(QUANTILES)), np.float32)
+    for s, site in enumerate(downstream):
+        held, taken = readings.held[site], readings.taken[site]
+        if held is taken:  # no arm holds it
+            continue
+        for block in range(len(held)):
+            ratio = (held[block] / taken[block]).flatten(1)
+            if not (ratio == 1).all():
+                found[block, :, s] = _quantiles(ratio.log(), QUANTILES)
+    return found
+
+
+def typical_statistics(runner: Runner, z: Tensor) -> dict[str, Tensor]:
+    """Per downstream site, the statistics of the unedited images of a few latents (k, latent_dim): (k, ...)."""
+    _, readings = runner.read(z, [REFERENCE])
+    return {site: readings.taken[site][0] for site in runner.downstream}
+
+
+def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
+    """How far each site's statistic differs between two latents' unedited images: (n, site).
+
+    The 99 % quantile over positions of the absolute log-ratio to the statistic of another latent, `typical` (n, ...).
+    """
+    columns = [
+        _quantiles((readings.taken[site][0] / of_others).flatten(1).log().abs(), (0.99,))[:, 0]
+        for site, of_others in typical.items()
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
+
+
+def _gain(readings: Readings, site: str, block: int, edit: Edit, original: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Measured gain of an arm at the first site against its closed form (THEORY, "Closed form at the first site").
+
+    Parameters
+    ----------
+    readings : Readings
+    site : str
+        The first site.
+    block : int
+        The row block of the live arm.
+    edit : Edit
+    original : bool (n, H, W)
+        The target's original pixels.
+
+    Returns
+    -------
+    three arrays (n,)
+        Mean gain on the target's original pixels, mean gain on the others, and the largest relative deviation from the closed form;
+        NaN where there is none.
+    """
+    energy = readings.layer.float().square()
+    measured = readings.gain(site, block)
+    mask = torch.from_numpy(original).to(energy)
+    share = torch.nn.functional.interpolate(mask[:, None], size=tuple(measured.shape[1:]), mode="area")[:, 0]
+    error = np.full(len(original), np.nan, np.float32)
+    if edit.values is not None and not edit.values.any() and edit.alpha == 1 and readings.closed_form:
+        total = energy.sum(dim=1)
+        survivors = total - energy[:, list(edit.units)].sum(dim=1)
+        closed = (total / survivors.clamp_min(torch.finfo(total.dtype).tiny)).sqrt()
+        error = (measured / closed - 1).abs().amax(dim=(1, 2)).cpu().numpy()
+    return _weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error
+
+
+def exact_checks(runner: Runner, experiment: Experiment, z: Tensor) -> dict[str, np.ndarray]:
+    """The checks whose right answer is known without sampling: `baseline_gap` (n, arm) and `placebo_gap` (n, target).
+
+    Those of another network, and of the unedited arms themselves, are NaN.
+    """
+    arms = experiment.study.arms
+    held = [a for a, arm in enumerate(arms) if arm.edit and arm.held != "none"]
+    images = runner.run(z, [REFERENCE, *(experiment.arm(None, arms[a]) for a in held)])
+    gap = np.full((len(z), len(arms)), np.nan, np.float32)
+    gap[:, :2], gap[:, held] = 0, _largest(images[1:] - images[:1]).T
+    checks = {"baseline_gap": gap}
+    if runner.upstream and not experiment.resamples:
+        pairs = [runner.placebo(z, Arm(edit)) for edit in experiment.own.values()]
+        checks["placebo_gap"] = np.stack([_largest(other - live) for live, other in pairs], axis=1)
+    return checks
+
+
+def _largest(difference: Tensor) -> np.ndarray:
+    """Largest absolute value per image: (..., 3, H, W) -> (...)."""
+    return difference.float().abs().amax(dim=(-3, -2, -1)).cpu().numpy()
+
+
+def _quantiles(values: Tensor, quantiles: Sequence[float]) -> np.ndarray:
+    """Quantiles of each row of (n, positions), the nearest rank: (n, quantiles)."""
+    ordered = values.sort(dim=1).values
+    ranks = [round(q * (values.shape[1] - 1)) for q in quantiles]
+    return ordered[:, ranks].float().cpu().numpy()
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> np.ndarray:
+    """Mean over positions of (n, h, w) with weights; NaN where all weights are 0."""
+    total = weights.sum(dim=(1, 2))
+    return ((values * weights).sum(dim=(1, 2)) / total.where(total > 0, torch.nan)).cpu().numpy()

@@ -1,0 +1,102 @@
+"""The images that a reader sees: for each target, the latents on which normalization changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from gandid.interventions import Runner
+from gandid.latents import latents
+from gandid.measure.experiment import Experiment
+from gandid.panel.arms import REFERENCE
+from gandid.segmenters import Segmenter
+
+EXAMPLES = 6
+AMONG = 1024  # latents among which they are looked for: those that the panel has first
+
+
+def choose(
+    inside: xr.DataArray, latents: np.ndarray, target: str, arms: list[str], count: int = EXAMPLES
+) -> np.ndarray:
+    """Latents on whose target's pixels live and some held arms disagree most.
+
+    Parameters
+    ----------
+    inside : xarray.DataArray (latent, target, arm, object)
+    latents : (latent,)
+        Their numbers.
+    target : str
+    arms : list of str
+        The held arms.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers of latents (count,), the most first; -1 pads.
+    """
+    inside = inside.sel(target=target)
+    moved = abs(inside.sel(arm=arms) - inside.sel(arm="live")).sum(("arm", "object")).values
+    shown = inside.sel(arm="reference", object=target).values > 0
+    order = [i for i in np.argsort(-moved, kind="stable") if shown[i]][:count]
+    chosen = np.full(count, -1)
+    chosen[: len(order)] = latents[order]
+    return chosen
+
+
+def collect(
+    runners: Mapping[str, Runner], segmenter: Segmenter, experiment: Experiment, panel: xr.Dataset, seed: int
+) -> dict[str, np.ndarray]:
+    """Images, labels and gain of the chosen latents in every arm of the study (docs/panel.md, "Examples").
+
+    The later controls are left out of the choice: `frozen` first of all makes artefacts, which would fill the strip.
+    """
+    study, runner, targets = experiment.study.arms, runners["own"], experiment.targets
+    names = [arm.name(experiment.dose) for arm in study]
+    first = study[2]
+    alike = [
+        arm
+        for arm in study[2:]
+        if arm.edit and (arm.control, arm.network == "own") == (first.control, first.network == "own")
+    ]
+    inside = panel["inside"].isel(segmenter=0, latent=slice(AMONG)).sel(arm=names).load()
+    numbers = panel["latent"].values[:AMONG]
+    chosen = np.stack(
+        [choose(inside, numbers, target, [arm.name(experiment.dose) for arm in alike]) for target in targets]
+    )
+    images = np.zeros((len(targets), EXAMPLES, len(names), *runner.image_size, 3), np.uint8)
+    labels = np.zeros(images.shape[:-1], np.uint8)
+    gain = np.full((len(targets), EXAMPLES, *runner.map_size), np.nan, np.float32)
+    for t, target in enumerate(targets):
+        shown = chosen[t][chosen[t] >= 0]
+        for network, its in runners.items() if len(shown) else ():
+            reference = REFERENCE._replace(network=network)
+            places = [a for a, arm in enumerate(study) if arm.network == network]
+            places.sort(key=lambda a, reference=reference: study[a] != reference)  # type: ignore[misc]
+            z, donors = (
+                latents(seed, shown, its.generator.latent_dim, stream).to(its.device)
+                for stream in ("effects", "donors")
+            )
+            arms = [experiment.arm(target if study[a].edit else None, study[a]) for a in places]
+            made, readings = its.read(z, arms, donors=donors if experiment.resamples else None)
+            seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
+            images[t, : len(shown)][:, places] = _bytes(made).swapaxes(0, 1)
+            labels[t, : len(shown)][:, places] = seen.cpu().numpy()
+            if network == "own":
+                gain[t, : len(shown)] = readings.gain(runner.downstream[0], 1).cpu().numpy()
+    return {
+        "targets": np.array(targets),
+        "arms": np.array(names),
+        "classes": np.array(segmenter.classes),
+        "latents": chosen,
+        "images": images,
+        "labels": labels,
+        "gain": gain,
+    }
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    """Images (..., 3, H, W) in [-1, 1] as bytes (..., H, W, 3)."""
+    return images.float().add(1).mul(127.5).clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()

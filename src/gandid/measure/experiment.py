@@ -1,0 +1,204 @@
+"""An experiment: the arm table with its edits, and how the arms of a block become row blocks of one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+
+from gandid.interventions import Arm, Edit, Runner, ablate
+from gandid.panel.arms import EXACT_CONTROLS, REFERENCE, Block, Coordinates
+from gandid.panel.schema import Classes, empty_panel
+from gandid.segmenters import Segmenter
+
+Edits = Mapping[str, Edit]  # by target
+
+
+class Layout(NamedTuple):
+    """Row blocks of one pass through one network.
+
+    An arm that is one and the same as another has no row block of its own; the first row block is the reference.
+    """
+
+    blocks: list[tuple[str | None, Coordinates]]
+    """Target (None for unedited) and arm of each row block."""
+    places: list[int]
+    """Places, among the arms of the block, of this network's arms."""
+    rows: np.ndarray
+    """The row block of every arm of the network: (target, arm)."""
+    unedited: list[int]
+    """The row block of the baseline of every arm of the network."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is tried: blocks of arms, the edits, and which arms coincide.
+
+    Parameters
+    ----------
+    blocks : tuple of Block
+        The block of the study is the first.
+    edits : mapping of (network, draw) to Edits
+        Draw 0 has the target's own units, at the study's dose.
+    downstream : tuple of str
+        The sites after the edited layer, in the order of the network.
+    inert : frozenset of str
+        Those of them that do not respond to an edit: an arm that holds no others is the live arm.
+    shrinking : bool
+        Whether every edit can only lower the first site's statistic, so that there `capped` and `frozen` are the same.
+    """
+
+    blocks: tuple[Block, ...]
+    edits: Mapping[tuple[str, int], Edits]
+    downstream: tuple[str, ...]
+    inert: frozenset[str] = frozenset()
+    shrinking: bool = False
+
+    @property
+    def study(self) -> Block:
+        return self.blocks[0]
+
+    @property
+    def own(self) -> Edits:
+        """The study's edits of the generator itself."""
+        return self.edits["own", 0]
+
+    @property
+    def dose(self) -> float:
+        """The study's own dose."""
+        return next(arm.dose for arm in self.study.arms if arm.edit)
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.own)
+
+    @property
+    def networks(self) -> list[str]:
+        """`own`, and the twins."""
+        return list(dict.fromkeys(network for network, _ in self.edits))
+
+    @property
+    def resamples(self) -> bool:
+        """Whether units are moved to their values for another latent."""
+        return any(edit.values is None for edit in self.own.values())
+
+    def exact_held(self) -> dict[str, dict[str, str]]:
+        """The study's held arms whose baseline is the reference, by name, as {site: control}."""
+        held = [arm for arm in self.study.arms if arm.edit and arm.control in EXACT_CONTROLS]
+        return {arm.name(self.dose): dict.fromkeys(arm.sites(self.downstream), arm.control) for arm in held}
+
+    def canonical(self, arm: Coordinates) -> Coordinates:
+        """The arm that is run in place of an edited arm."""
+        arm = arm._replace(latents=0)
+        if arm.held != "none" and set(arm.sites(self.downstream)) <= self.inert:
+            return arm._replace(control="none", held="none", strength=0.0)
+        if self.shrinking and arm.held == "first" and arm.control in EXACT_CONTROLS:
+            held = next(other for other in self.study.arms if other.held == "first" and other.control in EXACT_CONTROLS)
+            return arm._replace(control=held.control)
+        return arm
+
+    def arm(self, target: str | None, arm: Coordinates) -> Arm:
+        """An arm of a target as the runner takes it."""
+        held = dict.fromkeys(arm.sites(self.downstream), arm.control)
+        edit = None if target is None else replace(self.edits[arm.network, arm.draw][target], alpha=arm.dose)
+        return Arm(edit, held, arm.strength)
+
+    def layouts(self, block: Block) -> list[Layout]:
+        """The passes of a block: one per network, or where the targets are run apart, one per network and target."""
+        groups = [[target] for target in self.targets] if block.apart else [self.targets]
+        networks = dict.fromkeys(arm.network for arm in block.arms)
+        return [self._layout(block, network, targets) for network in networks for targets in groups]
+
+    def images(self, block: Block) -> int:
+        """Images that are made of each latent."""
+        return sum(len(layout.blocks) for layout in self.layouts(block))
+
+    def batch(self, block: Block, rows: int, most: int) -> int:
+        """Latents that are taken together: as many as make `rows` images, at most `most`."""
+        return max(1, min(rows // len(self.layouts(block)[0].blocks), most))
+
+    def _layout(self, block: Block, network: str, targets: Sequence[str]) -> Layout:
+        places = [place for place, arm in enumerate(block.arms) if arm.network == network]
+        arms = [block.arms[place] for place in places]
+        reference = REFERENCE._replace(network=network)
+        blocks: list[tuple[str | None, Coordinates]] = [
+            (None, arm) for arm in dict.fromkeys([reference, *(arm.baseline for arm in arms)])
+        ]
+        tried = list(dict.fromkeys(self.canonical(arm) for arm in arms if arm.edit))
+        blocks += [(target, arm) for target in targets for arm in tried]
+        at = {key: row for row, key in enumerate(blocks)}
+        unedited = [at[None, arm.baseline] for arm in arms]
+        rows = [
+            [at[target, self.canonical(arm)] if arm.edit else base for arm, base in zip(arms, unedited, strict=True)]
+            for target in targets
+        ]
+        return Layout(blocks, places, np.array(rows), unedited)
+
+    def panel(
+        self,
+        runner: Runner,
+        segmenters: Mapping[str, Classes],
+        energy: np.ndarray,
+        attrs: Mapping[str, object],
+        *,
+        realism: bool,
+        uncertain: bool,
+    ) -> xr.Dataset:
+        """The empty panel of this experiment; `energy` is (draws, target)."""
+        networks, draws = self.networks, len(energy)
+        edits = {(networks.index(network), draw): list(own.values()) for (network, draw), own in self.edits.items()}
+        rank = max(len(edit.units) for edit in self.own.values())
+        shape = len(networks), draws, len(self.targets), rank
+        units, values = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
+        for (network, draw), own in edits.items():
+            for t, edit in enumerate(own):
+                units[network, draw, t, : len(edit.units)] = edit.units
+                if edit.values is not None:
+                    values[network, draw, t, : len(edit.units)] = edit.values
+        without = {"realism": realism, "uncertain": uncertain, "placebo_gap": runner.upstream and not self.resamples}
+        return empty_panel(
+            self.blocks,
+            targets=self.targets,
+            segmenters=segmenters,
+            sites=runner.responds,
+            networks=networks,
+            units=units,
+            values=None if self.resamples else values,
+            energy=energy,
+            attrs=attrs,
+            without=[name for name, there in without.items() if not there],
+        )
+
+
+def restored_edits(panel: xr.Dataset) -> dict[tuple[str, int], dict[str, Edit]]:
+    """The edits of a panel by network and draw, from what it says of them."""
+    targets, alpha = [str(target) for target in panel["target"].values], float(panel.attrs["alpha"])
+    units, values = panel["units"].values, panel["values"].values if "values" in panel else None
+    edits: dict[tuple[str, int], dict[str, Edit]] = {}
+    for n, d in np.ndindex(units.shape[:2]):
+        if (units[n, d] < 0).all():
+            continue
+        own = {}
+        for t, target in enumerate(targets):
+            count = int((units[n, d, t] >= 0).sum())
+            chosen = tuple(int(unit) for unit in units[n, d, t, :count])
+            to = None if values is None else torch.from_numpy(values[n, d, t, :count].copy())
+            own[target] = Edit(chosen, to, alpha)
+        edits[str(panel["networks"].values[n]), d] = own
+    return edits
+
+
+def ablations(
+    units: Mapping[str, Sequence[int]], kind: str, alpha: float, means: torch.Tensor | None
+) -> dict[str, Edit]:
+    """The edit of every target; `means` (C,) are those of mean ablation."""
+    return {target: ablate(tuple(own), kind, means=means, alpha=alpha) for target, own in units.items()}
+
+
+def classes_of(segmenter: Segmenter, fingerprint: str = "") -> Classes:
+    """What the panel says of a segmenter."""
+    return Classes(tuple(segmenter.classes), tuple(segmenter.background), fingerprint)

@@ -1,0 +1,121 @@
+"""Matched random sets of units: as many as a target's own, none of them, and of about the same energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import comb
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gandid.errors import UsageError
+from gandid.interventions import Edit, Runner
+
+TOLERANCE = 0.02  # of the energy that a random set is to have
+
+
+def moments(runner: Runner, z: Tensor, rows: int) -> tuple[Tensor, np.ndarray]:
+    """Each unit's mean, and its energy, the mean of its square, over latents (n, latent_dim) and positions: (C,) both."""
+    sums = torch.zeros(2, runner.units, dtype=torch.float64)
+    for part in z.split(max(1, rows // 2)):
+        x = runner.activations(part).double()
+        sums += torch.stack([x.mean(dim=(2, 3)), x.square().mean(dim=(2, 3))]).sum(dim=1).cpu()
+    means, energies = sums / len(z)
+    return means.float(), energies.numpy()
+
+
+def possible_draws(edits: Mapping[str, Edit], units: int, count: int) -> int:
+    """How many random sets there are for every target, at most `count`.
+
+    Raises
+    ------
+    UsageError
+        If a target's units are more than the layer's others.
+    """
+    for target, edit in edits.items():
+        size, others = len(edit.units), units - len(edit.units)
+        if others < size:
+            raise UsageError(f"{target}: {size} of {units} units are edited, which leaves no placebo: edit fewer")
+        count = min(count, comb(others, size))
+    return count
+
+
+def drawn_units(edits: Mapping[str, Edit], energies: np.ndarray, count: int, seed: int) -> list[dict[str, list[int]]]:
+    """The units of every target in every draw; fewer draws are the first of more.
+
+    Parameters
+    ----------
+    edits : mapping of str to Edit
+        With the targets' own units.
+    energies : (C,)
+        Energy of each unit, see `moments`.
+    count : int
+        Number of draws, at most `possible_draws`.
+    seed : int
+        Random seed for the sets.
+    """
+    drawn = {
+        target: matched(energies, edit.units, count, TOLERANCE, np.random.default_rng([seed, t]))
+        for t, (target, edit) in enumerate(edits.items())
+    }
+    return [{target: sets[draw].tolist() for target, sets in drawn.items()} for draw in range(count)]
+
+
+def matched(
+    energy: np.ndarray, own: Sequence[int], count: int, tolerance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Random sets of units, as many as a set's own and none of them, whose summed energy is about that of its own.
+
+    Each begins as random units. One of them is swapped for one outside, at random among the swaps that bring the sum nearer and
+    give a set not found before, until the sum is near enough or no such swap is left. So all sets differ; where the own units
+    are the strongest, no set is near enough, and the nearest stand together.
+
+    Parameters
+    ----------
+    energy : (C,)
+        Energy of every unit, not negative.
+    own : sequence of int
+        K units.
+    count : int
+        Number of sets.
+    tolerance : float
+        How far the sum may be from that of the own units, as a share of it.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (count, K), each set in rising order.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer sets.
+    """
+    size, others = len(own), np.setdiff1d(np.arange(len(energy)), own)
+    if count > comb(len(others), size):
+        raise ValueError(f"{len(others)} units have fewer than {count} sets of {size}")
+    found: dict[frozenset[int], None] = {}
+    wanted = energy[list(own)].sum()
+    for _ in range(count):
+        order = rng.permutation(others)  # the first of them are the set
+        while _set(order[:size]) in found:
+            order = rng.permutation(others)
+        gap = energy[order[:size]].sum() - wanted
+        while abs(gap) > tolerance * wanted:
+            change = energy[order[size:]] - energy[order[:size], None]
+            for leaving, entering in rng.permutation(np.argwhere(abs(gap + change) < abs(gap))):
+                swapped = order.copy()
+                swapped[[leaving, size + entering]] = order[[size + entering, leaving]]
+                if _set(swapped[:size]) not in found:
+                    order, gap = swapped, gap + change[leaving, entering]
+                    break
+            else:
+                break
+        found[_set(order[:size])] = None
+    return np.array([sorted(units) for units in found], int).reshape(count, size)
+
+
+def _set(units: np.ndarray) -> frozenset[int]:
+    return frozenset(units.tolist())

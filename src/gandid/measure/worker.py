@@ -1,0 +1,269 @@
+"""The worker: holds the networks and measures a block of arms on some latents, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gandid import outcomes
+from gandid.errors import GandidError
+from gandid.generators import Discriminator
+from gandid.interventions import Readings, Runner, register_sites, registered_sites
+from gandid.latents import chunked, latents
+from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
+from gandid.measure.experiment import Experiment, Layout
+from gandid.panel.arms import Block, Coordinates
+from gandid.segmenters import Segmenter
+
+COUNTED = ("pixels", "inside")
+CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
+LATENTS_TOGETHER = 256  # latents of a batch at most
+
+Rows = dict[str, np.ndarray]
+
+
+def arithmetic(device: torch.device, dtype: str) -> torch.autocast:
+    """The networks' arithmetic: fp32, or bf16 where PyTorch's autocast allows it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
+
+
+def fewer_rows(rows: int, device: torch.device) -> int:
+    """Half as many images at once, after a device ran out of memory; raises `GandidError` where they are two already."""
+    if rows <= 2:
+        raise GandidError(f"one image and its reference do not fit the memory of {device}")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return rows // 2
+
+
+class Task(NamedTuple):
+    """What a worker measures at a time."""
+
+    block: int
+    """Place of the block of arms."""
+    numbers: tuple[int, ...]
+    """The latents."""
+    start: int
+    """The row of the first of them in the panel."""
+    segmenters: tuple[int, ...]
+    """Places of those who label the images."""
+    seconds: int
+    """How many of the latents, the first, others than the study's segmenter look at."""
+
+
+class Facts(NamedTuple):
+    """What a generator is to an experiment: a worker's must be the driver's."""
+
+    layer: str
+    units: int
+    image_size: tuple[int, ...]
+    sites: tuple[tuple[str, bool], ...]
+    """The sites after the layer, and whether each responds."""
+
+
+def facts(runner: Runner) -> Facts:
+    """The facts of a runner."""
+    return Facts(runner.layer, runner.units, tuple(runner.image_size), tuple(runner.responds.items()))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that a worker needs; it can be sent to another process.
+
+    Parameters
+    ----------
+    networks : mapping of str to nn.Module
+        The generator as `own`, and the twins by name, on their device.
+    segmenters : sequence of Segmenter
+        The study's is the first.
+    discriminator : Discriminator, optional
+        Scores the images, where there is one.
+    layer : str
+        The edited layer.
+    experiment : Experiment
+    seed : int
+        Random seed for the latents.
+    batch : int
+        Latents of the study's own arms that are taken together.
+    rows : int
+        Images that may be made at once. Where they do not fit a GPU after all, it is halved, and the work goes on.
+    dtype : {"fp32", "bf16"}
+    expected : Facts
+        What the driver's generator is.
+    """
+
+    networks: Mapping[str, nn.Module]
+    segmenters: Sequence[Segmenter]
+    discriminator: Discriminator | None
+    layer: str
+    experiment: Experiment
+    seed: int
+    batch: int
+    rows: int
+    dtype: str
+    expected: Facts
+    sites: Mapping[type, Any] = field(default_factory=registered_sites)
+    """The types of module that the user has registered as sites."""
+
+
+class Worker:
+    """Measures the arms of one study: a function of the task and of nothing else.
+
+    Raises
+    ------
+    GandidError
+        If the generator has other sites here than where the study was started.
+    """
+
+    def __init__(self, setting: Setting):
+        register_sites(setting.sites)
+        self.setting, self.experiment, self.rows = setting, setting.experiment, setting.rows
+        self.runners = {name: Runner(network, setting.layer) for name, network in setting.networks.items()}
+        self.runner = self.runners["own"]
+        self.device = self.runner.device
+        found = facts(self.runner)
+        if found != setting.expected:
+            raise GandidError(f"a worker's generator is not the study's: {found} there, {setting.expected} here")
+        classes = [segmenter.classes for segmenter in setting.segmenters]
+        self._objects = list(dict.fromkeys(name for names in classes for name in names))
+        with arithmetic(self.device, setting.dtype):
+            calibrate(self.runner, self.experiment, setting.seed, self.rows)
+
+    def measure(self, task: Task) -> Rows:
+        """The panel's variables along `latent`, of the task's arms and segmenters; `latent` among them."""
+        block = self.experiment.blocks[task.block]
+        batch = self.setting.batch if task.block == 0 else self.experiment.batch(block, self.rows, LATENTS_TOGETHER)
+        step = max(1, min(batch, self.rows // 2))  # each latent comes with its reference arm at least
+        segmenters = [self.setting.segmenters[place] for place in task.segmenters]
+        diagnosed = block.diagnosed and 0 in task.segmenters
+        with arithmetic(self.device, self.setting.dtype):
+            parts = [self._batch(block, some, segmenters, diagnosed) for some in chunked(task.numbers, step)]
+            rows = _joined(parts)
+            if diagnosed:
+                rows |= self._exact_checks(task.numbers)
+        others = [s for s, place in enumerate(task.segmenters) if place > 0]
+        rows["pixels"][others, task.seconds :] = rows["inside"][others, task.seconds :] = -1
+        return rows | {"latent": np.array(task.numbers)}
+
+    def _batch(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
+        if len(numbers) > max(1, self.rows // 2):  # fewer fit than was thought
+            middle = len(numbers) // 2
+            halves = [self._batch(block, half, segmenters, diagnosed) for half in (numbers[:middle], numbers[middle:])]
+            return _joined(halves)
+        try:
+            return self._measured(block, numbers, segmenters, diagnosed)
+        except torch.OutOfMemoryError:
+            self.rows = fewer_rows(self.rows, self.device)
+            return self._batch(block, numbers, segmenters, diagnosed)
+
+    def _measured(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
+        """A batch of latents in every arm of a block."""
+        everyone, n = self.experiment.targets, len(numbers)
+        shape = len(segmenters), n, len(everyone), len(block.arms), len(self._objects)
+        rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
+        for layout in self.experiment.layouts(block):
+            at = [t for t, target in enumerate(everyone) if any(target == tried for tried, _ in layout.blocks)]
+            labels: list[list[np.ndarray]] = [[] for _ in segmenters]
+            diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
+            for group, fresh, images, readings in self._images(layout, numbers, diagnosed):
+                for s, segmenter in enumerate(segmenters):
+                    maps, doubt = _labelled(segmenter, images, diagnosed and s == 0)
+                    labels[s].append(maps)
+                    if diagnosis is not None and readings is not None and s == 0:
+                        diagnosis.add(group, fresh, images, readings, doubt, labels[0][0][0], segmenter.classes)
+            for s, segmenter in enumerate(segmenters):
+                columns = [self._objects.index(name) for name in segmenter.classes]
+                place = np.ix_([s], range(n), at, layout.places, columns)
+                targets = [everyone[t] for t in at]
+                for name, counts in _counted(segmenter, layout, targets, np.concatenate(labels[s])).items():
+                    rows[name][place] = counts
+            if diagnosis is not None:
+                diagnosis.put(rows, layout, len(block.arms))
+        return rows
+
+    def _images(
+        self, layout: Layout, numbers: Sequence[int], read: bool
+    ) -> Iterator[tuple[list[tuple[str | None, Coordinates]], slice, Tensor, Readings | None]]:
+        """Row blocks that are run together, each time with the reference; which of them are new, their images, what sites took."""
+        runner, experiment = self.runners[layout.blocks[0][1].network], self.experiment
+        z = self._latents(numbers, "effects", runner)
+        donors = self._latents(numbers, "donors", runner) if experiment.resamples else None
+        size = max(1, self.rows // len(numbers) - 1)
+        for start in range(1, len(layout.blocks), size):
+            group = [layout.blocks[0], *layout.blocks[start : start + size]]
+            arms, fresh = [experiment.arm(*block) for block in group], slice(0 if start == 1 else 1, None)
+            if read:
+                images, readings = runner.read(z, arms, donors=donors)
+                yield group, fresh, images[fresh], readings
+            else:
+                yield group, fresh, runner.run(z, arms, donors=donors)[fresh], None
+
+    def _diagnosis(self, layout: Layout, numbers: Sequence[int]) -> Diagnosis:
+        network = layout.blocks[0][1].network
+        typical = {site: kept[[number % len(kept) for number in numbers]] for site, kept in self._typical.items()}
+        own = network == "own"
+        return Diagnosis(
+            self.runners[network], self.experiment, numbers, typical if own else None, self.setting.discriminator
+        )
+
+    @cached_property
+    def _typical(self) -> dict[str, Tensor]:
+        return typical_statistics(self.runner, self._latents(range(TYPICAL), "typical"))
+
+    def _exact_checks(self, numbers: Sequence[int]) -> Rows:
+        """`baseline_gap` and `placebo_gap` of the first latents of a study; NaN for the others."""
+        blank = {"baseline_gap": len(self.experiment.study.arms)}
+        if self.runner.upstream and not self.experiment.resamples:
+            blank["placebo_gap"] = len(self.experiment.targets)
+        checks = {name: np.full((len(numbers), width), np.nan, np.float32) for name, width in blank.items()}
+        for row, number in enumerate(numbers):
+            if number < CHECKED:
+                for name, values in exact_checks(self.runner, self.experiment, self._latents([number])).items():
+                    checks[name][row] = values[0]
+        return checks
+
+    def _latents(self, numbers: Sequence[int], stream: str = "effects", runner: Runner | None = None) -> Tensor:
+        generator: Any = (runner or self.runner).generator
+        return latents(self.setting.seed, numbers, generator.latent_dim, stream).to(self.device)
+
+
+def calibrate(runner: Runner, experiment: Experiment, seed: int, rows: int) -> None:
+    """Give a runner the constants of the control `mean`, where an arm needs them."""
+    if any(arm.control == "mean" for arm in experiment.study.arms):
+        z = latents(seed, range(CALIBRATED), runner.generator.latent_dim, "calibration").to(runner.device)
+        runner.calibrate(z.split(max(1, rows)))
+
+
+def _labelled(segmenter: Segmenter, images: Tensor, doubted: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels of images (blocks, n, 3, H, W), and where the segmenter tells it the share of pixels that are uncertain, (blocks, n)."""
+    look, doubt = getattr(segmenter, "labels_and_confidence", None), None
+    if doubted and look is not None:
+        labels, confidence = look(images.flatten(0, 1))
+        doubt = (confidence < UNCERTAIN).float().mean(dim=(1, 2)).view(images.shape[:2]).cpu().numpy()
+    else:
+        labels = segmenter(images.flatten(0, 1))
+    few = len(segmenter.classes) <= 256
+    return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32), doubt
+
+
+def _counted(segmenter: Segmenter, layout: Layout, targets: Sequence[str], labels: np.ndarray) -> Rows:
+    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W)."""
+    classes = list(segmenter.classes)
+    counts, inside = outcomes.pixels(labels, len(classes))[layout.rows], []
+    for rows, target in zip(layout.rows, targets, strict=True):
+        known = target in classes
+        hole = labels[layout.unedited] == (classes.index(target) if known else -1)
+        inside.append(outcomes.inside(labels[rows], hole, len(classes)))
+    return {"pixels": np.moveaxis(counts, 2, 0), "inside": np.moveaxis(np.stack(inside), 2, 0)}
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Several batches as one, along the latents: the second axis of counts, else the first."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: np.concatenate([part[name] for part in parts], axis=int(name in COUNTED)) for name in names}

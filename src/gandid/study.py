@@ -1,0 +1,392 @@
+"""`Study`: a generator, a segmenter and a layer; ranks units, runs the arms, and keeps the potential outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import xarray as xr
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from gandid import runs
+from gandid.config import Dtype, Ranking, StudyConfig, Threshold, did_you_mean
+from gandid.errors import UsageError
+from gandid.execution import Execution, ProgressLine
+from gandid.generators import NAMED, load_discriminator, load_generator
+from gandid.interventions import Runner, layers_of
+from gandid.latents import latents
+from gandid.measure.executors import Executor, Local
+from gandid.measure.memory import rows_that_fit
+from gandid.measure.worker import arithmetic, fewer_rows
+from gandid.panel.arms import EXACT_CONTROLS
+from gandid.ranking import relate
+from gandid.ranking.gradients import check_gradients
+from gandid.segmenters import SECOND, Segmenter, confusion, load_segmenter, objects_of
+
+UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
+SETTLED = (
+    "generator",
+    "segmenter",
+    "segmenter_size",
+    "segmenter_scales",
+    "background",
+    "layer",
+    "seed",
+    "dtype",
+    "twin",
+)
+
+
+class Study:
+    """An experiment on one layer of a generator.
+
+    Parameters
+    ----------
+    generator : nn.Module
+        Maps latents (N, latent_dim) to images (N, 3, H, W) in [-1, 1]; see `gandid.load_generator`.
+    segmenter : Segmenter
+        See `gandid.load_segmenter`.
+    layer : str, optional
+        Layer whose units are ablated; the default layer of an embedded model.
+    seed : int
+        Random seed for the latents. Ranking and effects use different latents of the same seed.
+    dtype : {"fp32", "bf16"}
+        Arithmetic of the networks; statistics of sites are computed in fp32 either way.
+    memory : int, optional
+        Bytes that the run may use beside the weights; half of what is free by default.
+    twins : mapping of str to nn.Module, optional
+        By name, generators that were trained on the same data without the normalization: the control `twin`. An embedded
+        generator brings its own.
+
+    Raises
+    ------
+    UsageError
+        If there is no such layer, no normalization after it, no layer was named and the generator has no default, or a twin is
+        none: it has another layer, or makes images of another size.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        segmenter: Segmenter,
+        layer: str | None = None,
+        seed: int = 0,
+        *,
+        dtype: Dtype = "fp32",
+        memory: int | None = None,
+        twins: Mapping[str, nn.Module] | None = None,
+    ):
+        name = getattr(generator, "name", None) or type(generator).__name__
+        if layer is None:
+            if name not in NAMED:
+                raise UsageError(f"name the layer to edit: this generator has {layers_of(generator)}")
+            layer = NAMED[name].default_layer
+        self.generator: Any = generator
+        self.segmenter, self.seed, self.name, self.dtype = segmenter, seed, name, dtype
+        self.runner = Runner(generator, layer)
+        if not self.runner.downstream:
+            raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
+        self.device = self.runner.device
+        self.discriminator = load_discriminator(name, self.device)
+        with arithmetic(self.device, dtype):
+            self.rows = rows_that_fit(self.runner, segmenter, self.latents(range(2)), memory)
+        self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
+        self._seconds: dict[str, Segmenter] = {}
+
+    def __repr__(self) -> str:
+        segmenter = _name(self.segmenter)
+        return f"<gandid.Study of {self.name}, {self.layer} ({self.runner.units} units), seen by {segmenter}, seed {self.seed}>"
+
+    @property
+    def layer(self) -> str:
+        """The layer whose units are ablated."""
+        return self.runner.layer
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The segmenter's object classes: neither background nor `unknown`."""
+        return objects_of(self.segmenter)
+
+    def relate(
+        self,
+        latents: int = 128,
+        progress: Progress | None = None,
+        kept: Path | None = None,
+        *,
+        ranking: Ranking = "exact",
+        targets: Sequence[str] | None = None,
+        units: int | None = None,
+        iou_threshold: Threshold = "quantile",
+        runner: Runner | None = None,
+    ) -> xr.Dataset:
+        """ACE, IoU and energy of every unit for every class, over `latents` latents: see `gandid.ranking.relate`.
+
+        `units` are how many are to be chosen for each target, as in `run`; `runner` is that of a twin.
+        """
+        runner = runner or self.runner
+        z, how = self.latents(range(latents), "ranking", runner), {"ranking": ranking, "targets": targets}
+        label = "ranking units" if runner is self.runner else "ranking a twin's units"
+        while True:
+            try:
+                with ProgressLine(progress, label, latents) as line, arithmetic(self.device, self.dtype):
+                    more: dict[str, Any] = {
+                        "count": units or self.unit_count(StudyConfig()),
+                        "iou_threshold": iou_threshold,
+                        "kept": kept,
+                    }
+                    return relate(runner, self.segmenter, z, line.advance, rows=self.rows, **how, **more)  # type: ignore[arg-type]
+            except torch.OutOfMemoryError:
+                self.rows = fewer_rows(self.rows, self.device)
+
+    def run(
+        self,
+        targets: str | Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+        units: int | None = None,
+        *,
+        store: str | Path | None = None,
+        executor: Executor | None = None,
+        progress: Progress | None = None,
+        command: str | None = None,
+        **options: Any,
+    ) -> xr.Dataset:
+        """Run every arm on every latent: the panel of potential outcomes.
+
+        Parameters
+        ----------
+        targets : str, sequence of str, or mapping of str to units, optional
+            The classes whose units are ablated, all objects by default. A mapping names the units; otherwise they are the
+            `units` of largest ACE on the class.
+        units : int, optional
+            Number of units; 20 by default, or a fifth of the layer's units if that is fewer.
+        store : str or Path, optional
+            Folder to write the run into. What it already holds of this study is kept and not computed again: a run that was cut short
+            goes on, and one of fewer latents or fewer arms is extended.
+        executor : Executor, optional
+            Where the latents are measured; this process by default.
+        progress : rich.progress.Progress, optional
+            Where to show progress.
+        command : str, optional
+            What reproduces the run; kept in `config.yaml`.
+        **options
+            Any other field of `gandid.config.StudyConfig`, such as `control`, `hold`, `latents`, `dose` or `placebos`.
+
+        Returns
+        -------
+        xarray.Dataset
+            See docs/panel.md.
+
+        Raises
+        ------
+        UsageError
+            If an option, target, unit, control or site is unknown, `store` is something else than this study, or `figure` is asked
+            for without a `store`.
+        """
+        for option in options:
+            if option in SETTLED:
+                raise UsageError(f"{option} is a property of the study: give it to gandid.Study")
+        if isinstance(targets, Mapping):
+            targets = {target: tuple(own) for target, own in targets.items()}
+        config = StudyConfig.check(targets=targets, units=units, **options)
+        return self.execute(config, store=store, executor=executor, progress=progress, command=command)
+
+    def execute(
+        self,
+        config: StudyConfig,
+        *,
+        store: str | Path | None = None,
+        executor: Executor | None = None,
+        progress: Progress | None = None,
+        command: str | None = None,
+        finish: runs.Finish | None = None,
+    ) -> xr.Dataset:
+        """As `run`, of a configuration; its networks, layer, seed and dtype are this study's.
+
+        `finish` is called with the folder of the run once its effects are there: `gandid.report.build` is one.
+        """
+        config = self._settled(config)
+        self._check(config)
+        if store is None:
+            if config.figure:
+                raise UsageError("a figure is written into a run's folder: name a store")
+            execution = Execution(self, config, None, executor or Local(), progress)
+            execution.measure()
+            return execution.panel.read().load()
+        path = Path(store)
+        with runs.writing(path, self.description(config, command)):
+            execution = Execution(self, config, path, executor or Local(), progress)
+            execution.complete(self.description(execution.config, command))
+            if finish:
+                finish(path)
+            return runs.open_panel(path)
+
+    def check(self, config: StudyConfig, store: Path | None = None) -> None:
+        """Raise the `UsageError` that `execute` would, before anything is computed or written."""
+        config = self._settled(config)
+        self._check(config)
+        if store is not None and (store / "config.yaml").is_file():
+            runs.check_same(store, self.description(config, None))
+
+    def targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
+        """The targets of a configuration, and the units of each, or None where they are to be ranked."""
+        asked = config.targets or self.objects
+        named: dict[str, tuple[int, ...] | None] = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
+        known = [name for name in self.segmenter.classes if name != "unknown"]
+        for target, units in named.items():
+            if target not in known:
+                hint = did_you_mean(target, known)
+                raise UsageError(
+                    f"unknown class '{target}'{hint}{'' if hint else ':'} this segmenter sees {', '.join(known)}"
+                )
+            if units is not None:
+                wrong = [unit for unit in units if not 0 <= unit < self.runner.units]
+                if wrong or not units:
+                    fault = f"unit {wrong[0]} is out of range" if wrong else "no units are named"
+                    raise UsageError(f"{target}: {fault}; {self.layer} has units 0 to {self.runner.units - 1}")
+                named[target] = tuple(dict.fromkeys(units))
+        if config.units is not None and config.units > self.runner.units:
+            raise UsageError(f"{config.units} units are asked for, but {self.layer} has only {self.runner.units}")
+        return named
+
+    def unit_count(self, config: StudyConfig) -> int:
+        """How many units are edited of a target whose units are not named."""
+        return config.units or min(UNITS, max(1, self.runner.units // 5))
+
+    def held(self, config: StudyConfig) -> list[tuple[str, str]]:
+        """The held arms of a configuration, as (control, held)."""
+        return [(control, which) for control in config.control if control != "twin" for which in config.hold]
+
+    def networks(self, config: StudyConfig) -> dict[str, Runner]:
+        """The twins that a configuration asks for, as their arms are named: `all` where there is one."""
+        if "twin" not in config.control:
+            return {}
+        twins = self._known_twins()
+        if not twins:
+            raise UsageError(
+                "the control twin needs a generator that was trained on the same data without the normalization: "
+                "name it with --twin"
+            )
+        names = short_names(list(twins)) if len(twins) > 1 else ["all"]
+        return dict(zip(names, twins.values(), strict=True))
+
+    def second_segmenter(self, name: str) -> Segmenter:
+        """A segmenter that labels the same images as the study's, by name."""
+        if name not in self._seconds:
+            # The embedded pair knows the same classes.
+            paired = SECOND.get(_name(self.segmenter)) == name
+            background = self.segmenter.background if paired else None
+            self._seconds[name] = load_segmenter(name, self.device, background=background)
+        return self._seconds[name]
+
+    def second_name(self, config: StudyConfig) -> str | None:
+        """The name of the second segmenter: the one that is asked for, or else the embedded one's own."""
+        return config.second_segmenter or SECOND.get(_name(self.segmenter))
+
+    def description(self, config: StudyConfig, command: str | None) -> dict[str, Any]:
+        """What `config.yaml` says of a run."""
+        return config.model_dump(mode="json") | {"resolved": self._resolved(config) | {"command": command}}
+
+    @cached_property
+    def confusion(self) -> pd.DataFrame | None:
+        """What the segmenter calls each class, where that is known: of a generator that draws rooms, seen by their segmenter."""
+        model = NAMED.get(self.name)
+        return confusion(self.segmenter) if model is not None and model.segmenter == "rooms" else None
+
+    def ranking_file(self, beside: Path, config: StudyConfig) -> Path:
+        """Where a ranking that is to be written to `beside` may be kept while it is under way: hidden, and of this one alone."""
+        ranked = config.model_dump(mode="json") | self._own() | self._resolved(config)
+        digest = hashlib.sha256(repr(ranked).encode()).hexdigest()[:12]
+        return beside.with_name(f".{beside.stem}-{digest}{runs.RANKING}")
+
+    def latents(self, indices: Sequence[int], stream: str = "effects", runner: Runner | None = None) -> Tensor:
+        """Latents of this study by number, (n, latent_dim)."""
+        generator: Any = (runner or self.runner).generator
+        return latents(self.seed, indices, generator.latent_dim, stream).to(self.device)
+
+    def _check(self, config: StudyConfig) -> None:
+        named = self.targets(config)
+        for which in config.hold:
+            for site in [] if which in ("first", "all") else which.split("+"):
+                if site not in self.runner.downstream:
+                    known = self.runner.downstream
+                    hint = did_you_mean(site, known) or ":"
+                    raise UsageError(
+                        f"unknown site '{site}'{hint} after {self.layer} come {', '.join(known)} (or say first, all)"
+                    )
+        compared = config.figure or config.sites or config.placebos
+        if compared and not set(config.control) & set(EXACT_CONTROLS):
+            raise UsageError(
+                "a figure, sites and placebos compare live with capped or frozen: name one of them with --control"
+            )
+        if config.sites and not any(self.runner.responds.values()):
+            raise UsageError(f"no site after {self.layer} responds to an edit: there is no effect to share out")
+        self.networks(config)
+        second = self.second_name(config)
+        if second is not None and not set(named) & set(self.second_segmenter(second).classes):
+            raise UsageError(
+                f"the second segmenter, {second}, knows no {', '.join(named)}: name one that does, or another target"
+            )
+        if config.ranking != "exact" and (None in named.values() or config.twin):
+            with arithmetic(self.device, self.dtype):
+                check_gradients(self.runner, self.segmenter, self.latents(range(1)))
+
+    def _settled(self, config: StudyConfig) -> StudyConfig:
+        """A configuration with what this study has settled in place of what it says."""
+        own = self._own() | {"twin": tuple(self._known_twins()) if "twin" in config.control else ()}
+        return StudyConfig.check(**config.model_dump() | own)
+
+    def _own(self) -> dict[str, Any]:
+        """What of a configuration this study has settled."""
+        asked = getattr(self.segmenter, "asked", {})
+        names = {"generator": self.name, "segmenter": _name(self.segmenter), "layer": self.layer}
+        return {**names, **asked, "seed": self.seed, "dtype": self.dtype}
+
+    def _known_twins(self) -> dict[str, Runner]:
+        """The twins by name: those that were given, or else the generator's own."""
+        model = NAMED.get(self.name)
+        if not self.twins and model is not None and model.twin is not None:
+            self.twins = {model.twin: self._twin(model.twin, load_generator(model.twin, self.device))}
+        return self.twins
+
+    def _twin(self, name: str, network: nn.Module) -> Runner:
+        try:
+            runner = Runner(network, self.layer)
+        except UsageError as error:
+            raise UsageError(f"the twin {name}: {error}") from None
+        if runner.image_size != self.runner.image_size or runner.device != self.device:
+            sizes = (f"{height} x {width}" for height, width in (runner.image_size, self.runner.image_size))
+            raise UsageError(
+                f"the twin {name} makes images of {' px, the generator of '.join(sizes)} px, or computes on another device: "
+                "a twin is the same network, trained without the normalization"
+            )
+        return runner
+
+    def _resolved(self, config: StudyConfig) -> dict[str, Any]:
+        """What a run's numbers depend on beside what was asked."""
+        weights: dict[str, Any] = {"generator": self._fingerprints[0], "segmenter": self._fingerprints[1]}
+        if config.twin:
+            weights["twins"] = [runs.fingerprint(twin.generator) for twin in self.twins.values()]
+        return {"versions": runs.versions(), "weights": weights}
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, str]:
+        return runs.fingerprint(self.generator), runs.fingerprint(self.segmenter)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of several twins, without the folders and the ends that all of them have: `x`, `y` for `a/x/net.pt`, `a/y/net.pt`."""
+    parts = [list(Path(name).parts) for name in names]
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part).removesuffix(".safetensors") for part in parts]
+
+
+def _name(segmenter: Segmenter) -> str:
+    return getattr(segmenter, "name", None) or type(segmenter).__name__
