@@ -1,15 +1,26 @@
 """gandid: causal experiments inside image generators, by difference-in-differences.
 
 When the units of one object are ablated, why do other objects change, and which component of the network makes them?
+What these names stand for is imported when it is first needed: PyTorch takes seconds.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from gandid import did
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 from gandid.errors import GandidError, UsageError
-from gandid.generators import load_generator
-from gandid.segmenters import load_segmenter
-from gandid.studies import Study
+from gandid.lazy import attach
+
+if TYPE_CHECKING:
+    from gandid.estimation import did
+    from gandid.generators import load_generator
+    from gandid.segmenters import load_segmenter
+    from gandid.study import Study
 
 __version__ = version("gandid")
 __all__ = ["GandidError", "Study", "UsageError", "__version__", "did", "load_generator", "load_segmenter"]
+
+__getattr__ = attach(
+    __name__, {"did": "estimation", "Study": "study", "load_generator": "generators", "load_segmenter": "segmenters"}
+)

@@ -24,7 +24,7 @@ from gandid.measure.experiment import Experiment, ablations, classes_of, restore
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, moments, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts, fewer_rows
-from gandid.panel.arms import Block, dose_blocks, placebo_blocks, sites_block, study_block
+from gandid.panel.arms import Block, extra_blocks, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PRESENCE, blocks_of
 from gandid.panel.store import PanelStore
@@ -159,21 +159,13 @@ class Execution:
         second = None if config.chunk and config.numbers()[0] else study.second_name(config)
         names = list(dict.fromkeys([*names, *([second] if second else [])]))
         self.segmenters = {name: study.second_segmenter(name) if s else study.segmenter for s, name in enumerate(names)}
+        sites = [site for site, responds in study.runner.responds.items() if responds] if config.sites else []
+        asked = extra_blocks(blocks[0], config.dose, sites, len(energy) - 1, config.seed)
         known = {block.arms[0] for block in blocks}
-        new = [block for block in self._asked(blocks[0], len(energy) - 1) if block.arms[0] not in known]
+        new = [block for block in asked if block.arms[0] not in known]
         self.experiment = self._experiment([*blocks, *new], edits)
         if new or len(names) > there.sizes["segmenter"] or len(energy) > there.sizes["draws"]:
             self.panel.extend(self._blank(self.experiment, self.segmenters, energy, self.attrs))
-
-    def _asked(self, study: Block, draws: int) -> list[Block]:
-        """The blocks of arms beside the study's own that are asked for."""
-        config, responds = self.config, self.study.runner.responds
-        sites = [site for site in responds if responds[site]]
-        return [
-            *dose_blocks(study, config.dose),
-            *(sites_block(study, sites, config.seed) if config.sites else []),
-            *(placebo_blocks(study, draws) if config.placebos else []),
-        ]
 
     def _draw(self, edits: Edits, draws: int) -> np.ndarray:
         """Draw matched random sets of units; returns their energy over that of the target's own, (draw, target)."""

@@ -160,6 +160,17 @@ def placebo_blocks(study: Block, draws: int) -> list[Block]:
     return [_block(PLACEBOS, [arm._replace(draw=draw) for arm in edited]) for draw in range(1, draws + 1)]
 
 
+def extra_blocks(
+    study: Block, doses: Sequence[float] = (), sites: Sequence[str] = (), draws: int = 0, seed: int = 0
+) -> list[Block]:
+    """The blocks beside the study's own that a dose-response, Shapley shares among some sites and placebos take."""
+    return [
+        *dose_blocks(study, doses),
+        *(sites_block(study, sites, seed) if sites else []),
+        *(placebo_blocks(study, draws) if draws else []),
+    ]
+
+
 def coalition_arm(names: Sequence[str], control: str, held: Sequence[str], sites: Sequence[str]) -> str:
     """The name of the arm in which exactly some of the sites that respond are held.
 

@@ -1,0 +1,151 @@
+"""What a study will cost: its images are counted from the arm table, and timed on a short run of the same study."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gandid.measure.diagnosis import JUDGED
+from gandid.measure.executors import Failed, Local
+from gandid.measure.filling import chunk_length
+from gandid.measure.placebos import possible_draws
+from gandid.measure.worker import Rows, Setting, Task, Worker
+from gandid.panel.arms import extra_blocks
+from gandid.panel.store import read_panel
+from gandid.ranking.figure import expected_images
+from gandid.ranking.gradients import BATCH, STEPS
+
+if TYPE_CHECKING:
+    from gandid.config import StudyConfig
+    from gandid.study import Study
+
+CHUNKS = 2  # of latents that the calibration measures at most
+SECONDS = 20.0  # that it should not take much more than
+SETTLED = 0.11  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
+DRAWN = 2**19  # bytes of a target's row of the figure, as PNG, SVG and PDF, beside its images
+DIFFERENTIATED = 1.5  # images that take as long as one pass forward or backward with gradients
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a study and what it will take on one worker."""
+
+    arms: int
+    """Arms of every target, the reference among them."""
+    rows: int
+    """Measurements in the panel: for every arm its latents times the targets."""
+    images: int
+    """Images that are made: arms that are one and the same are made once; the ranking and the figure are counted in."""
+    seconds: float
+    """Time of the whole run, its report included."""
+    disk: float
+    """Bytes of the run's folder."""
+    device: str
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        duration = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+        return (
+            f"arms    {self.arms} per target\n"
+            f"rows    {self.rows:,}\n"
+            f"images  {self.images:,}\n"
+            f"time    about {duration} on one worker ({self.device}), {self.images / self.seconds:,.0f} images per second\n"
+            f"disk    about {self.disk / 2**20:,.1f} MiB"
+        )
+
+
+def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Plan:
+    """Estimate what a study takes by running a little of it, on units that were not ranked.
+
+    The time of the ranking, and of what the figure shows beside the arms, is taken to be that of as many images of the arms.
+
+    Parameters
+    ----------
+    study : Study
+    config : StudyConfig
+        What would be run.
+    finish : callable
+        What would follow it, see `Study.execute`.
+    """
+    named, n, units = study.targets(config), len(config.numbers()), study.unit_count(config)
+    ranked = config.figure or None in named.values()
+    targets = {target: own or tuple(range(units)) for target, own in named.items()}
+    nothing = {"chunk": None, "until": None, "figure": False, "sites": None, "dose": (), "placebos": 0}
+    # The units of a twin are ranked nevertheless.
+    small = config.model_copy(update=nothing | {"ranking_latents": 2, "targets": targets})
+    with tempfile.TemporaryDirectory() as folder:
+        store, first, clock, plain = Path(folder) / "run", _Clock(), _Clock(), _Clock()
+        # The first pass through anything is slower than the others.
+        study.execute(small.model_copy(update={"latents": 1}), store=store, executor=first)
+        experiment = first.setting.experiment
+        count = max(1, min(CHUNKS * chunk_length(first.setting.batch, n), n - 1, round(SECONDS / first.seconds)))
+        before, start = _size(store / "panel.zarr"), time.perf_counter()
+        study.execute(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock, finish=finish)
+        after = time.perf_counter() - start - clock.seconds
+        each = (_size(store / "panel.zarr") - before) / count
+        # Beyond the first latents, neither realism nor exact checks are measured: so it is with the last part of many.
+        parts = -(-JUDGED // count) + 1
+        later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
+        study.execute(later, store=Path(folder) / "later", executor=plain)
+        shown = (
+            read_panel(store / "panel.zarr")["pixels"]
+            .isel(segmenter=0, target=0, arm=0)
+            .sel(object=list(study.objects))
+        )
+        disk = _size(store) + each * (n - 1 - count)
+        seen = float((shown > 0).sum("object").mean())
+    draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
+    sites = [site for site, responds in study.runner.responds.items() if responds]
+    blocks = extra_blocks(experiment.study, config.dose, sites if config.sites else [], draws, config.seed)
+    own = experiment.images(experiment.study)
+    extra = sum(min(n, block.latents) * experiment.images(block) for block in blocks)
+    images = n * own + extra + _ranking(study, config, named, seen) * (ranked + len(experiment.networks) - 1)
+    if config.figure:
+        edited, held = [len(own) for own in targets.values()], len(experiment.exact_held())
+        images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)
+    picture = 3 * math.prod(study.runner.image_size)
+    # The relation keeps the images on which units are most active, and the report shows them.
+    disk += 2 * picture * config.ranking_latents * ranked + len(named) * (16 * picture + DRAWN) * config.figure
+    judged = sum(number < JUDGED for number in config.numbers()) * own
+    arms = n * len(experiment.study.arms) + sum(min(n, block.latents) * len(block.arms) for block in blocks)
+    return Plan(
+        arms=len(experiment.study.arms) + sum(len(block.arms) for block in blocks),
+        rows=arms * len(named),
+        images=images,
+        seconds=(judged * clock.seconds + (images - judged) * plain.seconds) / (count * own) + after,
+        disk=disk,
+        device=str(study.device),
+    )
+
+
+def _ranking(study: Study, config: StudyConfig, targets: Collection[str], seen: float) -> int:
+    """About how many images the ranking takes, or as much time as so many do; an image shows `seen` objects on average."""
+    exact = config.ranking_latents * (study.runner.units + 2)
+    if config.ranking == "screened":
+        first = config.ranking_latents * (1 + seen) * DIFFERENTIATED
+        return round(2 * config.ranking_latents + first + SETTLED * config.ranking_latents * study.runner.units)
+    learned = len(targets) * STEPS * BATCH * 2 * DIFFERENTIATED if config.ranking == "optimized" else 0
+    return round(exact + learned)
+
+
+class _Clock(Local):
+    """Measures in this process, and how long that and what is done with the measurements takes, once there is a worker."""
+
+    seconds = 0.0
+    setting: Setting
+
+    def map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
+        self.setting, worker, start = setting, Worker(setting), time.perf_counter()
+        for task in tasks:
+            yield task, worker.measure(task)
+        self.seconds += time.perf_counter() - start
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
