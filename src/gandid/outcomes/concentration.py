@@ -25,11 +25,6 @@ def share(ace: npt.ArrayLike, units: npt.ArrayLike) -> np.ndarray:
     return positive(ace)[..., np.asarray(units, int)].sum(axis=-1)
 
 
-def top_share(ace: npt.ArrayLike, count: int) -> np.ndarray:
-    """Share of the positive ACE that the `count` units of largest ACE carry, in [0, 1]; shape (...)."""
-    return np.sort(positive(ace), axis=-1)[..., ::-1][..., :count].sum(axis=-1)
-
-
 def gini(ace: npt.ArrayLike) -> np.ndarray:
     """Gini coefficient of the positive ACE over all units, in [0, 1 - 1/units]; shape (...).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,49 +24,30 @@ def area(labels: Tensor, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Ablations:
-    """Ablations of single units on the latents of a ranking.
-
-    Attributes
-    ----------
-    runner, segmenter
-        The networks.
-    z : Tensor of shape (n, latent_dim)
-    area : array of shape (n, classes), float32
-        Area of each class in the unedited images, as a share of the image.
-    rows : int
-        Images that may be made at once.
-    journal : Journal
-        Keeps what was measured.
-    advance : callable
-        Called with the work done since the last call; all of a ranking is `n`.
-    """
+    """Ablations of single units on the latents of a ranking."""
 
     runner: Runner
     segmenter: Segmenter
     z: Tensor
+    """(n, latent_dim)."""
     area: np.ndarray
+    """(n, classes), float32: area of each class in the unedited images, as a share of the image."""
     rows: int
+    """Images that may be made at once."""
     journal: Journal
-    advance: Callable[[Any], None]
+    advance: Callable[[float], None]
+    """Called with the work done since the last call; all of a ranking is `n`."""
 
     def drops(self, latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Loss of area of every class when one unit alone is set to zero, in one latent at a time.
+        """Loss of area of every class, a share of the image, when one unit alone is set to zero in one latent.
 
-        Parameters
-        ----------
-        latent, unit : int arrays of shape (pairs,)
-            Pairs of one latent should be neighbours: the network runs once on it up to the layer.
-
-        Returns
-        -------
-        array of shape (pairs, classes), float32
-            Shares of the image.
+        `latent` and `unit` are (pairs,), the losses (pairs, classes) float32. Pairs of one latent should be neighbours,
+        for the network runs once on it up to the layer.
         """
-        return self.journal.take((len(latent), self.area.shape[1]), lambda: self.measure(latent, unit))
+        return self.journal.take((len(latent), self.area.shape[1]), lambda: self._measure(latent, unit))
 
     @torch.inference_mode()
-    def measure(self, latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """As `drops`, without the journal."""
+    def _measure(self, latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
         after, device = [], self.z.device
         for start in range(0, len(latent), self.rows):
             distinct, place = np.unique(latent[start : start + self.rows], return_inverse=True)

@@ -1,8 +1,7 @@
-"""The relation after an ablation: whether, and through which units, other objects are made once a target's units are gone.
+"""The relation after an ablation: whether, and by which units, other objects are made once a target's units are gone.
 
-With the target's units ablated, each other unit is ablated too, alone, and what that takes from every class is its ACE *after*.
-Measured with everything live and again with a held set, it shows whether it is normalization that changes the relation: an
-object that normalization amplifies has more to lose.
+With the target's units ablated, each other unit is ablated too, alone, and what that takes from every class is its ACE
+*after*. It is measured live and with a held set: an object that normalization amplifies has more to lose.
 """
 
 from __future__ import annotations
@@ -48,25 +47,11 @@ def losses(
     journal: Journal | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> np.ndarray:
-    """What the ablation of each of `units` to zero, alone, takes from every class, in an arm that is edited and held already.
+    """What the ablation of each of `units` to zero, alone, takes from every class, in an arm edited and held already.
 
-    Parameters
-    ----------
-    z, donors : Tensor of shape (n, latent_dim)
-        Latents, and the others of resample ablation.
-    edit, held
-        The arm that each unit's ablation is added to.
-    rows : int
-        Images that may be made at once.
-    journal : Journal, optional
-        Keeps what was measured.
-    advance : callable
-        Called with the number of images made since the last call.
-
-    Returns
-    -------
-    array of shape (n, units, classes), float32
-        Shares of the image.
+    The arm is given by `edit` and `held`; `donors` (n, latent_dim) are the other latents of resample ablation, and
+    `rows` is how many images may be made at once. Returns shares of the image (n, units, classes), float32. `advance`
+    is called with the number of images made.
     """
     alone = [ablate((unit,)) for unit in units]
     edits = [edit, *(replace(edit, then=one) if edit else one for one in alone)]
@@ -100,25 +85,10 @@ def compare(
 ) -> xr.Dataset:
     """The relation before and after one target's units are ablated.
 
-    Parameters
-    ----------
-    before : array of shape (n, u, classes)
-        Losses of area to each of `units` alone, with nothing else ablated.
-    after : array of shape (arms, n, u, classes)
-        The same with the target's units ablated, live and held; NaN for those units themselves.
-    units, edited : sequence of int
-        Units that were looked at (u), and the target's.
-    own : mapping of str to sequence of int
-        The units of each object.
-    classes : sequence of str
-    target : str
-    seed : int
-        Seed of the bootstrap over latents.
-
-    Returns
-    -------
-    xarray.Dataset
-        See docs/relation.md, "After the ablation".
+    `before` (n, u, classes) are the losses of area to each of the `units` (u) alone, with nothing else ablated, and
+    `after` (arms, n, u, classes) the same with the target's units, `edited`, ablated, live and held; NaN for those
+    units themselves. `own` are the units of each object, `seed` is that of the bootstrap over latents. See
+    docs/relation.md, "After the ablation".
     """
     left = ~np.isin(units, edited)
     others = {classes.index(name): np.isin(units, its) & left for name, its in own.items() if name != target}

@@ -52,27 +52,14 @@ def first_order(
 ) -> np.ndarray:
     """Each unit's first-order effect on the soft area of each class.
 
-    It is the derivative of the area along the path that ablates the unit alone, where the path begins: the sum over positions of
-    gradient times activation (Simonyan et al. 2014). One backward pass gives the effects of all units on one class per latent,
-    and a class only needs one for the latents that show it.
+    It is the derivative of the area along the path that ablates the unit alone, where the path begins: the sum over
+    positions of gradient times activation (Simonyan et al. 2014). One backward pass gives the effects of all units on
+    one class per latent, and a class only needs one for the latents that show it.
 
-    Parameters
-    ----------
-    z : Tensor of shape (n, latent_dim)
-    shown : bool array of shape (n, k)
-        Whether the unedited image shows each of the classes.
-    numbers : int array of shape (k,)
-        Which classes.
-    rows : int
-        Images that may be made at once without differentiating them.
-    advance : callable
-        Called with the number of latents done since the last call.
-
-    Returns
-    -------
-    array of shape (n, units, k), float32
-        The loss of area, a share of the image, that ablating the unit would cause if the area were linear in it; 0 where the class
-        is not there.
+    `numbers` (k,) says which classes, `shown` (n, k) whether the unedited images of `z` (n, latent_dim) show them,
+    `rows` how many images may be made at once without differentiating them. The effects (n, units, k), float32, are the
+    losses of area, shares of the image, that ablating the unit would cause if the area were linear in it; 0 where the
+    class is not there. `advance` is called with the number of latents done.
     """
     effect = np.zeros((len(z), runner.units, len(numbers)), np.float32)
     # Latents with as many classes go together: the passes of a batch are those of the latent that shows most.
@@ -102,25 +89,15 @@ def optimize(
 ) -> np.ndarray:
     """Learn for one class how much of each unit to ablate, all units together.
 
-    Minimizes `E[a(alpha)] / E[a(0)] + PENALTY * sum(alpha^2)`, where `a(alpha)` is the soft area of the class with every unit
-    multiplied by `1 - alpha`, everywhere and with every site live (Bau et al. 2018, section 3.2, equations 5 to 7: the half of
-    their objective that ablates). It starts at `alpha = 0`, and after each step `alpha` is clipped to [0, 1].
+    Minimizes `E[a(alpha)] / E[a(0)] + PENALTY * sum(alpha^2)`, where `a(alpha)` is the soft area of the class with
+    every unit multiplied by `1 - alpha`, everywhere and with every site live (Bau et al. 2018, section 3.2, equations 5
+    to 7: the half of their objective that ablates). It starts at `alpha = 0`, and after each step `alpha` is clipped to
+    [0, 1].
 
-    Parameters
-    ----------
-    z : Tensor of shape (n, latent_dim)
-        Latents that show the class; each step takes `BATCH` of them, the next ones in an order drawn with a fixed seed.
-    target : int
-        Number of the class.
-    rows : int
-        Images that may be made at once without differentiating them.
-    advance : callable
-        Called with the number of steps made since the last call.
-
-    Returns
-    -------
-    array of shape (units,), float32
-        Zeros if there are no latents.
+    `z` (n, latent_dim) are latents that show the class, of which each step takes `BATCH`, the next ones in an order
+    drawn with a fixed seed; `target` is the number of the class, and `rows` how many images may be made at once without
+    differentiating them. Returns `alpha` (units,), float32, zeros if there are no latents. `advance` is called with the
+    number of steps made.
     """
     alpha = torch.zeros(runner.units, device=z.device, requires_grad=True)
     if len(z) == 0:

@@ -1,8 +1,8 @@
 """Insertion: a target's units set to what they are where the target is seen, in one region after another.
 
-As GAN Dissection inserts objects (Bau et al. 2018, section 3.2): in the region the units take their *object-conditional means*, the
-rest of the layer stays as it is. Where, and on what ground, does the target then appear, and does normalization, which the
-inserted values make divide by more, hinder it or help?
+As GAN Dissection inserts objects (Bau et al. 2018, section 3.2): in the region the units take their *object-conditional
+means*, the rest of the layer stays as it is. Where, and on what ground, does the target then appear, and does
+normalization, which the inserted values make divide by more, hinder it or help?
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,16 +35,16 @@ class Levels:
     """What a layer is where each class is seen."""
 
     means: Tensor
-    """(classes, units): means over latents and positions, weighted by the class's share of each cell; NaN of a class never seen."""
+    """(classes, units): means weighted by the class's share of each cell; NaN for a class never seen."""
     cells: np.ndarray
-    """(classes,): cells of the layer's map that the class covers, on average over the images that show it; 0 if none does."""
+    """(classes,): cells of the map that the class covers, on average over the images that show it; 0 if none does."""
 
 
 def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, rows: int) -> Levels:
     """Object-conditional means of all units for all classes, on latents `z` (n, latent_dim).
 
-    An image shows a class if the class covers at least a share `presence` of it; other images count for the means but not for
-    the class's size.
+    An image shows a class if the class covers at least a share `presence` of it; other images count for the means but
+    not for the class's size.
     """
     classes = len(segmenter.classes)
     total = torch.zeros(classes, runner.units, dtype=torch.float64)
@@ -83,128 +84,109 @@ def regions(map_size: Sequence[int], cells: float) -> Tensor:
     return patches
 
 
+def images(map_size: Sequence[int], held: int) -> int:
+    """How many images `Insertion.count` makes on `LATENTS` latents with so many held sets."""
+    return LATENTS * (1 + (1 + held) * len(regions(map_size, 1)))
+
+
+@dataclass
 class Insertion:
-    """One target inserted at every position of the grid, live and under every held set.
+    """One target inserted at every position of the grid, live and under every held set."""
 
-    Parameters
-    ----------
-    runner, segmenter
-        The networks.
-    target : str
-        Class that is looked for; its means are inserted.
-    units : tuple of int
-        Channels that are set to them.
-    known : Levels
-    held : sequence of {site: control}
-        Held sets.
-    rows : int
-        Images that may be made at once.
-    """
+    runner: Runner
+    segmenter: Segmenter
+    target: str
+    units: tuple[int, ...]
+    """Channels that are set to the target's means."""
+    known: Levels
+    held: Sequence[Mapping[str, str]]
+    """Held sets, {site: control}."""
+    rows: int
+    """Images that may be made at once."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        segmenter: Segmenter,
-        target: str,
-        units: tuple[int, ...],
-        known: Levels,
-        held: Sequence[Mapping[str, str]],
-        rows: int,
-    ):
-        self._runner, self._segmenter, self._rows = runner, segmenter, rows
-        self._class, self._classes = segmenter.classes.index(target), segmenter.classes
-        patches = regions(runner.map_size, float(known.cells[self._class]))
-        self.areas = F.interpolate(patches[None], size=runner.image_size, mode="nearest")[0].bool().numpy()
-        """(positions, H, W), bool: the regions in pixels."""
-        self._regimes, self._possible = 1 + len(held), bool(known.cells[self._class] > 0)
-        edits = [insert(units, known.means[self._class], patch) for patch in patches]
-        self._arms = [Arm(edit, sites) for sites in ({}, *held) for edit in edits]
+    def __post_init__(self) -> None:
+        self.number = self.segmenter.classes.index(self.target)
+        self.is_possible = bool(self.known.cells[self.number] > 0)
+        patches = regions(self.runner.map_size, float(self.known.cells[self.number]))
+        self.areas = F.interpolate(patches[None], size=self.runner.image_size, mode="nearest")[0].bool().numpy()
+        edits = [insert(self.units, self.known.means[self.number], patch) for patch in patches]
+        self.arms = [Arm(edit, sites) for sites in ({}, *self.held) for edit in edits]
 
     def count(
         self, z: Tensor, journal: Journal | None = None, advance: Callable[[int], None] = lambda images: None
     ) -> np.ndarray:
         """Pixels of each region by the class that they carried before: (n, 1 + arms, positions, classes), float32.
 
-        All of them first, then, live and under each held set, those that carry the target after the insertion. All 0 for a target
-        that was never seen. `advance` is called with the number of images made.
+        All of them first, then, live and under each held set, those that carry the target after the insertion; none for
+        a target that was never seen. `advance` is called with the number of images made.
         """
-        shape = 1 + self._regimes, len(self.areas), len(self._classes)
+        journal = journal or Journal(None)
+        shape = 2 + len(self.held), len(self.areas), len(self.segmenter.classes)
         found = [np.zeros((0, *shape), np.float32)]
-        for batch in batches(len(z), self._rows):
+        for batch in batches(len(z), self.rows) if self.is_possible else ():
             size = batch.stop - batch.start
-            work = partial(self._count, z[batch], (size, *shape))
-            found.append((journal or Journal(None)).take((size, *shape), work))
-            advance(size * (1 + len(self._arms)))
-        return np.concatenate(found)
+            found.append(journal.take((size, *shape), partial(self._count, z[batch], (size, *shape))))
+            advance(size * (1 + len(self.arms)))
+        return np.concatenate(found) if self.is_possible else np.zeros((len(z), *shape), np.float32)
 
     def _count(self, z: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-        counts = np.zeros(shape, np.int32)
-        _, _, positions, classes = shape
-        original = np.empty(0)
-        for which, _, labels in passes(self._runner, self._segmenter, z, [REFERENCE, *self._arms], self._rows):
+        counts, original = np.zeros(shape, np.int32), np.empty(0)
+        for which, _, labels in passes(self.runner, self.segmenter, z, [REFERENCE, *self.arms], self.rows):
             for block, seen in enumerate(labels.cpu().numpy(), which.start):
                 if block == 0:
                     original = seen
-                    counts[:, 0] = np.stack([outcomes.inside(seen, area, classes) for area in self.areas], axis=1)
+                    counts[:, 0] = np.stack([outcomes.inside(seen, area, shape[-1]) for area in self.areas], axis=1)
                 else:
-                    regime, position = divmod(block - 1, positions)
-                    filled = self.areas[position] & (seen == self._class)
-                    counts[:, 1 + regime, position] = outcomes.inside(original, filled, classes)
-        return counts if self._possible else 0 * counts
+                    regime, position = divmod(block - 1, len(self.areas))
+                    filled = self.areas[position] & (seen == self.number)
+                    counts[:, 1 + regime, position] = outcomes.inside(original, filled, shape[-1])
+        return counts
 
     def summarize(self, counts: np.ndarray, z: Tensor, numbers: Sequence[int], seed: int = 0) -> xr.Dataset:
         """Where the target appears, on what ground, in every arm, and one example; see docs/relation.md, "Insertion".
 
-        `counts` are those of `count` for `z`, `numbers` the latents' own, and `seed` that of the bootstrap over latents.
+        `counts` are those of `count` for `z`, `numbers` the latents' own, and `seed` that of the bootstrap over
+        latents.
         """
-        ground = counts.astype(np.int64) * (np.arange(len(self._classes)) != self._class)
+        ground = counts.astype(np.int64) * (np.arange(counts.shape[-1]) != self.number)
         before, appeared = ground[:, 0], ground[:, 1:]
         by_ground = ratios_of_sums(appeared.sum(axis=2), before.sum(axis=1), seed)
         total = ratios_of_sums(appeared.sum(axis=(2, 3))[..., None], before.sum(axis=(1, 2))[:, None], seed)
-        places = ratio(appeared.sum(axis=(0, 3)), before.sum(axis=(0, 2)))
-        variables = {name: (("arm", "object"), values) for name, values in by_ground.items()}
-        variables |= {f"total_{name}": ("arm", values[:, 0]) for name, values in total.items()}
-        v, u = map(grid, self._runner.map_size)
+        v, u = map(grid, self.runner.map_size)
+        places = ratio(appeared.sum(axis=(0, 3)), before.sum(axis=(0, 2))).reshape(-1, len(v), len(u))
         found = xr.Dataset(
-            variables
-            | {
-                "weight": ("object", before.sum(axis=(0, 1))),
-                "appeared_map": (("arm", "v", "u"), places.reshape(-1, len(v), len(u))),
-            },
-            coords={"object": list(self._classes), "v": v, "u": u},
+            {name: (("arm", "object"), values) for name, values in by_ground.items()}
+            | {f"total_{name}": ("arm", values[:, 0]) for name, values in total.items()}
+            | {"weight": ("object", before.sum(axis=(0, 1))), "appeared_map": (("arm", "v", "u"), places)},
+            coords={"object": list(self.segmenter.classes), "v": v, "u": u},
         )
         return found.rename(value="appeared", total_value="total").assign(self._example(counts, z, numbers))
 
-    def _example(self, counts: np.ndarray, z: Tensor, numbers: Sequence[int]) -> dict:
+    def _example(self, counts: np.ndarray, z: Tensor, numbers: Sequence[int]) -> dict[str, Any]:
         """One latent without and with the insertion at one position, in every arm; zeros if there is none to show."""
-        size, blocks = self._runner.image_size, 1 + self._regimes
+        size, blocks = self.runner.image_size, 2 + len(self.held)
         image, label = np.zeros((blocks, *size, 3), np.uint8), np.zeros((blocks, *size), np.int32)
-        latent, position = choose(counts[:, 0], counts[:, 1], self._class) if self._possible else (-1, -1)
-        if latent >= 0:
-            arms = [REFERENCE, *self._arms[position :: len(self.areas)]]
-            for which, images, labels in passes(
-                self._runner, self._segmenter, z[latent : latent + 1], arms, self._rows
-            ):
+        region, shown = np.zeros(size, bool), -1
+        if self.is_possible and (chosen := choose(counts[:, 0], counts[:, 1], self.number)):
+            latent, position = chosen
+            region, shown = self.areas[position], numbers[latent]
+            arms, z = [REFERENCE, *self.arms[position :: len(self.areas)]], z[latent : latent + 1]
+            for which, images, labels in passes(self.runner, self.segmenter, z, arms, self.rows):
                 image[which], label[which] = pictures(images[:, 0]), labels[:, 0].cpu().numpy()
         return {
             "image": (("arm2", "y", "x", "channel"), image),
             "label": (("arm2", "y", "x"), label),
-            "region": (("y", "x"), self.areas[position] if latent >= 0 else np.zeros(size, bool)),
-            "shown_latent": numbers[latent] if latent >= 0 else -1,
+            "region": (("y", "x"), region),
+            "shown_latent": shown,
         }
 
 
-def choose(before: np.ndarray, appeared: np.ndarray, target: int) -> tuple[int, int]:
+def choose(before: np.ndarray, appeared: np.ndarray, target: int) -> tuple[int, int] | None:
     """The latent and the position to show: neither the best nor the worst that insertion does.
 
-    Among those whose region shows nothing of the target before and some of it after (live), that of the median share; among
-    all whose region shows nothing of it before, if it never appears; (-1, -1) if there are none of these either.
-
-    Parameters
-    ----------
-    before, appeared : array of shape (n, positions, classes)
-    target : int
-        Number of its class.
+    Of the counts (n, positions, classes) of each region before, and of what appeared in it live, the one of median
+    share, among those whose region shows nothing of the class `target` before and some of it after; if it never
+    appears, among all that show nothing of it before. None if there are none of these either.
     """
     share = appeared.sum(axis=2) / np.maximum(before.sum(axis=2), 1)
     free = before[:, :, target] == 0
@@ -214,4 +196,4 @@ def choose(before: np.ndarray, appeared: np.ndarray, target: int) -> tuple[int, 
             order = np.argsort(share[candidates], kind="stable")
             latent, position = places[order[(len(order) - 1) // 2]]
             return int(latent), int(position)
-    return -1, -1
+    return None

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from gandid.panel.store import explained
+
 
 class Journal:
     """Arrays of float32 in a file, one after the other in the order in which they were measured.
 
-    A program that asks for the same arrays in the same order is given what the file holds; the rest is measured and added. So
-    whoever is killed goes on with the numbers that earlier decisions were based on, and loses the array being measured.
-    Neighbouring arrays may be cut otherwise the second time (in smaller batches, say), as long as their concatenation is the same.
-
-    Parameters
-    ----------
-    path : Path or None
-        The file, which need not exist; None measures everything and keeps nothing.
+    A program that asks for the same arrays in the same order is given what the file holds; the rest is measured and
+    added. So a measurement that was killed goes on with the numbers on which it had based its decisions, and loses one
+    array. The arrays may be cut into other batches the second time. Without a path everything is measured, and nothing
+    kept.
     """
 
     def __init__(self, path: Path | None):
@@ -38,7 +36,7 @@ class Journal:
                 self._position += size
                 return np.frombuffer(content, np.float32).reshape(shape).copy()
         values = np.asarray(measure(), np.float32)
-        with self._path.open("ab") as file:
+        with explained(self._path), self._path.open("ab") as file:
             file.truncate(self._position)  # part of an array, where a writer was killed
             file.write(values.tobytes())
         self._position += size

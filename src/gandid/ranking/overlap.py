@@ -1,4 +1,4 @@
-"""IoU of units with classes: thresholds from the units' activations, then counts of pixels, both from batches of images."""
+"""IoU of units with classes: thresholds from the units' activations, then counts of pixels, in batches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ SAMPLE = 2**16  # activations of each unit that are kept: 128 MiB for 512 units
 class Activations:
     """Each unit's activations, for their quantiles: all of them, or of many a random sample.
 
-    Up to `SAMPLE` activations per unit the quantiles are exact. Where the latents have more positions than that, the same number
-    of positions is drawn from each latent, without replacement; the rank of the 0.99 quantile then has a standard error of at most
-    0.0004. Neither depends on how the latents are cut into batches.
-
-    Parameters
-    ----------
-    latents : int
-        How many latents will be added in all.
+    Up to `SAMPLE` activations per unit the quantiles are exact. Where the latents have more positions than that, the
+    same number of positions is drawn from each latent, without replacement; the rank of the 0.99 quantile then has a
+    standard error of at most 0.0004. Neither depends on how the latents, `latents` in all, are cut into batches.
     """
 
     def __init__(self, latents: int):
@@ -40,7 +35,7 @@ class Activations:
             self._values.append(values.copy())
 
     def above(self, shares: Sequence[float]) -> np.ndarray:
-        """What so large a share of each unit's activations reaches, and more than its smallest: (shares, units) float32."""
+        """What such shares of each unit's activations reach, and more than its smallest: (shares, units) float32."""
         values = np.concatenate(self._values, axis=1)
         reached = np.quantile(values, 1 - np.array(shares), axis=1).astype(np.float32)
         # A unit that is mostly at its smallest value (0, after a rectifier) is not active there.
@@ -48,13 +43,7 @@ class Activations:
 
 
 class Overlap:
-    """Counts of the pixels where units reach thresholds and classes are seen, both and either.
-
-    Parameters
-    ----------
-    thresholds : array of shape (t, units)
-    classes : int
-    """
+    """Counts of the pixels where units reach `thresholds` (t, units) and where each class is seen, both and either."""
 
     def __init__(self, thresholds: np.ndarray, classes: int):
         t, units = thresholds.shape

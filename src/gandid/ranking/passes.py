@@ -29,7 +29,8 @@ def passes(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Run `arms` in groups: yields which of them, their images (a, n, 3, H, W) and labels (a, n, H, W).
 
-    The reference arm, to which held sites refer, is run with every group; it is among what is given only if `arms` has it.
+    The reference arm, to which held sites refer, is run with every group; it is among what is given only if `arms` has
+    it.
     """
     size = max(1, rows // len(z) - 1)
     for start in range(0, len(arms), size):

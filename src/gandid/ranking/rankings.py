@@ -1,7 +1,7 @@
 """The three ways to find the units of a class (docs/relation.md, "Rankings"); each gives variables of the relation.
 
-`exact` ablates every unit alone on every latent, `screened` only as far as it takes to settle the choice, and `optimized` learns
-`alpha` of all units together besides.
+`exact` ablates every unit alone on every latent, `screened` only as far as it takes to settle the choice, and
+`optimized` learns `alpha` of all units together besides.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def screened(
     numbers = np.array([segmenter.classes.index(name) for name in names])
     # Areas and effects decide what is measured next; a ranking that goes on must go by the same, to the last bit.
     shown = ablations.journal.take((n, classes), lambda: ablations.area)[:, numbers] > 0
-    effects = partial(first_order, runner, segmenter, ablations.z, shown, numbers, rows)
-    first = ablations.journal.take(
-        (n, runner.units, len(names)), lambda: effects(lambda latents: ablations.advance(latents / 2))
+    effects = partial(
+        first_order, runner, segmenter, ablations.z, shown, numbers, rows, lambda done: ablations.advance(done / 2)
     )
+    first = ablations.journal.take((n, runner.units, len(names)), effects)
     drop = np.full((n, runner.units, classes), np.nan, np.float32)
 
     def measure(latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -73,19 +73,20 @@ def optimized(ablations: Ablations, targets: Sequence[str]) -> dict[str, Any]:
     variables = exact(ablations, weight=0.5)
     units, classes, z = ablations.runner.units, ablations.segmenter.classes, ablations.z
     alpha = np.full((units, len(classes)), np.nan, np.float32)
-    step = len(z) / 2 / (len(targets) * STEPS)
+
+    def step(steps: int) -> None:
+        ablations.advance(len(z) / 2 * steps / (len(targets) * STEPS))
+
     for target in targets:
         number = classes.index(target)
         shows = z[torch.from_numpy(ablations.area[:, number] > 0).to(z.device)]
-        learn = partial(optimize, ablations.runner, ablations.segmenter, shows, number, ablations.rows)
-        alpha[:, number] = ablations.journal.take(
-            (units,), lambda learn=learn: learn(lambda steps: ablations.advance(step * steps))
-        )
+        learn = partial(optimize, ablations.runner, ablations.segmenter, shows, number, ablations.rows, step)
+        alpha[:, number] = ablations.journal.take((units,), learn)
     return variables | {"alpha": (PAIR, alpha)}
 
 
 def _effects(drop: np.ndarray, expected: np.ndarray, error: np.ndarray) -> dict[str, Any]:
-    """ACE and its standard error, from drops as measured, as expected, and the standard deviation of the latter's mean."""
+    """ACE and its standard error, from drops as measured, as expected, and the error of the latter's mean."""
     n = len(drop)
     complete = np.isfinite(drop[..., 0]).all(axis=0)
     whole = np.where(complete[:, None], drop, expected).astype(np.float64)

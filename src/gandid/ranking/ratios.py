@@ -17,18 +17,9 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def ratios_of_sums(parts: np.ndarray, whole: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Ratios of sums over latents, the first arm's less each arm's, and 95 % percentile intervals of both.
 
-    Parameters
-    ----------
-    parts : array of shape (n, arms, k)
-    whole : array of shape (n, k)
-    seed : int
-        Seed of the bootstrap over latents, whose resamples all arms share.
-
-    Returns
-    -------
-    dict of str to array of shape (arms, k)
-        `value`, `low`, `high`, and of the differences `did`, `did_low`, `did_high`. An interval is NaN where the value is or where
-        hardly any resample has a value.
+    Of `parts` (n, arms, k) over `whole` (n, k): arrays (arms, k) by the names `value`, `low`, `high` and, for the
+    differences, `did`, `did_low`, `did_high`. All arms share the resamples of latents. An interval is NaN where its
+    value is, or where hardly any resample has a value.
     """
     n, arms, k = parts.shape
     value = ratio(parts.sum(axis=0), whole.sum(axis=0))

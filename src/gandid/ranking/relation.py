@@ -29,7 +29,7 @@ def relate(
     runner: Runner,
     segmenter: Segmenter,
     z: Tensor,
-    on_progress: Callable[[Any], None] = lambda latents: None,
+    on_progress: Callable[[float], None] = lambda latents: None,
     *,
     ranking: Literal["exact", "screened", "optimized"] = "exact",
     targets: Sequence[str] | None = None,
@@ -45,7 +45,7 @@ def relate(
     runner, segmenter
         The networks.
     z : Tensor of shape (n, latent_dim)
-        Latents. Use others for the effects: units that are chosen and measured on the same latents profit from their noise.
+        Latents; take others for the effects, or the choice of units profits from their noise.
     on_progress : callable
         Called with the work done since the last call, in latents or parts of one.
     ranking : {"exact", "screened", "optimized"}
@@ -55,8 +55,8 @@ def relate(
     count : int
         How many units are to be chosen for each.
     iou_threshold : {"quantile", "maximizing"}
-        A unit counts as active where its activation is at least what the top 1 % of its activations reach; or, for each class, at
-        least that of `TOP_QUANTILES` with which its IoU with the class is largest.
+        A unit counts as active where its activation is at least what the top 1 % of its activations reach; or, for each
+        class, at least that of `TOP_QUANTILES` with which its IoU with the class is largest.
     rows : int
         Images that may be made at once.
     kept : Path, optional
@@ -87,14 +87,13 @@ def relate(
     else:
         ablated, attributes = rankings.exact(ablations), {}
     overlapping = _overlap(runner, segmenter, z, rows, thresholds, top)
-    numbers = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "shown": np.unique(top)}
+    coords = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "object": list(segmenter.classes)}
     about = {"layer": runner.layer, "latents": len(z), "ranking": ranking, "iou_threshold": iou_threshold}
-    coords = numbers | {"object": list(segmenter.classes)}
     return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
 
 
 def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
-    """The `count` units of a class, best first: of largest `alpha` where that was learned for it, or else of largest ACE."""
+    """The `count` units of a class, best first: of largest `alpha` where that was learned for it, else of largest ACE."""
     by = -np.nan_to_num(relation["ace"].sel(object=target).values, nan=-np.inf)
     order = np.argsort(by, kind="stable")
     if "alpha" in relation and np.isfinite(relation["alpha"].sel(object=target)).all():
@@ -105,7 +104,7 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
 def _measure(
     runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, shares: Sequence[float]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """First pass: area and energy, thresholds (shares, units), and the latents on which each unit is most active (units, places)."""
+    """First pass: area and energy, thresholds (shares, units), and each unit's most activating latents (units, places)."""
     classes = len(segmenter.classes)
     areas, largest = np.empty((len(z), classes), np.float32), np.empty((len(z), runner.units), np.float32)
     energy = torch.zeros(runner.units, classes, dtype=torch.float64)
@@ -138,6 +137,7 @@ def _overlap(
         image[here] = pictures(images[torch.from_numpy(shown[here] - numbers.start)])
     iou, threshold = overlap.best()
     return {
+        "shown": shown,
         "iou": (("unit", "object"), iou),
         "threshold": ("unit", threshold[:, 0]) if len(thresholds) == 1 else (("unit", "object"), threshold),
         "top_latent": (("unit", "place"), top),

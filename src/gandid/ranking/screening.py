@@ -1,9 +1,9 @@
 """Which units have the largest ACE on each target, from first-order effects and as few ablations as settle it.
 
-The ACE of a unit is a mean over latents of its drops, the losses of area to its ablation alone. Each drop can be measured, at the
-price of an image; before that it is predicted from its first-order effect, which costs next to nothing. While it is uncertain which
-ACEs of a target are the k largest, the units in doubt are ablated on more latents, those first on which their drops are least
-certain, until no more than a small share of the summed ACE can be missed. Arrays only.
+A unit's ACE is the mean over latents of its drops, the losses of area to its ablation alone. A drop is measured, at the
+price of an image, or predicted from its first-order effect. While it is uncertain which ACEs of a target are the k
+largest, the units in doubt are ablated on more latents, until no more than a small share of the summed ACE can be
+missed. Arrays only.
 """
 
 from __future__ import annotations
@@ -35,18 +35,14 @@ def predict(first: np.ndarray, drop: np.ndarray, shown: np.ndarray) -> Predictio
     """Predict the drops that were not measured.
 
     For each class, a drop is `b+ max(f, 0) + b- min(f, 0)` of its first-order effect `f`, up to an error of variance
-    `phi (f^2 + s) / 2`, where `s` is the unit's mean of `f^2` over the latents that show the class. The slopes are fitted by
-    weighted least squares to what was measured, and `phi` is the errors' mean square in units of that variance; both are drawn
-    towards 1 as by `BELIEF` measurements. Where the errors of one unit add up to more than independent ones would, the ACE's
-    variance is larger by as much (the overdispersion of a quasi-likelihood). A class that is not there cannot be lost.
+    `phi (f^2 + s) / 2`, where `s` is the unit's mean of `f^2` over the latents that show the class. The slopes are
+    fitted by weighted least squares to what was measured, and `phi` is the errors' mean square in units of that
+    variance; both are drawn towards 1 as by `BELIEF` measurements. Where the errors of one unit add up to more than
+    independent ones would, the ACE's variance is larger by as much (the overdispersion of a quasi-likelihood). A class
+    that is not there cannot be lost.
 
-    Parameters
-    ----------
-    first : array of shape (n, units, classes)
-    drop : array of shape (n, units, classes)
-        NaN where it was not measured.
-    shown : bool array of shape (n, classes)
-        Whether the unedited image shows the class.
+    `first` and `drop`, which is NaN where it was not measured, are (n, units, classes); `shown` (n, classes) says
+    whether the unedited image shows the class.
     """
     n = len(first)
     measured = np.isfinite(drop)
@@ -75,13 +71,8 @@ def predict(first: np.ndarray, drop: np.ndarray, shown: np.ndarray) -> Predictio
 def doubts(known: Prediction, count: int) -> tuple[np.ndarray, np.ndarray]:
     """How certain the `count` units of largest ACE are, by draws from independent normal distributions of the ACEs.
 
-    Returns
-    -------
-    missed : array of shape (classes,)
-        Share of the sum of the largest ACEs that the chosen units miss at most, with `CONFIDENCE` for all classes together
-        (Bonferroni).
-    chance : array of shape (units, classes)
-        Probability of each unit to be among the largest.
+    Returns the share of the sum of the largest ACEs that the chosen units miss at most (classes,), with `CONFIDENCE`
+    for all classes together (Bonferroni), and the probability of each unit to be among the largest (units, classes).
     """
     units, classes = known.ace.shape
     noise = np.random.default_rng(0).standard_normal((classes, DRAWS, units))
@@ -104,23 +95,10 @@ def screen(
 ) -> np.ndarray:
     """Measure drops until the `count` units of largest ACE on each target are settled.
 
-    Parameters
-    ----------
-    first : array of shape (n, units, classes)
-        First-order effects.
-    shown : bool array of shape (n, classes)
-    targets : int array
-        Which of the classes are to be settled.
-    count : int
-    measure : callable
-        Given latents and units, two int arrays (pairs,), returns the drops (pairs, classes).
-    on_settled : callable
-        Called with the number of targets settled since the last call.
-
-    Returns
-    -------
-    array of shape (n, units, classes), float32
-        The drops; NaN where they were not measured.
+    `first` (n, units, classes) are first-order effects, `shown` is (n, classes), and `targets` says which of the
+    classes are to be settled. `measure` is given latents and units, two int arrays (pairs,), and returns the drops
+    (pairs, classes); `on_settled` is called with the number of targets settled since the last call. Returns the drops
+    (n, units, classes), float32, NaN where they were not measured.
     """
     n, units, _ = first.shape
     drop = np.full(first.shape, np.nan, np.float32)
@@ -143,7 +121,7 @@ def screen(
         # Where no unit is that much in doubt, all units in any doubt are.
         doubtful |= (open_targets & ~doubtful.any(axis=0)) & unknown & (chance > 0) & (chance < 1)
         whole = np.maximum(np.sort(known.ace, axis=0)[-count:].sum(axis=0), 1e-12)
-        # What is uncertain of a unit's drop, relative to the ACE at stake, over the targets for which the unit is in doubt.
+        # What is uncertain of a drop, relative to the ACE at stake, over the targets for which the unit is in doubt.
         stake = np.where(doubtful, known.variance / whole**2, 0).sum(axis=2)
         largest = np.argsort(-stake, axis=0, kind="stable")[:STEP]
         wanted = np.zeros((n, units), bool)

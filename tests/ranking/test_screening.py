@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from planted_relation import RelationGenerator, RelationSegmenter
 
-import gandid
-from gandid.relation.screening import CONFIDENCE, SHARE, doubts, estimate, screen
+from gandid.interventions import Runner
+from gandid.latents import latents
+from gandid.ranking import relate
+from gandid.ranking.screening import CONFIDENCE, SHARE, doubts, predict, screen
 
 COUNT = 5
 
@@ -36,7 +38,7 @@ def test_the_chosen_units_carry_what_is_promised_as_often_as_is_promised():
     for seed in range(40):
         first, drop, shown = drawn(seed)
         found = screened(first, drop, shown)
-        shares.append(carried(drop, estimate(first, found, shown).ace))
+        shares.append(carried(drop, predict(first, found, shown).ace))
         parts.append(np.isfinite(found[..., 0]).mean())
     # Of forty studies two are expected to miss the bar, and a binomial count of them exceeds five once in a hundred times.
     assert (np.array(shares) < SHARE).any(axis=1).sum() <= 5
@@ -60,7 +62,7 @@ def test_what_was_measured_is_exact_and_nothing_is_measured_twice():
 
 def test_with_all_measured_nothing_is_uncertain():
     first, drop, shown = drawn(1)
-    known = estimate(first, drop, shown)
+    known = predict(first, drop, shown)
     np.testing.assert_allclose(known.ace, drop.mean(axis=0), rtol=1e-5)
     assert (known.error == 0).all()
     lost, chance = doubts(known, COUNT)
@@ -74,7 +76,7 @@ def test_the_error_of_a_predicted_ace_is_about_what_it_is_said_to_be():
         first, drop, shown = drawn(seed)
         part = drop.copy()
         part[np.random.default_rng(seed).random(part.shape[:2]) < 0.8] = np.nan
-        known = estimate(first, part, shown)
+        known = predict(first, part, shown)
         off.append((known.ace - drop.mean(axis=0)) / known.error)
     assert 0.75 < np.std(off) < 1.25
 
@@ -83,14 +85,14 @@ def test_a_class_that_no_latent_shows_is_settled_at_once():
     first, drop, shown = drawn(2)
     shown[:, 1], first[..., 1], drop[..., 1] = False, 0, 0
     found = screened(first, drop, shown)
-    assert (estimate(first, found, shown).ace[:, 1] == 0).all()
+    assert (predict(first, found, shown).ace[:, 1] == 0).all()
 
 
 def test_only_targets_are_settled():
     first, drop, shown = drawn(3)
-    told = []
-    found = screen(first, shown, np.array([2]), COUNT, lambda latent, unit: drop[latent, unit], told.append)
-    assert sum(told) == 1
+    settled = []
+    found = screen(first, shown, np.array([2]), COUNT, lambda latent, unit: drop[latent, unit], settled.append)
+    assert sum(settled) == 1
     assert np.isfinite(found[..., 0]).sum() < np.isfinite(screened(first, drop, shown)[..., 0]).sum()
 
 
@@ -108,16 +110,15 @@ class Interrupted(RelationSegmenter):
 
 @pytest.mark.parametrize("ranking", ["exact", "screened", "optimized"])
 def test_a_ranking_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path, ranking):
-    segmenter = Interrupted()
-    study = gandid.Study(RelationGenerator(), segmenter, layer="painter", seed=2)
-    study.rows = 8
-    asked = {"ranking": ranking, "units": 2, "targets": ["a"]}
-    whole = study.relate(16, **asked)
-    kept, times = tmp_path / "kept", 0
+    segmenter, runner, z = Interrupted(), Runner(RelationGenerator(), "painter"), latents(2, range(8), 3, "ranking")
+    asked = {"ranking": ranking, "count": 2, "targets": ["a"], "rows": 4}
+    kept, times, progress = tmp_path / "kept", 0, []
+    whole = relate(runner, segmenter, z, progress.append, **asked)
+    assert sum(progress) == pytest.approx(len(z))
     while True:
-        segmenter.left = 5
+        segmenter.left = 6
         try:
-            again = study.relate(16, **asked, kept=kept)
+            again = relate(runner, segmenter, z, **asked, kept=kept)
             break
         except KeyboardInterrupt:
             times += 1

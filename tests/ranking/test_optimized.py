@@ -4,22 +4,20 @@ import numpy as np
 from planted_relation import UNITS, RelationGenerator, RelationSegmenter
 
 from gandid.interventions import Runner
-from gandid.relation.optimized import STEPS, optimize
-from gandid.studies.latents import latents
+from gandid.latents import latents
+from gandid.ranking.gradients import STEPS, optimize
 
 
-def learned(rows=128, target=1, told=None):
+def learned(rows=128, target=1, advance=lambda steps: None):
     z = latents(2, range(40), 3, "ranking")
-    steps = [] if told is None else told
-    return optimize(
-        Runner(RelationGenerator(), "painter"), RelationSegmenter(), z[z[:, target - 1] > 0], target, rows, steps.append
-    )
+    shows = z[z[:, target - 1] > 0]
+    return optimize(Runner(RelationGenerator(), "painter"), RelationSegmenter(), shows, target, rows, advance)
 
 
 def test_the_same_latents_give_the_same_alpha_whatever_fits_the_memory():
-    told = []
-    one = learned(told=told)
-    assert sum(told) == STEPS
+    steps = []
+    one = learned(advance=steps.append)
+    assert sum(steps) == STEPS
     np.testing.assert_array_equal(one, learned())
     np.testing.assert_allclose(one, learned(rows=12), atol=1e-3)
 

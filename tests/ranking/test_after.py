@@ -4,30 +4,22 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from planted_scene import CELLS, SIZE, UNITS, SceneGenerator, SceneSegmenter
+from figures import SEED, planted_stores, read
+from planted_scene import SIZE, UNITS, SceneGenerator, SceneSegmenter
 from scipy import stats
 
-import gandid
 from gandid.interventions import Arm, Edit, Runner, ablate
-from gandid.relation.after import LATENTS, Own, losses
-from gandid.studies.latents import latents
+from gandid.latents import latents
+from gandid.ranking.after import LATENTS, losses, object_units
 
-SEED = 3
 BRIGHT = (latents(SEED, range(LATENTS), 1, "ranking") > 0)[:, 0].numpy()  # latents in which b hides behind a
-
-
-def study(**asked) -> gandid.Study:
-    return gandid.Study(SceneGenerator(), SceneSegmenter(), layer="scene", seed=SEED, **asked)
 
 
 @pytest.fixture(scope="module")
 def after(tmp_path_factory):
-    store = tmp_path_factory.mktemp("run") / "run"
-    study().run(
-        units=1, control=["capped", "frozen"], hold="first", latents=6, ranking_latents=30, figure=True, store=store
-    )
-    with xr.open_zarr(store / "after.zarr", chunks=None) as stored:
-        return stored.load()
+    stores = planted_stores(tmp_path_factory.mktemp("run"))
+    stores.write_after(lambda images: None)
+    return read(stores.folder / "after.zarr")
 
 
 def test_normalization_raises_what_hid_behind_the_target(after):
@@ -36,10 +28,7 @@ def test_normalization_raises_what_hid_behind_the_target(after):
     of_a = after.sel(target="a")
     np.testing.assert_allclose(of_a["ratio"].sel(object="b"), [1 + 2 * share, 1])
     np.testing.assert_allclose(of_a["ratio"].sel(object="c"), [1, 1])
-    np.testing.assert_allclose(of_a["ratio_did"].sel(object=["b", "c"]), [2 * share, 0])
-    ace = of_a["ace"].sel(object="b", unit=UNITS["b"]) * SIZE**2
-    np.testing.assert_allclose(ace.sel(state="before"), CELLS["b"])
-    np.testing.assert_allclose(ace.sel(state="after"), [2 + 4 * share, 2], rtol=1e-6)
+    np.testing.assert_allclose(of_a["ratio_did"].sel(arm="capped:first", object=["b", "c"]), [2 * share, 0])
     # b makes more of the image than c then, where it made less.
     assert of_a["rank_before"].sel(object=["b", "c"]).values.tolist() == [[2, 1], [2, 1]]
     assert of_a["rank"].sel(object=["b", "c"]).values.tolist() == [[1, 2], [2, 1]]
@@ -56,9 +45,9 @@ def test_the_interval_is_that_of_a_share(after):
     assert of_b["ratio_high"].sel(arm="live") == pytest.approx(high, abs=2 / LATENTS + 1e-9)
     assert of_b["ratio_low"].sel(arm="capped:first") == of_b["ratio_high"].sel(arm="capped:first") == 1
     # Held, the ratio is 1 in every resample, so that the difference varies as the live one does.
-    live = of_b.sel(arm="live")
-    assert of_b["ratio_did_low"] == live["ratio_low"] - 1
-    assert of_b["ratio_did_high"] == live["ratio_high"] - 1
+    live, held = of_b.sel(arm="live"), of_b.sel(arm="capped:first")
+    assert held["ratio_did_low"] == live["ratio_low"] - 1
+    assert held["ratio_did_high"] == live["ratio_high"] - 1
 
 
 def test_what_hides_nothing_changes_nothing(after):
@@ -70,28 +59,19 @@ def test_what_hides_nothing_changes_nothing(after):
 
 def test_nothing_is_said_of_the_target_itself_nor_of_what_is_no_object(after):
     assert np.isnan(after["ratio"].sel(target="a", object=["a", "wall", "unknown"])).all()
-    assert np.isnan(after["ace"].sel(target="a", unit=UNITS["a"], state="after")).all()
-    # Unit 2 makes no object: it was not looked at.
-    assert np.isnan(after["ace"].sel(unit=2)).all()
     assert after["arm"].values.tolist() == ["live", "capped:first"]
     assert (after.attrs["latents"], after.attrs["units"]) == (LATENTS, 1)
 
 
 def test_what_the_ranking_left_out_is_measured(after, tmp_path):
     """As after a screening: some units were ablated on some latents only."""
-    store, asked = (
-        tmp_path / "run",
-        dict(units=1, control=["capped", "frozen"], hold="first", latents=6, ranking_latents=30),
-    )
-    study().run(**asked, store=store)
-    with xr.open_zarr(store / "relation.zarr", chunks=None) as stored:
-        relation = stored.load()
-    relation["drop"][2:9, 1] = np.nan
-    relation.drop_encoding().to_zarr(store / "relation.zarr", mode="w", zarr_format=2)
-    study().run(**asked, store=store, figure=True)
-    with xr.open_zarr(store / "after.zarr", chunks=None) as stored:
-        xr.testing.assert_allclose(stored.load(), after)
-    assert not (store / ".figure").exists()
+    stores = planted_stores(tmp_path)
+    known = stores.after_images()
+    stores = planted_stores(tmp_path)
+    stores.relation["drop"][2:9, 1] = np.nan
+    assert stores.after_images() == known + LATENTS * (1 + len(UNITS))
+    stores.write_after(lambda images: None)
+    xr.testing.assert_allclose(read(tmp_path / "after.zarr"), after)
 
 
 @pytest.mark.parametrize("rows", [2, 7, 64])
@@ -99,7 +79,7 @@ def test_losses_do_not_depend_on_how_many_images_are_made_at_once(rows):
     runner, segmenter = Runner(SceneGenerator(), "scene"), SceneSegmenter()
     z = latents(SEED, range(LATENTS), 1, "ranking")
     made = []
-    found = losses(runner, segmenter, z, [1, 3], ablate((0,)), {"norm": "capped"}, rows=rows, on_progress=made.append)
+    found = losses(runner, segmenter, z, [1, 3], ablate((0,)), {"norm": "capped"}, rows=rows, advance=made.append)
     assert sum(made) == 3 * LATENTS  # the arm itself, and each unit's
     expected = np.zeros((LATENTS, 2, 5))
     expected[:, 0, [0, 2]] = np.array([-2, 2]) / SIZE**2  # wall takes b's place
@@ -124,22 +104,15 @@ def test_an_edit_follows_another():
 
 @pytest.mark.parametrize(("ablation", "alpha"), [("mean", 1.0), ("resample", 1.0), ("zero", 0.0)])
 def test_the_study_s_own_ablation_is_what_comes_before(tmp_path, ablation, alpha):
-    study().run(
-        units=1,
-        hold="first",
-        latents=4,
-        ranking_latents=10,
-        ablation=ablation,
-        alpha=alpha,
-        figure=True,
-        store=tmp_path / "run",
-    )
-    with xr.open_zarr(tmp_path / "run" / "after.zarr", chunks=None) as stored:
-        ratio = stored["ratio"].sel(target="a", object=["b", "c"]).values
+    means = torch.tensor([3 / 16, 0, 1, 0])
+    edits = {name: ablate((unit,), ablation, means=means, alpha=alpha) for name, unit in UNITS.items()}
+    stores = planted_stores(tmp_path, edits=edits)
+    stores.write_after(lambda images: None)
+    ratio = read(tmp_path / "after.zarr")["ratio"].sel(target="a", object=["b", "c"])
     # A's mean over positions is 3/16: b is seen behind it. Another latent's A is this one's, and so is none of it ablated.
-    shown = (latents(SEED, range(10), 1, "ranking") > 0).float().mean().item()
-    expected = 1 + 2 * shown if ablation == "mean" else 1
-    np.testing.assert_allclose(ratio, [[expected, 1], [1, 1]])
+    expected = 1 + 2 * BRIGHT.mean() if ablation == "mean" else 1
+    np.testing.assert_allclose(ratio.sel(arm="live"), [expected, 1])
+    np.testing.assert_allclose(ratio.sel(arm="capped:first"), 1)
 
 
 def test_objects_that_hardly_appear_are_left_out():
@@ -149,7 +122,6 @@ def test_objects_that_hardly_appear_are_left_out():
         {"area": (("latent", "object"), area), "ace": (("unit", "object"), np.random.default_rng(0).random((5, 20)))},
         coords={"object": names},
     )
-    own = Own.of(relation, names, 2)
-    assert list(own.units) == names[8:]
-    assert set(own.all) <= set(range(5))
-    assert own.others(ablate((0, 1))) == [unit for unit in own.all if unit > 1]
+    own = object_units(relation, names, 2)
+    assert list(own) == names[8:]
+    assert all(len(units) == 2 for units in own.values())

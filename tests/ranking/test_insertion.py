@@ -3,36 +3,25 @@
 import numpy as np
 import pytest
 import torch
-import xarray as xr
+from figures import SEED, planted_stores, read
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_scene import CELLS, SIZE, UNITS, SceneGenerator, SceneSegmenter
+from planted_scene import CELLS, SIZE, SceneGenerator, SceneSegmenter
 
-import gandid
 from gandid.interventions import Runner
-from gandid.relation import insertion
-from gandid.relation.insertion import LATENTS, centres, choose, levels, measure, regions
-from gandid.studies.latents import latents
+from gandid.latents import latents
+from gandid.ranking import insertion
+from gandid.ranking.insertion import LATENTS, Insertion, choose, levels, regions
 
-SEED, CLASSES = 3, list(SceneSegmenter.classes)
+CLASSES = list(SceneSegmenter.classes)
 ARMS = ["live", "capped:first", "frozen:first"]
 
 
 @pytest.fixture(scope="module")
 def inserted(tmp_path_factory):
-    store = tmp_path_factory.mktemp("run") / "run"
-    gandid.Study(SceneGenerator(), SceneSegmenter(), layer="scene", seed=SEED).run(
-        ["a"],
-        units=1,
-        control=["capped", "frozen"],
-        hold="first",
-        latents=6,
-        ranking_latents=30,
-        figure=True,
-        store=store,
-    )
-    with xr.open_zarr(store / "insertion.zarr", chunks=None) as stored:
-        return stored.load()
+    stores = planted_stores(tmp_path_factory.mktemp("run"))
+    stores.write_insertion(lambda images: None)
+    return read(stores.folder / "insertion.zarr")
 
 
 def test_it_appears_on_the_ground_that_lets_it(inserted):
@@ -59,7 +48,6 @@ def test_all_positions_together(inserted):
     total = inserted.sel(target="a")
     np.testing.assert_allclose(total["total"], [57 / 60, 57 / 60, 1])
     np.testing.assert_allclose(total["total_did"], [0, 0, -3 / 60])
-    assert inserted["side"].values.tolist() == [2]
 
 
 def test_where_it_appears(inserted):
@@ -112,48 +100,42 @@ def test_the_picture_shows_the_insertion_in_its_region_alone(inserted):
         np.testing.assert_array_equal(label[~region], before[~region])
     assert (one["image"].values[0] == one["image"].values[1])[~region].all()
     assert one["shown_latent"] in range(LATENTS)
-    v, u = one["shown_centre"].values
     rows, columns = np.nonzero(region)
-    assert (rows.mean() + 0.5, columns.mean() + 0.5) == (v, u)
+    assert rows.mean() + 0.5 in one["v"] and columns.mean() + 0.5 in one["u"]
 
 
-def test_the_units_and_their_levels_are_told(inserted):
-    assert inserted["units"].values.tolist() == [[UNITS["a"]]]
-    assert inserted["levels"].values.tolist() == [[3]]
-    assert inserted.attrs["latents"] == LATENTS
+def planted(rows, target, units, held):
+    runner, z = Runner(SceneGenerator(), "scene"), latents(SEED, range(LATENTS), 1)
+    known = levels(runner, SceneSegmenter(), z, 0.003, rows)
+    return Insertion(runner, SceneSegmenter(), target, units, known, held, rows), z
 
 
 @pytest.mark.parametrize("rows", [2, 7, 64])
 def test_nothing_depends_on_how_many_images_are_made_at_once(rows):
-    runner, segmenter, z = Runner(SceneGenerator(), "scene"), SceneSegmenter(), latents(SEED, range(LATENTS), 1)
-    known = levels(runner, segmenter, z, 0.003, rows)
+    of_a, z = planted(rows, "a", (0,), [{"norm": "frozen"}])
     made = []
-    found = measure(runner, segmenter, z, "a", (0,), known, [{"norm": "frozen"}], rows=rows, on_progress=made.append)
-    assert sum(made) == insertion.images(runner.map_size, held=1)
-    assert found.before.sum(axis=(0, 1)).tolist() == [CELLS.get(name, 0) * LATENTS for name in CLASSES]
+    before, *appeared = np.moveaxis(of_a.count(z, advance=made.append), 1, 0)
+    assert sum(made) == insertion.images((SIZE, SIZE), held=1)
+    assert before.sum(axis=(0, 1)).tolist() == [CELLS.get(name, 0) * LATENTS for name in CLASSES]
     in_c = CLASSES.index("c")
-    assert found.appeared[:, :, :, in_c].sum(axis=(1, 2)).tolist() == [0, CELLS["c"] * LATENTS]
+    assert [arm[:, :, in_c].sum() for arm in appeared] == [0, CELLS["c"] * LATENTS]
 
 
 def test_what_was_never_seen_is_not_inserted():
-    runner, segmenter, z = Runner(SceneGenerator(), "scene"), SceneSegmenter(), latents(SEED, range(LATENTS), 1)
-    known = levels(runner, segmenter, z, 0.003, 64)
-    found = measure(runner, segmenter, z, "unknown", (0,), known, [], rows=64)
-    assert not found.appeared.any()
-    assert found.chosen.tolist() == [-1, -1]
-    summary = insertion.summarize(
-        {"unknown": found}, {"unknown": (0,)}, known, ["live"], CLASSES, runner.map_size, range(LATENTS)
-    )
+    unknown, z = planted(64, "unknown", (0,), [])
+    counts = unknown.count(z)
+    assert not counts.any()
+    summary = unknown.summarize(counts, z, range(LATENTS))
     assert np.isnan(summary["appeared"]).all()
-    assert np.isnan(summary["levels"]).all()
-    assert summary["shown_latent"].values.tolist() == [-1]
+    assert not summary["region"].any()
+    assert summary["shown_latent"].item() == -1
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 2000))
 def test_every_patch_lies_whole_in_the_map(h, w, cells):
     patches = regions((h, w), cells)
-    side = insertion.side_of((h, w), cells)
-    assert len(patches) == len(centres((h, w))) == min(h, 4) * min(w, 4)
+    side = round(float(patches[0].sum()) ** 0.5)
+    assert len(patches) == min(h, 4) * min(w, 4)
     assert (patches.sum(dim=(1, 2)) == side**2).all()
     for patch in patches:
         rows, columns = torch.nonzero(patch, as_tuple=True)
@@ -172,7 +154,7 @@ def test_the_example_is_the_median_one():
     assert choose(before, appeared, target=1) == (1, 1)  # 1, 5 and 7 of 10 elsewhere
     assert choose(before, np.zeros_like(before), target=1) == (1, 1)  # never: the middle of the five, in order
     before[..., 1] = 1
-    assert choose(before, appeared, target=1) == (-1, -1)
+    assert choose(before, appeared, target=1) is None
 
 
 def test_the_planted_scene_is_what_it_says():

@@ -4,22 +4,23 @@ import numpy as np
 import pytest
 from planted_relation import AREA, UNITS, RelationGenerator, RelationSegmenter
 
-import gandid
 from gandid.errors import UsageError
-from gandid.relation import top_units
-from gandid.studies.latents import latents
+from gandid.interventions import Runner
+from gandid.latents import latents
+from gandid.ranking import relate, top_units
 
 N = 48
+LATENTS = latents(2, range(N), 3, "ranking")
 
 
 @pytest.fixture(scope="module")
-def study():
-    return gandid.Study(RelationGenerator(), RelationSegmenter(), layer="painter", seed=2)
+def runner():
+    return Runner(RelationGenerator(), "painter")
 
 
 @pytest.fixture(scope="module")
-def exact(study):
-    return study.relate(N)
+def exact(runner):
+    return relate(runner, RelationSegmenter(), LATENTS)
 
 
 def planted(values):
@@ -32,7 +33,7 @@ def planted(values):
 
 def shown():
     """Whether each latent shows each object."""
-    return latents(2, range(N), 3, "ranking").numpy() > 0
+    return LATENTS.numpy() > 0
 
 
 def test_ace_is_the_area_of_the_units_own_object_where_it_is_shown(exact):
@@ -46,8 +47,8 @@ def test_ace_is_the_area_of_the_units_own_object_where_it_is_shown(exact):
 
 
 @pytest.mark.parametrize("threshold", ["quantile", "maximizing"])
-def test_iou_and_energy_are_one_for_the_right_pairs_and_zero_elsewhere(study, exact, threshold):
-    relation = exact if threshold == "quantile" else study.relate(N, iou_threshold=threshold)
+def test_iou_and_energy_are_one_for_the_right_pairs_and_zero_elsewhere(runner, exact, threshold):
+    relation = relate(runner, RelationSegmenter(), LATENTS, iou_threshold=threshold)
     right = planted(dict.fromkeys(AREA, 1))[:, 1:]
     painters = [unit for units in UNITS.values() for unit in units]
     np.testing.assert_array_equal(relation["iou"][painters, 1:], right[painters])
@@ -78,8 +79,8 @@ def test_units_are_shown_on_the_first_latents_that_they_paint(exact):
 
 
 @pytest.mark.parametrize("ranking", ["screened", "optimized"])
-def test_other_rankings_find_the_planted_units(study, exact, ranking):
-    relation = study.relate(N, ranking=ranking, units=2)
+def test_other_rankings_find_the_planted_units(runner, exact, ranking):
+    relation = relate(runner, RelationSegmenter(), LATENTS, ranking=ranking, count=2)
     for name, units in UNITS.items():
         assert set(top_units(relation, name, 2)) == set(units)
     if ranking == "screened":
@@ -95,28 +96,15 @@ def test_other_rankings_find_the_planted_units(study, exact, ranking):
 
 
 @pytest.mark.parametrize("ranking", ["screened", "optimized"])
-def test_a_segmenter_without_gradients_is_refused_in_one_line(ranking):
-    class Mute(RelationSegmenter):
+def test_a_segmenter_without_gradients_is_refused_in_one_line(runner, ranking):
+    class WithoutProbabilities(RelationSegmenter):
         probabilities = None
 
-    class Deaf(RelationSegmenter):
+    class WithoutGradients(RelationSegmenter):
         def probabilities(self, images):
             return super().probabilities(images).detach()
 
-    for segmenter in (Mute(), Deaf()):
-        study = gandid.Study(RelationGenerator(), segmenter, layer="painter")
-        with pytest.raises(
-            UsageError, match=r"no probabilities that can be differentiated.*use --ranking exact"
-        ) as error:
-            study.relate(4, ranking=ranking)
+    for segmenter in (WithoutProbabilities(), WithoutGradients()):
+        with pytest.raises(UsageError, match="--ranking exact") as error:
+            relate(runner, segmenter, LATENTS[:4], ranking=ranking)
         assert "\n" not in str(error.value)
-
-
-def test_a_run_chooses_by_the_ranking_that_it_is_asked_for(study, tmp_path):
-    for ranking in ("exact", "screened", "optimized"):
-        store = tmp_path / ranking
-        study.run(["a", "c"], units=2, latents=8, ranking=ranking, ranking_latents=16, store=store)
-        chosen = gandid.studies.read_config(store)["resolved"]["chosen"]
-        assert {name: set(units) for name, units in chosen.items()} == {name: set(UNITS[name]) for name in ("a", "c")}
-    with pytest.raises(UsageError, match=r"holds another study \(ranking exact there, screened here\)"):
-        study.run(["a", "c"], units=2, latents=8, ranking="screened", ranking_latents=16, store=tmp_path / "exact")
