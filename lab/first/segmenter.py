@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gandid.errors import UsageError
 from gandid.segmenters import load_segmenter
-from gandid.segmenters.network import ARCHITECTURES, UNKNOWN, NetworkSegmenter, save_segmenter
+from gandid.segmenters.names import UNKNOWN
+from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
 from gandid.segmenters.pixelwise import Convolution, PixelNetwork
 from gandid.segmenters.protocol import Segmenter
 from lab.checkpoints import load_checkpoint, save_checkpoint

@@ -1,0 +1,201 @@
+"""The planted standard: a generator whose weights are written down, in which every effect is known in closed form.
+
+It is a `Generator` of 8 px and 11 units a layer. Layer 1 lays out the plan below and is the layer to be edited. Layer 2
+starts with the first site and thresholds each object; layer 3 starts with the second, doubles the map and passes on.
+Layer 4 and the output have no normalization. There is one latent number per chance, three in all, and what is uniform is
+so exactly: a coordinate of a point on the sphere in three dimensions is (Archimedes).
+
+Everywhere a *filler* of 1 keeps the statistic from vanishing. An object's own unit is `STRONG` at its place, 2, and
+another unit there may be *weak*, uniform from 0 to 1. Ablating the strong one divides the first site's statistic by
+`sqrt((5 + w^2) / (1 + w^2))`, and the weak unit, `w / sqrt(5 + w^2)` before, becomes `w / sqrt(1 + w^2)` (both times
+`sqrt(UNITS)`). A threshold lies between what it can be before, 0.41 at most, and what it can be after. A single positive
+unit of layer 2 becomes `sqrt(UNITS)` at the second site, however small it is: a thing is drawn in full, or not at all.
+
+| ablated | with everything live | with the first site held |
+| --- | --- | --- |
+| lamp | it goes | the same |
+| window, mirror | they go | the same |
+| rug | it goes, unless its weak unit is beyond 0.75: **self-repair** of 25 % | it goes |
+| painting | it goes; a window takes its place if the window's weak unit is beyond 0.6: **in-painting** of 40 % | wall |
+| chair | it goes; if a weak unit is beyond 0.7 the wall has a stain, which one segmenter of two calls mirror: **30 % that are nobody's** | wall |
+| plant | it goes | the same; but with both sites *frozen* a glow like a lamp's: **an artefact of strain** |
+
+Why the glow: without the plant a unit of layer 2 that it inhibited is free, four times as strong as anything else. A live site keeps
+every value at `sqrt(UNITS)` or less, and the glow needs twice that. Frozen at what it was, the second site lets 3.2 times
+that through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gandid.generators.pggan import EqualConv2d, Generator
+
+# The places of the objects, by initial: T is the plant; a dot is bare wall.
+PLAN = ("WLPM", "WLPM", "T.CC", "TRR.")
+OBJECTS = {"W": "window", "L": "lamp", "P": "painting", "M": "mirror", "T": "plant", "C": "chair", "R": "rug"}
+CLASSES = ("wall", *OBJECTS.values())
+BACKGROUND = ("wall",)
+
+# The units of layer 1: of each object its own, and others.
+EDITED = ("window", "lamp", "painting", "mirror", "plant", "chair", "rug", "weak rug", "stain", "inhibited", "filler")
+UNITS = len(EDITED)
+
+STRONG = 2.0
+PRESENT = 0.3  # threshold of a strong unit, in units of sqrt(UNITS); STRONG is 0.82 or more there
+# A weak unit is uniform from 0 to 1; beyond these it comes through when the strong one is ablated.
+BEYOND = {"weak rug": 0.75, "window": 0.6, "stain": 0.7}
+CHANCE = {"weak rug": ("R", 0), "window": ("P", 1), "stain": ("C", 2)}  # at whose place, and by which latent number
+RELEASE = 4.0  # how strong the inhibited unit is when nothing inhibits it
+GLOW = 2.0  # what it has to exceed, in units of sqrt(UNITS), to glow
+
+COLOURS = {
+    "wall": (0.6, 0.5, 0.4),
+    "window": (-0.2, 0.4, 1.0),
+    "lamp": (1.0, 1.0, -0.6),
+    "painting": (1.0, -0.3, 0.3),
+    "mirror": (0.7, 0.9, 1.0),
+    "plant": (-0.8, 0.3, -0.7),
+    "chair": (-0.6, -0.7, 0.4),
+    "rug": (0.3, -0.8, -0.8),
+    "stain": (0.6, 0.8, 0.85),
+}
+
+
+def threshold(weak: float) -> float:
+    """What a weak unit is, in units of sqrt(UNITS), at the first site beside the filler alone."""
+    return weak / math.sqrt(1 + weak**2)
+
+
+def planted() -> Generator:
+    """Build the generator, latents of length 3, images of 8 px."""
+    generator = Generator((UNITS, UNITS), 3, unnormalized=("layer4", "output"), eps=1e-12, slope=0.0, dense_bias=True)
+    generator.name = "planted"
+    unit, root = EDITED.index, math.sqrt(UNITS)
+    for parameter in generator.parameters():
+        parameter.data.zero_()
+
+    # Layer 1: the plan. Its convolution puts weight[., ., i, j] at row 3 - i, column 3 - j of the map.
+    weight, bias = torch.zeros(UNITS, 3, 4, 4), torch.zeros(UNITS, 4, 4)
+    bias[unit("filler")] = 1
+    for row, line in enumerate(PLAN):
+        for column, initial in enumerate(line):
+            if initial in OBJECTS:
+                bias[unit(OBJECTS[initial]), row, column] = STRONG
+            if initial == "T":
+                bias[unit("inhibited"), row, column] = 1
+            for name, (place, number) in CHANCE.items():
+                if place == initial:  # from 0 to 1, since a latent number is from -sqrt(3) to sqrt(3)
+                    bias[unit(name), row, column] = 0.5
+                    weight[unit(name), number, 3 - row, 3 - column] = 0.5 / math.sqrt(3)
+    layer1 = generator.get_submodule("layer1.conv")
+    _write(layer1, weight)
+    layer1.get_parameter("bias").data.copy_(bias)
+
+    # Layer 2: a threshold for each object, at the middle of the kernel; a unit draws the object that it is named after.
+    weight, bias = torch.zeros(UNITS, UNITS), torch.zeros(UNITS)
+    for name in ("lamp", "painting", "mirror", "plant", "chair"):
+        weight[unit(name), unit(name)], bias[unit(name)] = 1, -PRESENT * root
+    for name in ("window", "stain"):
+        weight[unit(name), unit(name)], bias[unit(name)] = 1, -threshold(BEYOND[name]) * root
+    weight[unit("rug"), unit("rug")] = weight[unit("rug"), unit("weak rug")] = 1
+    bias[unit("rug")] = -threshold(BEYOND["weak rug"]) * root
+    weight[unit("inhibited"), unit("inhibited")], weight[unit("inhibited"), unit("plant")] = RELEASE, -RELEASE
+    layer2 = generator.get_submodule("layer2.conv")
+    _write(layer2, weight)
+    layer2.get_parameter("bias").data.copy_(bias)
+
+    # Layer 3: what is drawn in full is 1; the inhibited unit glows beyond what a live site lets through.
+    layer3 = generator.get_submodule("layer3.conv")
+    _write(layer3, torch.eye(UNITS) / root)
+    layer3.get_parameter("bias").data[unit("inhibited")] = -GLOW
+    _write(generator.get_submodule("layer4.conv"), torch.eye(UNITS))
+
+    # The output: the wall, and what is drawn instead of it
+    wall = torch.tensor(COLOURS["wall"])
+    colours = torch.zeros(3, UNITS)
+    for name in EDITED:
+        colour = COLOURS.get("lamp" if name == "inhibited" else name)
+        if colour:
+            colours[:, unit(name)] = torch.tensor(colour) - wall
+    output = generator.get_submodule("output.conv")
+    _write(output, colours)
+    output.get_parameter("bias").data.copy_(wall)
+    return generator.eval().requires_grad_(False)
+
+
+def _write(conv: torch.nn.Module, weight: Tensor) -> None:
+    """Give a convolution this weight; (out, in) stands in the middle of the kernel."""
+    assert isinstance(conv, EqualConv2d)
+    size = conv.weight.shape[-1]
+    if weight.ndim == 2:
+        conv.weight.data[:, :, size // 2, size // 2] = weight / conv.scale
+    else:
+        conv.weight.data.copy_(weight / conv.scale)
+
+
+def weak(z: Tensor) -> dict[str, Tensor]:
+    """Give what the weak units of latents (n, 3) are: each (n,), uniform from 0 to 1."""
+    direction = torch.nn.functional.normalize(z, dim=1)
+    return {name: (1 + direction[:, number]) / 2 for name, (_, number) in CHANCE.items()}
+
+
+def careless(images: Tensor) -> Tensor:
+    """Label images (N, 3, H, W) by the nearest colour of a class: (N, H, W). A stain is nearest to the mirror."""
+    return _nearest(images, CLASSES)
+
+
+def careful(images: Tensor) -> Tensor:
+    """Label images (N, 3, H, W) by the nearest colour, (N, H, W), and know that a stain is wall."""
+    labels = _nearest(images, (*CLASSES, "stain"))
+    return torch.where(labels == len(CLASSES), CLASSES.index("wall"), labels)
+
+
+SEGMENTERS: dict[str, Callable[[Tensor], Tensor]] = {"careless": careless, "careful": careful}
+
+
+def _nearest(images: Tensor, names: tuple[str, ...]) -> Tensor:
+    palette = torch.tensor([COLOURS[name] for name in names]).to(images)
+    return (images[:, None] - palette[None, :, :, None, None]).square().sum(dim=2).argmin(dim=1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is to be found of one pair and outcome when the target's unit in layer 1 is ablated: shares of its pixels.
+
+    `held` is with the first site held, and `both` with both, by the control. Without a `segmenter`, for both of them.
+    """
+
+    target: str
+    object: str
+    outcome: str  # "removed", of which the object is the target, or "inpainted"
+    live: float
+    held: float
+    both: dict[str, float]
+    segmenter: str | None = None
+
+    @property
+    def did(self) -> float:
+        """What the first site causes."""
+        return self.live - self.held
+
+
+def truths() -> list[Truth]:
+    """Give every effect that is not 0: pairs and outcomes that are not here are 0 in all regimes."""
+
+    def exact(target: str, other: str, outcome: str, live: float, held: float, segmenter: str | None = None) -> Truth:
+        return Truth(target, other, outcome, live, held, dict.fromkeys(("capped", "frozen"), held), segmenter)
+
+    repaired, taken, stained = (1 - BEYOND[name] for name in ("weak rug", "window", "stain"))
+    return [
+        *(exact(name, name, "removed", 1, 1) for name in OBJECTS.values() if name != "rug"),
+        exact("rug", "rug", "removed", 1 - repaired, 1),
+        exact("painting", "window", "inpainted", taken, 0),
+        exact("chair", "mirror", "inpainted", stained, 0, "careless"),
+        Truth("plant", "lamp", "inpainted", 0, 0, {"capped": 0, "frozen": 1}),
+    ]
