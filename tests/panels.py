@@ -1,18 +1,22 @@
-"""Synthetic panels after docs/panel.md, with planted effects, for the tests of `did` and of the report."""
+"""Invented panels after docs/panel.md, with planted effects, for the tests of the estimator, the report and the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
+
+from gandid.panel.arms import Block, Coordinates, dose_blocks, placebo_blocks, sites_block, study_block
+from gandid.panel.schema import Classes, empty_panel
 
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug", "unknown")
 BACKGROUND = ("wall", "floor")
 SITES = ("layer5.norm", "layer6.norm", "output.norm")
 
-# Per arm: the share of the target's original pixels that each class carries after the edit; what is left
-# stays the target's. The keys beside "live" are arms, or held sets standing for every control.
-Plan = Mapping[str, Mapping[str, float]]
-PLAN: Plan = {
+# Per arm: the share of the target's original pixels that each class carries after the edit; what is left stays the target's. The keys
+# are names of arms, or held sets and networks standing for every control.
+Shares = Mapping[str, float]
+Plan = Mapping[str, Shares] | Callable[[Coordinates], Shares]
+PLAN: Mapping[str, Shares] = {
     "live": {"wall": 0.40, "painting": 0.20},
     "first": {"wall": 0.50, "painting": 0.15},
     "all": {"wall": 0.85, "painting": 0.05},
@@ -25,12 +29,17 @@ def make_panel(
     *,
     controls: Sequence[str] = ("capped", "frozen"),
     holds: Sequence[str] = ("first", "all"),
+    networks: Sequence[str] = (),
+    doses: Sequence[float] = (),
+    coalitions: bool = False,
+    draws: int = 0,
     plan: Plan = PLAN,
+    second: Plan | None = None,
     noise: float = 0.0,
     absent: Sequence[str] = (),
     strained: Sequence[str] = (),
     classes: Sequence[str] = CLASSES,
-    unedited: bool = False,
+    sites: Sequence[str] = SITES,
     size: int = 64,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -38,74 +47,82 @@ def make_panel(
 
     Parameters
     ----------
-    latents, targets, controls, holds, classes, size, seed
-        Its dimensions; images are `size` x `size` pixels.
+    latents, targets, controls, holds, networks, classes, sites, size, seed
+        Its dimensions; images are `size` x `size` pixels, networks are twins.
+    doses, coalitions, draws
+        Which further arms there are: doses, all coalitions of sites, random sets of units; measured on the first latents only.
     plan
-        Shares of the target's original pixels per arm (`Plan`). Without noise they are met exactly: a target
-        covers a multiple of 20 pixels.
+        Shares of the target's original pixels per arm (`Plan`). Without noise they are met exactly: a target covers a multiple of 20
+        pixels. Of arms that a mapping does not name, shares grow with the dose, lie between those of live and of all sites held by how
+        many sites are, and are a fifth for random units.
+    second
+        The plan of what a second segmenter sees on the first 128 latents; none by default.
     noise
         Standard deviation over latents of each share, independent between arms.
     absent
         Targets that no image shows.
     strained
         Arms that leave the network's range: large strain, low realism, unknown and uncertain pixels.
-    unedited
-        Whether to add a ``CONTROL:HELD/unedited`` arm per held arm (a copy of the reference).
     """
     rng = np.random.default_rng(seed)
-    names = ["reference", "live", *(f"{c}:{h}" for c in controls for h in holds)]
-    if unedited:
-        names += [f"{name}/unedited" for name in names[2:]]
-    edit = np.array([name == "live" or (":" in name and "/" not in name) for name in names])
-    control = np.array([name.split(":")[0] if ":" in name else "none" for name in names])
-    held = np.array([name.split(":")[1].split("/")[0] if ":" in name else "none" for name in names])
-    shape = (latents, len(targets), len(names))
-    index = {name: i for i, name in enumerate(classes)}
-
-    total = size * size
-    scene = _scenes(rng, latents, classes, absent, total)
-    pixels = np.zeros((*shape, len(classes)), np.int32)
-    inside = np.zeros_like(pixels)
-    for t, target in enumerate(targets):
-        original = scene[:, index[target]]
-        for a, name in enumerate(names):
-            filled = np.zeros((latents, len(classes)))
-            shares = plan.get(name, plan.get(held[a], {})) if edit[a] else {}
-            for c, share in shares.items():
-                if c != target:
-                    wanted = share + noise * rng.standard_normal(latents)
-                    filled[:, index[c]] = np.rint(np.clip(wanted, 0, 1) * original)
-            # Noise may ask for more than there is; the last classes then get less.
-            filled = np.diff(np.minimum(np.cumsum(filled, 1), original[:, None]), axis=1, prepend=0)
-            inside[:, t, a] = filled
-            inside[:, t, a, index[target]] += (original - filled.sum(1)).astype(np.int32)
-            outside = scene.copy()
-            outside[:, index[target]] = 0
-            pixels[:, t, a] = outside + inside[:, t, a]
+    segmenters = 1 if second is None else 2
+    study = study_block([(c, h) for c in controls for h in holds], networks, 1.0, segmenters)
+    blocks = [study, *dose_blocks(study, doses), *(sites_block(study, sites, seed) if coalitions else ())]
+    blocks += placebo_blocks(study, draws)
+    panel = _blank(blocks, targets, classes, sites, networks, draws, segmenters, size, seed)
+    arms = [arm for block in blocks for arm in block.arms]
+    scene = _scenes(rng, latents, classes, absent, size * size)
+    shape = (segmenters, latents, len(targets), len(arms), len(classes))
+    pixels, inside, measured = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape[:4:3], int)
+    for s, seen in enumerate([plan] if second is None else [plan, second]):
+        for a, arm in enumerate(arms[: len(study.arms) if s else None]):
+            n = min(latents, (128 if s else arm.latents) or latents)
+            measured[s, a] = n
+            for t, target in enumerate(targets):
+                shares = _shares(seen, arm, len(sites)) if arm.edit else {}
+                counts = _counts(rng, scene[:n], list(classes), target, shares, noise)
+                pixels[s, :n, t, a], inside[s, :n, t, a] = counts
+    names = [arm.name() for arm in arms]
     bad = np.isin(names, list(strained))
-    panel = xr.Dataset(
-        {
-            "pixels": (("latent", "target", "arm", "object"), pixels),
-            "inside": (("latent", "target", "arm", "object"), inside),
-            **_support(rng, shape, edit & (held != "none"), held == "first", bad),
-            **_gains(rng, latents, targets, names, absent),
-            "units": (
-                ("target", "rank"),
-                np.arange(20 * len(targets), dtype=np.int32).reshape(len(targets), 20),
-            ),
-        },
-        coords={
-            "latent": np.arange(latents),
-            "target": list(targets),
-            "arm": names,
-            "object": list(classes),
-            "site": list(SITES),
-            "quantile": [0.01, 0.5, 0.99],
-            "edit": ("arm", edit),
-            "control": ("arm", control),
-            "held": ("arm", held),
-            "background": ("object", np.isin(classes, BACKGROUND)),
-        },
+    held = np.array([arm.edit and arm.control != "none" and a < len(study.arms) for a, arm in enumerate(arms)])
+    first = np.array([arm.held == "first" for arm in arms])
+    if "unknown" in classes and bad.any():
+        wall, unknown = classes.index("wall"), classes.index("unknown")
+        smear = np.minimum(pixels[0, :, :, bad, wall], size * size // 5)
+        pixels[0, :, :, bad, unknown] += smear
+        pixels[0, :, :, bad, wall] -= smear
+    counts = {"pixels": pixels, "inside": inside}
+    rows = panel.drop_dims("latent").assign(
+        {name: (("segmenter", "latent", "target", "arm", "object"), values) for name, values in counts.items()}
+        | _support(rng, (latents, len(targets), len(arms)), held, first, bad, len(sites))
+        | _gains(rng, latents, targets, len(arms), absent)
+    )
+    measured_on = {"latent": np.arange(latents), "measured": (("segmenter", "arm"), measured)}
+    return rows.assign_coords(measured_on).assign_attrs(panel.attrs)
+
+
+def _blank(
+    blocks: Sequence[Block],
+    targets: Sequence[str],
+    classes: Sequence[str],
+    sites: Sequence[str],
+    networks: Sequence[str],
+    draws: int,
+    segmenters: int,
+    size: int,
+    seed: int,
+) -> xr.Dataset:
+    units = np.arange(20 * len(targets), dtype=np.int32).reshape(len(targets), 20)
+    seen = Classes(tuple(classes), tuple(name for name in classes if name in BACKGROUND))
+    return empty_panel(
+        blocks,
+        targets=targets,
+        segmenters=dict.fromkeys(("synthetic", "another")[:segmenters], seen),
+        sites=dict.fromkeys(sites, True),
+        networks=["own", *networks],
+        units=np.broadcast_to(units, (1 + len(networks), 1 + draws, *units.shape)),
+        values=None,
+        energy=np.ones((1 + draws, len(targets)), np.float32),
         attrs={
             "generator": "synthetic",
             "segmenter": "synthetic",
@@ -113,19 +130,45 @@ def make_panel(
             "ablation": "zero",
             "alpha": 1.0,
             "seed": seed,
-            "image_pixels": total,
+            "image_pixels": size * size,
             "presence": 0.003,
+            "orders": 0,
+            "orders_seed": seed,
             "version": "test",
         },
     )
-    heat = rng.random((len(targets), len(names), size, size), np.float32) * edit[:, None, None] * 0.2
-    panel["inpainted_map"] = (("target", "arm", "y", "x"), heat)
-    panel["gain_map"] = (("target", "v", "u"), 1 + rng.random((len(targets), 8, 8), np.float32))
-    if "unknown" in classes and bad.any():
-        smear = np.minimum(panel["pixels"].sel(object="wall"), total // 5) * bad[None, None, :]
-        panel["pixels"].loc[{"object": "unknown"}] += smear.drop_vars("object").astype(np.int32)
-        panel["pixels"].loc[{"object": "wall"}] -= smear.drop_vars("object").astype(np.int32)
-    return panel
+
+
+def _shares(plan: Plan, arm: Coordinates, sites: int) -> Shares:
+    if callable(plan):
+        return plan(arm)
+    label = arm.network if arm.network != "own" else "live" if arm.held == "none" else arm.held
+    own = arm._replace(dose=1.0, draw=0).name()
+    shares = plan.get(arm.name(), plan.get(own, plan.get(label)))
+    if shares is None and arm.network == "own":
+        live, held, part = plan["live"], plan.get("all", {}), len(arm.held.split("+")) / sites
+        shares = {name: (1 - part) * live.get(name, 0) + part * held.get(name, 0) for name in {**live, **held}}
+    scale = (arm.dose if arm.name() not in plan else 1.0) * (0.2 if arm.draw else 1.0)
+    return {name: scale * share for name, share in (shares or {}).items()}
+
+
+def _counts(
+    rng: np.random.Generator, scene: np.ndarray, classes: list[str], target: str, shares: Shares, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and those inside the target's original pixels, each (n, class)."""
+    original, place = scene[:, classes.index(target)], classes.index(target)
+    filled = np.zeros(scene.shape)
+    for name, share in shares.items():
+        if name != target:
+            wanted = share + noise * rng.standard_normal(len(scene))
+            filled[:, classes.index(name)] = np.rint(np.clip(wanted, 0, 1) * original)
+    # Noise may ask for more than there is; the last classes then get less.
+    filled = np.diff(np.minimum(np.cumsum(filled, 1), original[:, None]), axis=1, prepend=0)
+    inside = filled.astype(np.int32)
+    inside[:, place] += (original - filled.sum(1)).astype(np.int32)
+    outside = scene.copy()
+    outside[:, place] = 0
+    return outside + inside, inside
 
 
 def _scenes(
@@ -148,37 +191,34 @@ def _scenes(
 def _support(
     rng: np.random.Generator,
     shape: tuple[int, int, int],
-    holds: np.ndarray,
+    held: np.ndarray,
     first: np.ndarray,
     bad: np.ndarray,
+    sites: int,
 ) -> dict[str, tuple]:
     latents = shape[0]
-    scale = np.where(bad, 2.0, 0.2) * holds
-    strain = np.abs(rng.normal(1, 0.1, (*shape, len(SITES), 1))) * scale[:, None, None] * np.array([-1.0, 0.0, 0.8])
+    scale = np.where(bad, 2.0, 0.2) * held
+    strain = np.abs(rng.normal(1, 0.1, (*shape, sites, 1))) * scale[:, None, None] * np.array([-1.0, 0.0, 0.8])
     strain[:, :, first, 1:] = 0
-    natural = rng.gamma(20, 0.03, (latents, len(SITES)))
+    moves = rng.gamma(20, 0.03, (latents, sites))
     score = rng.normal(0, 1, latents)[:, None, None] + rng.normal(0, 0.1, shape) - 4 * bad
     score[:, :, 0] = score[:, :1, 0]
     return {
         "strain": (("latent", "target", "arm", "site", "quantile"), strain.astype(np.float32)),
-        "natural": (("latent", "site"), natural.astype(np.float32)),
+        "range": (("latent", "site"), moves.astype(np.float32)),
         "realism": (("latent", "target", "arm"), score.astype(np.float32)),
         "uncertain": (("latent", "target", "arm"), np.broadcast_to(0.003 + 0.05 * bad, shape).astype(np.float32)),
     }
 
 
 def _gains(
-    rng: np.random.Generator,
-    latents: int,
-    targets: Sequence[str],
-    names: Sequence[str],
-    absent: Sequence[str],
+    rng: np.random.Generator, latents: int, targets: Sequence[str], arms: int, absent: Sequence[str]
 ) -> dict[str, tuple]:
     shown = ~np.isin(targets, list(absent))
     gain = np.where(shown, 1.3 + 0.1 * rng.random((latents, len(targets))), np.nan)
     placebo = np.full((latents, len(targets)), np.nan)
     placebo[:8] = 0
-    gap = np.full((latents, len(names)), np.nan)
+    gap = np.full((latents, arms), np.nan)
     gap[:8] = 1e-6
     per_target = ("latent", "target")
     return {

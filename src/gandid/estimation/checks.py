@@ -8,7 +8,7 @@ but an effect counts as supported if its *held* arm is: live is what the network
 experiment. docs/credibility.md describes every check.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,26 +23,11 @@ from gandid.stats import bonferroni, welch_z
 
 
 def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
-    """Check a panel's own arms.
+    """Check a panel's own arms; docs/credibility.md describes every check.
 
-    Checks whose variables the panel lacks (no discriminator, no `unknown` class, no upstream site) are left out.
-
-    - ``target_seen``: images that show the target (from the panel's `presence` on). None or one: *failed*, not estimable.
-    - ``strain`` (support; per held arm, at its worst site): 99 % of positions of a typical image have a held statistic within this
-      log-ratio of what the site would have taken. The bound is the unedited range: how far the statistic moves, on 99 % of positions,
-      between two unedited images.
-    - ``realism`` (support): the discriminator's mean score, against the low end of the unedited images'.
-    - ``unknown``, ``uncertain`` (support): mean share of pixels that belong to no class, or of which the segmenter is uncertain, against
-      the high end of the unedited images'. As for ``realism``, the edit may leave the range by itself, and then the live arm is flagged;
-      a held arm is held to what *holding* adds: beyond the live arm it may go as far as the end of the unedited range lies from its mean.
-    - ``unknown_inside`` (support): share of the target's original pixels that belong to no class after the edit; a held arm may add
-      `Bounds.unknown_inside` to what the live arm has.
-    - ``responds`` (per held arm, in a network with a site that cannot): how many of the held sites respond to an edit at all.
-    - ``baseline_gap`` (per arm): what holding does to the unedited image; *failed* for capped and frozen, where it must be rounding,
-      *flagged* for other controls, whose DID then needs parallel trends.
-    - ``placebo_site``: holding a site upstream of the edit must change nothing, exactly.
-    - ``gain``: measured gain at the first site against ``(1 - e_U)^(-1/2)``.
-    - ``stability``: DID of `removed` and of `inpainted` by objects in the two halves of the latents; the worst Welch z.
+    Support: `strain`, `realism`, `unknown`, `unknown_inside`, `uncertain`. Must hold exactly: `baseline_gap` (of exact controls),
+    `placebo_site`, `gain`. Besides: `target_seen`, `responds`, `stability`. Checks whose variables the panel lacks (no discriminator, no
+    `unknown` class, no upstream site) are left out.
 
     Returns
     -------
@@ -50,13 +35,15 @@ def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
         Columns ``check, target, value, bound, verdict, arm, detail``; `verdict` is ``ok``, ``flagged`` or ``failed``; `target` or `arm`
         is empty where a check is not about one.
     """
+    count, size = np.maximum(sums.shown.sum(axis=0), 1)[:, None], contents.size
+    unknown = sums.unknown / (count * size), sums.unedited_unknown / size
     found = [
         *_target_seen(contents, sums, bounds),
         *_strain(contents, sums, bounds),
-        *_realism(contents, sums, bounds),
-        *_unknown(contents, sums, bounds),
+        *_in_range("realism", contents, sums, *_means(contents, sums, "realism"), bounds),
+        *_in_range("unknown", contents, sums, *unknown, bounds, bounds.unknown),
         *_unknown_inside(contents, sums, bounds),
-        *_uncertain(contents, sums, bounds),
+        *_in_range("uncertain", contents, sums, *_means(contents, sums, "uncertain"), bounds, bounds.uncertain),
         *_responds(contents),
         *_exact(contents, bounds),
         *_stability(contents, sums, bounds),
@@ -95,7 +82,7 @@ def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[_Summary]:
     count, largest, total = np.zeros(size, int), np.full(size, np.nan), np.zeros(size)
     for one in stream(summarize, slices(panel, [name])):
         count, largest, total = count + one[0], np.fmax(largest, one[1]), total + one[2]
-    return [_Summary(int(c), float(m), float(s) / max(c, 1)) for c, m, s in zip(count, largest, total, strict=True)]
+    return [_Summary(int(c), float(m), float(s / max(c, 1))) for c, m, s in zip(count, largest, total, strict=True)]
 
 
 def _read(panel: xr.Dataset, name: str, block: slice, *dims: str) -> np.ndarray:
@@ -112,11 +99,6 @@ def _edited(contents: Contents, sums: Sums) -> list[tuple[str, int]]:
     """Live, held arms and networks: names, and places among the arms of the sums."""
     pairs = [("live", contents.live), *((regime.name, regime.arm) for regime in contents.regimes)]
     return [(name, sums.arms.index(contents.place(arm))) for name, arm in pairs]
-
-
-def _beyond(arm: str, live: float, end: float, usual: float) -> float:
-    """How far an arm may go: to the end of the unedited range, or as far beyond live as that lies from its mean."""
-    return end if arm == "live" else live + end - usual
 
 
 def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
@@ -157,44 +139,50 @@ def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
             yield row("strain", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
 
 
-def _realism(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
-    if "realism" not in contents.panel:
+def _means(contents: Contents, sums: Sums, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of a variable, means over the images that show the target (target, arm), and the values of the unedited images that have one."""
+    if name not in contents.panel:
+        return np.empty(0), np.empty(0)
+    panel = contents.panel[[name]].isel(arm=sums.arms)
+
+    def add_up(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        values = _read(panel, name, block, "target", "arm").astype(np.float64)
+        known = sums.shown[block, :, None] & ~np.isnan(values)
+        totals = np.stack([np.where(known, values, 0).sum(axis=0), known.sum(axis=0)])
+        return totals, values[:, 0, sums.arms.index(contents.reference)]
+
+    totals, unedited = zip(*stream(add_up, slices(panel, [name], len(sums.shown))), strict=True)
+    total, count = sum(totals)
+    everywhere = np.concatenate(unedited)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan), everywhere[~np.isnan(everywhere)]
+
+
+def _in_range(
+    check: str,
+    contents: Contents,
+    sums: Sums,
+    means: np.ndarray,
+    unedited: np.ndarray,
+    bounds: Bounds,
+    least: float = -np.inf,
+) -> Iterator[Row]:
+    """Whether an arm's mean lies in the range of the unedited images, or no further out of it than live and the range's half-width.
+
+    The range ends where only `Bounds.tail` of the unedited images lie beyond, and not below `least`: at its low end for realism.
+    """
+    if not len(unedited) or (check == "unknown" and "unknown" not in contents.classes):
         return
-    panel = contents.panel[["realism"]].isel(arm=sums.arms)
-
-    def scored(block: slice) -> tuple[np.ndarray, np.ndarray]:
-        values = _read(panel, "realism", block, "target", "arm")
-        # Only the first latents are scored; the rest is NaN.
-        where = np.flatnonzero(~np.isnan(values).all((1, 2)))
-        return where + block.start, values[where].astype(np.float64)
-
-    blocks = slices(panel, ["realism"], len(sums.shown))
-    latents, scores = map(np.concatenate, zip(*stream(scored, blocks), strict=True))
-    for t, target in enumerate(contents.targets):
-        reference = scores[:, t, sums.arms.index(contents.names.index("reference"))]
-        shows = sums.shown[latents, t] & ~np.isnan(reference)
-        if not shows.any():
-            continue
-        low, usual = float(np.nanquantile(reference, bounds.tail)), float(np.nanmean(reference))
-        means = {arm: float(scores[shows, t, place].mean()) for arm, place in _edited(contents, sums)}
-        for arm, value in means.items():
-            least = min(low, _beyond(arm, means["live"], low, usual))
-            detail = f"unedited images: {usual:.2f} on average; live: {means['live']:.2f}"
-            yield row("realism", value, least, value >= least, target=target, arm=arm, detail=detail)
-
-
-def _unknown(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
-    if "unknown" not in contents.classes:
-        return
-    size = contents.size
-    high = max(float(np.quantile(sums.unedited_unknown, 1 - bounds.tail)) / size, bounds.unknown)
-    usual = float(sums.unedited_unknown.mean()) / size
-    for t, (target, count) in enumerate(zip(contents.targets, sums.shown.sum(0), strict=True)):
-        shares = {arm: float(sums.unknown[t, place] / (max(count, 1) * size)) for arm, place in _edited(contents, sums)}
-        for arm, value in shares.items() if count else ():
-            most = max(high, _beyond(arm, shares["live"], high, usual))
-            detail = f"unedited images: {usual:.2%} on average; live: {shares['live']:.2%}"
-            yield row("unknown", value, most, value <= most, target=target, arm=arm, detail=detail)
+    sign, shown = (-1, ".2f") if check == "realism" else (1, ".2%")
+    end, usual = max(float(np.quantile(sign * unedited, 1 - bounds.tail)), least), sign * float(unedited.mean())
+    edited = _edited(contents, sums)
+    for t in np.flatnonzero(sums.shown.any(axis=0) & ~np.isnan(means[:, dict(edited)["live"]])):
+        live = sign * float(means[t, dict(edited)["live"]])
+        for arm, place in edited:
+            value = sign * float(means[t, place])
+            most = end if arm == "live" else max(end, live + end - usual)
+            detail = f"unedited images: {sign * usual:{shown}} on average; live: {sign * live:{shown}}"
+            about = {"target": contents.targets[t], "arm": arm, "detail": detail}
+            yield row(check, sign * value, sign * most, value <= most, **about)
 
 
 def _unknown_inside(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
@@ -208,33 +196,6 @@ def _unknown_inside(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[
             high = bounds.unknown_inside + (0.0 if arm == "live" else shares["live"])
             about = {"target": contents.targets[t], "arm": arm, "detail": "share of the target's original pixels"}
             yield row("unknown_inside", value, high, value <= high, **about)
-
-
-def _uncertain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
-    if "uncertain" not in contents.panel:
-        return
-    panel, shown = contents.panel[["uncertain"]].isel(arm=sums.arms), sums.shown
-    reference = sums.arms.index(contents.names.index("reference"))
-
-    def add_up(block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Sums over the images that show each target, (target, arm), and each unedited image's share."""
-        values = _read(panel, "uncertain", block, "target", "arm").astype(np.float64)
-        return np.einsum("nt,nta->ta", shown[block], values), values[:, 0, reference]
-
-    parts = list(stream(add_up, slices(panel, ["uncertain"], len(shown))))
-    unedited = np.concatenate([part[1] for part in parts])
-    high, usual = max(float(np.quantile(unedited, 1 - bounds.tail)), bounds.uncertain), float(unedited.mean())
-    for t, (target, count) in enumerate(zip(contents.targets, shown.sum(0), strict=True)):
-        if not count:
-            continue
-        shares = sum(part[0][t] for part in parts) / count
-        edited = _edited(contents, sums)
-        live = float(shares[dict(edited)["live"]])
-        for arm, place in edited:
-            value, own = float(shares[place]), float(shares[sums.baselines[place]])
-            most = max(high, _beyond(arm, live, high, usual))
-            detail = f"before the edit: {own:.2%}; live: {live:.2%}; all unedited images: {usual:.2%} on average"
-            yield row("uncertain", value, most, value <= most, target=target, arm=arm, detail=detail)
 
 
 def _responds(contents: Contents) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import REFERENCE, STUDY, Coordinates
+from gandid.panel.arms import STUDY, Coordinates
 from gandid.panel.schema import PRESENCE, arm_table
 
 COUNTS = ("pixels", "inside")
@@ -52,6 +52,7 @@ class Contents:
         self.dose = float(panel.attrs.get("alpha", 1.0))
         self.live = self.arms[self.names.index("live")]._replace(latents=0)
         """What is done in the arm `live`."""
+        self.reference = self.names.index("reference")
         self._places = {arm._replace(latents=0): place for place, arm in enumerate(self.arms)}
         if self.rows(self.study) == 0:
             raise ValueError("the panel has no latent")
@@ -68,7 +69,7 @@ class Contents:
     def baseline(self, arm: Coordinates) -> int:
         """The place of the arm that is an arm's unedited image; the reference where the panel has no other."""
         place = self.place(arm.baseline)
-        return self._places[REFERENCE] if place is None else place
+        return self.reference if place is None else place
 
     @cached_property
     def study(self) -> list[int]:

@@ -111,7 +111,9 @@ def contrast(
     expected = weighted_sum(scaled, parts.denominator[:, :, None] * np.nan_to_num(ratio))
     missing = (weights[:, total <= 0] != 0).any(axis=1)[:, None]
     value = np.where(missing, np.nan, weighted_sum(weights, np.nan_to_num(ratio)))
-    groups = ((parts.denominator > 0) @ (weights != 0).T.astype(float) > 0).sum(axis=0)[:, None]
+    # Where weights cancel (at dose 0 live and held are one image) the contrast is 0, as sure as there are latents.
+    used = (weights != 0) | ~(weights != 0).any(axis=1, keepdims=True)
+    groups = ((parts.denominator > 0).astype(float) @ used.T > 0).sum(axis=0)[:, None]
     squares = ((own - expected) ** 2).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         se = np.where(missing | (groups < 2), np.nan, np.sqrt(squares * groups / (groups - 1)))
@@ -134,6 +136,21 @@ def flip_values(parts: Parts, weights: npt.ArrayLike) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         joint = (used @ parts.numerator.sum(axis=0)) / (used @ parts.denominator.sum(axis=0))[:, None]
     return own - weighted_sum(scaled, parts.denominator[:, :, None]) * np.nan_to_num(joint)
+
+
+def study_contrast(parts: Parts, live: int, held: int, level: float) -> tuple[Estimate, np.ndarray]:
+    """Live less a held arm (their places), carried by the latents in which the two differ.
+
+    Returns
+    -------
+    Estimate, numpy.ndarray
+        Fields of shape (1, K), and the values whose signs can be flipped, (group, K).
+    """
+    weights = np.eye(parts.denominator.shape[1])[live] - np.eye(parts.denominator.shape[1])[held]
+    flipped = flip_values(parts, weights)[:, 0]
+    # Of two networks all holes differ, also where a class is in neither of them.
+    carriers = np.where(contrast(parts, weights, level).carriers > 0, (flipped != 0).sum(axis=0), 0)
+    return contrast(parts, weights, level, carriers)._replace(carriers=carriers), flipped
 
 
 def _scaled(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

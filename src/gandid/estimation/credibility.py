@@ -7,7 +7,17 @@ import pandas as pd
 from scipy import stats
 
 from gandid.estimation.bounds import (
-    CONDITION, ENERGY, EXACT, GONE, SIMILAR, TOGETHER, UNEDITED, UNLIKELY, Bounds, Row, row,
+    CONDITION,
+    ENERGY,
+    EXACT,
+    GONE,
+    SIMILAR,
+    TOGETHER,
+    UNEDITED,
+    UNLIKELY,
+    Bounds,
+    Row,
+    row,
 )
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast
@@ -82,14 +92,18 @@ def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
             names = np.full(OBJECTS, "placebo")
             found = contrast(Parts(names, names, np.stack(dealt, axis=1).astype(float), both.astype(float)), [1, -1])
             share = float(((found.low > 0) | (found.high < 0)).mean())
-            detail = f"share of {OBJECTS} classes dealt out at random over {len(both):,} images whose interval excludes 0"
+            detail = (
+                f"share of {OBJECTS} classes dealt out at random over {len(both):,} images whose interval excludes 0"
+            )
             yield row("placebo_object", share, bound, share <= bound, target=target, arm=arm, detail=detail)
 
 
 def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
     """Whether both regimes show as much of the target, of controls with a baseline of their own: the ratio of its mean areas."""
-    totals = sums.pixels[:, 0].sum(axis=0) if contents.targets else sums.pixels[:0]  # unedited images are the same for all
-    whole, reference = sums.latents.sum() * contents.size, sums.arms.index(contents.names.index("reference"))
+    totals = (
+        sums.pixels[:, 0].sum(axis=0) if contents.targets else sums.pixels[:0]
+    )  # unedited images are the same for all
+    whole, reference = sums.latents.sum() * contents.size, sums.arms.index(contents.reference)
     for target in contents.targets:
         place = list(contents.classes).index(target)
         for regime in contents.regimes:
@@ -134,7 +148,9 @@ def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
         detail = f"the DID of {worst[0]} shrinks by {size:.1f} points from dose {before:g} to {worst[1]:g}"
     removed = curve[curve["outcome"] == "removed"]
     peak = removed.iloc[int(removed["did"].abs().argmax())]
-    detail += f"; worst of {len(falls)} steps, in standard errors; the DID of removed is largest at dose {peak['dose']:g}, "
+    detail += (
+        f"; worst of {len(falls)} steps, in standard errors; the DID of removed is largest at dose {peak['dose']:g}, "
+    )
     detail += f"{100 * peak['did']:+.1f} points"
     return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
@@ -160,7 +176,9 @@ def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) 
 
 def _shapley_efficiency(some: pd.DataFrame, target: str) -> Row:
     """Whether the shares sum to the DID of holding all sites on the same latents."""
-    summed = some.groupby(["outcome", "object"], sort=False).agg({"did": "sum", "tau_live": "first", "tau_held": "first"})
+    summed = some.groupby(["outcome", "object"], sort=False).agg(
+        {"did": "sum", "tau_live": "first", "tau_held": "first"}
+    )
     gap = float((summed["did"] - (summed["tau_live"] - summed["tau_held"])).abs().max())
     detail = "largest gap between the sum of the shares and the DID of holding all sites, on the same latents"
     return row("shapley_efficiency", gap, EXACT, gap <= EXACT, "failed", target=target, detail=detail)

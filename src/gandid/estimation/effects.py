@@ -1,6 +1,6 @@
 """Effects: every estimate of a panel, with its errors, ready to be read, tabulated and drawn."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from gandid.estimation import families
 from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
 from gandid.estimation.checks import checks, mean_gains
 from gandid.estimation.contents import Contents
-from gandid.estimation.contrast import Parts, contrast, flip_values, parts
+from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
 from gandid.estimation.sums import Sums, gather
 from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
@@ -179,7 +179,9 @@ def did(
     contents = Contents(panel)
     sums = gather(contents, contents.study)
     found = [
-        _target(contents, sums, t, level, flips, resamples, seed) for t in range(len(contents.targets)) if contents.regimes
+        _target(contents, sums, t, level, flips, resamples, seed)
+        for t in range(len(contents.targets))
+        if contents.regimes
     ]
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*COLUMNS, *MORE, "moved"])
     frame["q"] = _q(frame)
@@ -210,7 +212,7 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> 
     estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
-    frame[TEXT] = frame[TEXT].fillna("")
+    frame[TEXT] = frame[TEXT].astype(object).fillna("")
     return frame
 
 
@@ -225,7 +227,7 @@ def read_effects(folder: Path, panel: xr.Dataset) -> Effects:
         Its panel, of which units, attributes and gains are read.
     """
     frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
-    frame[TEXT] = frame[TEXT].fillna("")
+    frame[TEXT] = frame[TEXT].astype(object).fillna("")
     judged = pd.read_csv(folder / "checks.csv", keep_default_na=False, na_values={"value": [""], "bound": [""]})
     contents = Contents(panel)
     rows = contents.rows(contents.study)
@@ -243,9 +245,8 @@ def _target(
     for regime in contents.regimes:
         held = sums.arms.index(contents.place(regime.arm))
         for outcome, part in every.items():
-            one, other = np.eye(len(sums.arms))[[live, held]]
-            columns, moved, flipped = _estimates(part, one, other, level)
-            ratio = outcome in outcomes.RATIOS
+            columns, flipped = _estimates(part, live, held, level)
+            moved, ratio = columns["carriers"] > 0, outcome in outcomes.RATIOS
             columns["n"] = np.full(moved.shape, sums.either[t, held] if ratio else sums.latents.sum())
             columns |= _sequence(columns, level)
             if ratio:
@@ -263,18 +264,13 @@ def _target(
     return frame
 
 
-def _estimates(
-    part: Parts, live: np.ndarray, held: np.ndarray, level: float
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Columns of one (target, arm, outcome), which classes live and held differ in, and the values whose signs are flipped."""
-    flipped = flip_values(part, live - held)[:, 0]
-    moved = contrast(part, live - held, level).carriers[0] > 0
-    carriers = np.where(moved, (flipped != 0).sum(axis=0), 0)
-    estimate = contrast(part, live - held, level, carriers)
-    columns = families.estimated(estimate) | {"carriers": carriers}
-    for name, weights in (("live", live), ("held", held)):
-        columns |= families.of_arm(name, contrast(part, weights, level, np.inf))
-    return {name: np.ravel(values).astype(float) for name, values in columns.items()}, moved, flipped
+def _estimates(part: Parts, live: int, held: int, level: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns of one (target, arm, outcome), and the values whose signs are flipped."""
+    estimate, flipped = study_contrast(part, live, held, level)
+    columns, at = families.estimated(estimate), np.eye(part.denominator.shape[1])
+    for name, arm in (("live", live), ("held", held)):
+        columns |= families.of_arm(name, contrast(part, at[arm], level, np.inf))
+    return {name: np.ravel(values).astype(float) for name, values in columns.items()}, flipped
 
 
 def _sequence(columns: Mapping[str, np.ndarray], level: float) -> dict[str, np.ndarray]:

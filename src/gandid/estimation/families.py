@@ -106,7 +106,9 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 exact = exact_control(contents.regimes, regime)
                 if exact is not None:
                     about |= {"contrast": "departure", "dose": np.array(contents.doses)[:, None]}
-                    yield rows(together(found), about, estimated(contrast(together(found), held[exact] - held[h], level)))
+                    yield rows(
+                        together(found), about, estimated(contrast(together(found), held[exact] - held[h], level))
+                    )
 
 
 def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
@@ -263,8 +265,7 @@ def _common(contents: Contents, both: list[Sums], target: int, outcome: str, seg
     """An outcome of the classes that two segmenters know, the arms under the first and then under the other."""
     kinds = ("target", "object", "together")
     one, two = (
-        chosen(parts(contents, sums, target, outcome, s), kinds)
-        for sums, s in zip(both, (0, segmenter), strict=True)
+        chosen(parts(contents, sums, target, outcome, s), kinds) for sums, s in zip(both, (0, segmenter), strict=True)
     )
     names = [name for name in one.objects if name in two.objects]
     where = [[list(found.objects).index(name) for name in names] for found in (one, two)]
@@ -363,7 +364,7 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
     for one in did.to_dict("records"):
         arm = sums.arms.index(contents.names.index(one["arm"]))
-        gap = share[sums.baselines[arm]] - share[sums.arms.index(contents.names.index("reference"))]
+        gap = share[sums.baselines[arm]] - share[sums.arms.index(contents.reference)]
         about = contents.kinds(one["target"]) == ("target" if one["outcome"] == "removed" else "object")
         found = [("gap", float(gap[about].sum()))]
         if (key := tuple(one[name] for name in keys)) in seen.index:
@@ -381,7 +382,7 @@ def _off(low: float, high: float, violation: float) -> dict[str, float]:
 
 
 def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
-    """A live network against the mean of its twins, the network as the cluster: is the live one a new draw of theirs?
+    """A live network against the mean of its twins, as a new draw of theirs: the network is the cluster.
 
     Intervals over latents say how well *these* networks are known. What was assigned is the network, so that the error comes from
     their number (Moulton 1990; Donald and Lang 2007); `se_live` and `se_held` are over latents still. NaN errors with one twin.
@@ -391,7 +392,14 @@ def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
         first, held = one.iloc[0], one["tau_held"].to_numpy()
         se, half = new_draw(first["tau_live"], held, level)
         did = float(first["tau_live"] - held.mean())
-        row = {"target": target, "object": name, "outcome": outcome, "control": "twin", "held": "networks", "arm": "twin"}
+        row = {
+            "target": target,
+            "object": name,
+            "outcome": outcome,
+            "control": "twin",
+            "held": "networks",
+            "arm": "twin",
+        }
         row |= {"contrast": "networks", "kind": first["kind"], "n": 1 + len(held), "did": did, "se": se}
         row |= {"ci_low": did - half, "ci_high": did + half, "tau_live": first["tau_live"], "se_live": first["se_live"]}
         row |= {"tau_held": held.mean(), "se_held": float(np.sqrt((one["se_held"] ** 2).sum()) / len(held))}

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
-from gandid.errors import GandidError
 from gandid.estimation.contents import COUNTS, Contents
+from gandid.panel.store import read_counts
 
 GROUPS = 1024  # half of them in each half of the latents
 VALUES = 2**19  # values of a block, all variables together: the blocks under way are few megabytes
@@ -91,9 +92,7 @@ def stream(work: Callable[[slice], Result], blocks: Sequence[slice], threads: in
             yield waiting.popleft().result()
 
 
-def gather(
-    contents: Contents, arms: Sequence[int], segmenter: int = 0, rows: int | None = None, targets: slice = slice(None)
-) -> Sums:
+def gather(contents: Contents, arms: Sequence[int], segmenter: int = 0, rows: int | None = None) -> Sums:
     """Read the counts of some arms once.
 
     Parameters
@@ -106,24 +105,17 @@ def gather(
         Which sees them.
     rows
         How many latents, the first as stored; by default all that every one of the arms was measured on.
-    targets
-        Which of the targets.
 
     Raises
     ------
     GandidError
         If counts that are said to be measured are missing.
     """
-    reference, live = contents.names.index("reference"), contents.place(contents.live)
-    wanted = list(dict.fromkeys([reference, live, *arms, *(contents.baseline(contents.arms[arm]) for arm in arms)]))
+    live, baselines = contents.place(contents.live), [contents.baseline(contents.arms[arm]) for arm in arms]
+    wanted = list(dict.fromkeys([contents.reference, live, *arms, *baselines]))
     rows = contents.rows(wanted, segmenter) if rows is None else rows
-    panel = contents.panel[list(COUNTS)].isel(
-        segmenter=segmenter, target=targets, arm=wanted if len(wanted) < len(contents.arms) else slice(None)
-    )
-    if len(wanted) == len(contents.arms):
-        wanted = list(range(len(wanted)))
-    counter = _Counter(contents, panel, wanted, segmenter, rows)
-    for one in stream(counter.count, slices(panel, COUNTS, rows)):
+    counter = _Counter(contents, wanted, segmenter, rows)
+    for one in stream(counter.count, slices(contents.panel, COUNTS, rows)):
         counter.add(one)
     return counter.sums
 
@@ -131,13 +123,12 @@ def gather(
 class _Counter:
     """Counts blocks of latents, and adds them up."""
 
-    def __init__(self, contents: Contents, panel: xr.Dataset, arms: list[int], segmenter: int, rows: int):
-        self.panel = panel
-        self.live, self.reference = arms.index(contents.place(contents.live)), arms.index(contents.names.index("reference"))
-        classes = list(contents.classes)
-        self.names = [str(name) for name in panel["target"].values]
-        self.target = np.array([classes.index(name) for name in self.names], int)
-        self.others = np.array([contents.kinds(name, segmenter) == "object" for name in self.names])
+    def __init__(self, contents: Contents, arms: list[int], segmenter: int, rows: int):
+        self.panel, self.segmenter = contents.panel, segmenter
+        self.live, self.reference = arms.index(contents.place(contents.live)), arms.index(contents.reference)
+        classes, targets = list(contents.classes), contents.targets
+        self.target = np.array([classes.index(name) for name in targets], int)
+        self.others = np.array([contents.kinds(name, segmenter) == "object" for name in targets])
         self.unknown = classes.index("unknown") if "unknown" in classes else None
         self.present = contents.present
         self.place = self._ranks(rows)
@@ -146,10 +137,8 @@ class _Counter:
         late = self.place >= halves[0]
         upper = numbers[0] + (self.place - halves[0]) * numbers[1] // halves[1]
         self.group = np.where(late, upper, self.place * numbers[0] // max(halves[0], 1))
-        groups, shape = int(numbers.sum()), (len(self.names), len(arms))
-        zeros = {
-            name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")
-        }
+        groups, shape = int(numbers.sum()), (len(targets), len(arms))
+        zeros = {name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")}
         self.sums = Sums(
             arms=arms,
             latents=np.bincount(self.group, minlength=groups),
@@ -174,7 +163,7 @@ class _Counter:
 
     def count(self, block: slice) -> dict:
         """Sums of one block of latents."""
-        pixels, inside = (self._read(name, block) for name in COUNTS)
+        pixels, inside = (read_counts(self.panel, name, block, self.sums.arms, self.segmenter) for name in COUNTS)
         order = np.argsort(self.group[block], kind="stable")
         if (np.diff(order) != 1).any():
             pixels, inside = pixels[order], inside[order]
@@ -183,7 +172,7 @@ class _Counter:
         emerged = pixels >= self.present
         emerged &= ~emerged[:, :, self.sums.baselines]
         sums = {
-            name: np.stack([values[a:b].sum(0, dtype=np.int64) for a, b in zip(cuts, cuts[1:], strict=False)])
+            name: np.stack([values[a:b].sum(0, dtype=np.int64) for a, b in pairwise(cuts)])
             for name, values in (("pixels", pixels), ("inside", inside), ("emerged", emerged))
         }
         shown = pixels[:, np.arange(len(self.target)), self.reference, self.target] >= max(self.present, 1)
@@ -194,16 +183,6 @@ class _Counter:
             found |= {"unknown": np.einsum("nt,nta->ta", shown, unknown)}
             found |= {"unedited_unknown": unknown[:, 0, self.reference]}
         return found
-
-    def _read(self, name: str, block: slice) -> np.ndarray:
-        counts = self.panel[name].isel(latent=block).transpose("latent", "target", "arm", "object").values
-        if counts.size and counts.min() < 0:
-            numbers = self.panel["latent"].values[block] if "latent" in self.panel.coords else [block.start, block.stop]
-            raise GandidError(
-                f"{self.panel.encoding.get('source', 'the panel')} is damaged: counts are missing for latents "
-                f"{min(numbers)} to {max(numbers)}"
-            )
-        return counts
 
     def _holes(self, inside: np.ndarray) -> dict[str, np.ndarray]:
         """What the target's original pixels became, each arm against live."""

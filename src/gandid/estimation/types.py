@@ -22,7 +22,15 @@ from gandid.stats import bootstrap
 
 TYPES = ("disentangled", "type-1", "type-2")
 COLUMNS = ["target", "removed", "inpainted_objects", "share_top", "gini", "effective_units", "type"]
-COLUMNS += ["p_disentangled", "p_type_1", "p_type_2", "removed_bound", "inpainted_bound", "concentration_bound", "unknown"]
+COLUMNS += [
+    "p_disentangled",
+    "p_type_1",
+    "p_type_2",
+    "removed_bound",
+    "inpainted_bound",
+    "concentration_bound",
+    "unknown",
+]
 RESAMPLES = 2000
 SEED = 0
 UNKNOWN = 0.01  # share that turns into no class that the segmenter knows, from which it is worth a word

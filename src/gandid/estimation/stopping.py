@@ -1,0 +1,126 @@
+"""Until precise enough: what a study waits for, at which sizes it looks, and why it stopped.
+
+A study that is asked for a half-width measures some latents, looks at its confidence sequences, and goes on while one of them is
+wider than that. Sequences hold at every look together (`gandid.stats.boundary`), so that stopping at one of them costs no coverage. Each
+covers with its level by itself, as the intervals of `effects.csv` do, not all of them jointly.
+"""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gandid.estimation.bounds import TOGETHER
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import parts, study_contrast
+from gandid.estimation.families import labels, together
+from gandid.estimation.sums import gather
+from gandid.stats import CARRIERS, sequence_half_width, share_at_most
+
+GROWTH = 4  # a look comes after a quarter more latents: no study is more than a quarter longer than it need be
+COLUMNS = ["target", "outcome", "object", "control", "held", "arm", "did", "half_width", "n", "carriers"]
+
+
+def next_look(latents: int, most: int) -> int:
+    """The size after `latents` at which to look, at most `most`: it depends on nothing else, so that a killed run looks where it would have."""
+    return min(latents + max(latents // GROWTH, 1), most)
+
+
+def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
+    """How precisely a panel knows what ``--until`` waits for: per target and held arm, `removed`, and `inpainted` by all other objects.
+
+    The half-width is that of the confidence sequence of the DID, from `gandid.stats.CARRIERS` latents on in which live and held differ.
+    Below, where its normal limit cannot be trusted, it follows from how little they do differ,
+
+        ``|DID| <= share of the target's original pixels that are counted in one of the two only``,
+
+    and of that share `gandid.stats.share_at_most` is a bound: each latent weighs as many of the largest hole seen as its own is. Thus a DID
+    that is 0 because nothing ever differs becomes precise, too: to 0.5 points after some thousand latents that show the target. (Where a
+    latent's hole is not the same live and held, as under `mean` and `twin`, all of its pixels are counted.)
+
+    Parameters
+    ----------
+    panel
+        As docs/panel.md describes it; read once, some latents at a time.
+    level
+        Coverage of each sequence.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per target, held arm and outcome, columns `COLUMNS`: `half_width` is a share of the target's original pixels, infinite
+        where nothing can be said; `n` are the latents that show the target, in the regime in which it is rarer; `carriers` those in
+        which live and held differ (of more than 1,024, groups of neighbours).
+    """
+    contents = Contents(panel)
+    sums, found = gather(contents, contents.study), []
+    live = sums.arms.index(contents.place(contents.live))
+    for t, target in enumerate(contents.targets):
+        every = {outcome: together(parts(contents, sums, t, outcome)) for outcome in ("removed", "inpainted")}
+        for regime in contents.regimes:
+            held = sums.arms.index(contents.place(regime.arm))
+            for o, (outcome, part) in enumerate(every.items()):
+                estimate, _ = study_contrast(part, live, held, level)
+                did, se, carriers = (float(value.item()) for value in (estimate.value, estimate.se, estimate.carriers))
+                n, half = int(min(sums.informing[t, live], sums.informing[t, held])), np.inf
+                if n and carriers < CARRIERS:
+                    weight, largest = sums.weight[:, t, held]
+                    half = abs(did) + float(
+                        share_at_most(sums.discordant[o, t, held] / largest, weight / largest, level)
+                    )
+                elif n:
+                    half = float(sequence_half_width(se, sums.either[t, held], carriers, level))
+                row = labels(regime, target, outcome) | {"object": part.objects[0], "did": did}
+                found.append(row | {"half_width": half, "n": n, "carriers": int(carriers)})
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def rare(widths: pd.DataFrame, latents: int, most: int) -> pd.Series:
+    """Whether a row's target is so rare that, at this rate, `most` latents hold fewer than `gandid.stats.CARRIERS` images of it.
+
+    No study waits for those: they could not be told at its end either.
+    """
+    return widths["n"] * most < CARRIERS * latents
+
+
+def is_precise(widths: pd.DataFrame, until: float, latents: int, most: int) -> bool:
+    """Whether a study of `latents` may stop: no half-width that is waited for is above `until`."""
+    return bool((widths["half_width"] <= until)[~rare(widths, latents, most)].all())
+
+
+def stop_reason(panel: xr.Dataset, until: float, latents: int, most: int) -> str:
+    """One or two sentences: why a study stopped at `latents`, with the widest half-width named.
+
+    Parameters
+    ----------
+    panel
+        The study's.
+    until, most
+        The half-width that was asked for, and the latents that were allowed.
+    latents
+        How many were measured.
+    """
+    widths = half_widths(panel)
+    left_out = rare(widths, latents, most)
+    parts, waited = [], widths[~left_out]
+    if waited.empty:
+        parts.append(f"Stopped at {latents:,} latents: there is nothing to wait for.")
+    else:
+        worst = waited.iloc[int(waited["half_width"].argmax())]
+        what = f"{worst['outcome']}{'' if worst['outcome'] == 'removed' else f' by {TOGETHER}'}"
+        where = f"{_points(worst['half_width'])} ({worst['target']}, {what}, {worst['arm']})"
+        if worst["half_width"] <= until:
+            how = f"Stopped at {latents:,} latents, precise enough"
+        elif latents >= most:
+            how = f"Went on to {latents:,} latents, as many as were allowed, and is not precise enough"
+        else:
+            how = f"Was cut short at {latents:,} latents, not precise enough yet"
+        parts.append(f"{how}: the half-width asked for is {_points(until)}, the widest is {where}.")
+    if left_out.any():
+        names = ", ".join(dict.fromkeys(widths.loc[left_out, "target"]))
+        parts.append(f"Not waited for, since fewer than {CARRIERS} of {most:,} images would show it: {names}.")
+    return " ".join(parts)
+
+
+def _points(share: float) -> str:
+    """A half-width in points, as precise as it takes to tell it from one that is asked for."""
+    return f"{100 * share:.3g} points"
