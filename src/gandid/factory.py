@@ -6,6 +6,7 @@ reads.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -24,13 +25,18 @@ def is_factory(name: str) -> bool:
     return ".py:" in name
 
 
+def digest(name: str) -> str:
+    """SHA-256 of the file of `FILE.py:FACTORY`: it decides what is made as weights do, and counts in fingerprints."""
+    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
 def call_factory(name: str) -> Any:
     """Run a file and give what its factory returns.
 
     Parameters
     ----------
     name : str
-        `FILE.py:FACTORY`. Modules beside the file can be imported by it.
+        `FILE.py:FACTORY`. Modules beside the file can be imported by it, whatever other modules have their names.
 
     Raises
     ------
@@ -54,12 +60,13 @@ def user_modules() -> list[ModuleType]:
 
 
 def _run(file: Path) -> ModuleType:
-    """Execute a file as a module of its own name."""
-    spec = importlib.util.spec_from_file_location(PREFIX + file.stem, file)
+    """Execute a file as a module of a name that no other file has."""
+    name = f"{PREFIX}{hashlib.sha256(str(file).encode()).hexdigest()[:8]}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look there for the file's classes
+    sys.modules[name] = module  # dataclasses and pickle look there for the file's classes
     spec.loader.exec_module(module)
     return module
 
@@ -84,9 +91,30 @@ def _own_errors(path: str, file: Path) -> Iterator[None]:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of a folder be imported, as they can be where a script of that folder runs."""
+    """Let modules of a folder be imported, as they can be where a script of that folder runs.
+
+    Modules of their names that came from elsewhere (beside another factory, say) step aside meanwhile.
+    """
+    beside = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
+    beside -= {"gandid", "torch", *sys.stdlib_module_names}
+
+    def elsewhere() -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in foreign}
+
+    def is_foreign(name: str) -> bool:
+        source = getattr(sys.modules.get(name), "__file__", None)
+        return source is not None and not Path(source).is_relative_to(folder)
+
+    foreign = {name for name in beside if is_foreign(name)}
+    before = elsewhere()
+    for name in before:
+        del sys.modules[name]
     sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name in elsewhere():
+            del sys.modules[name]
+        sys.modules.update(before)

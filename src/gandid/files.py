@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gandid.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -52,3 +54,26 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], about: Mapping[st
         # One entry: the order of several differs from save to save, and with it the file's hash.
         save_file(weights, aside, metadata={"gandid": json.dumps(about)})
     return path
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give what `write_safetensors` was told of the tensors ({} in files of others), and the tensors.
+
+    Raises
+    ------
+    UsageError
+        If the file is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        about = json.loads(metadata.get("gandid", "{}"))
+    except (ValueError, RecursionError):
+        about = None
+    return (about if isinstance(about, dict) else {}), weights

@@ -8,7 +8,7 @@ import torch
 import gandid
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import find_sites
-from gandid.training.quality import evaluate_generator
+from lab.first.quality import evaluate_generator
 
 PACKAGE = Path(gandid.__file__).parent
 

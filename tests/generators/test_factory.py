@@ -10,6 +10,7 @@ from torch import nn
 import gandid
 from gandid import cli
 from gandid.errors import UsageError
+from gandid.runs import fingerprint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "your_gan.py"
 NETWORK = """
@@ -61,7 +62,7 @@ def test_another_file_is_another_generator(tmp_path):
     """The weights are the same, the images are not: a study must tell them apart."""
     fingerprints = set()
     for text in (NETWORK, NETWORK.replace("return self.colour", "return -self.colour")):
-        fingerprints.add(gandid.studies.folder.fingerprint(gandid.load_generator(written(tmp_path, text))))
+        fingerprints.add(fingerprint(gandid.load_generator(written(tmp_path, text))))
     assert len(fingerprints) == 2
 
 

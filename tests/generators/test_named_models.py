@@ -11,7 +11,7 @@ import gandid
 from gandid.cli import app
 from gandid.generators import NAMED, load_discriminator
 from gandid.generators.download import cached_file
-from gandid.studies import StudyConfig
+from gandid.config import StudyConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "liu2020.yaml"
 EMBEDDED = [model for model in NAMED.values() if model.weights]

@@ -114,7 +114,7 @@ def test_capped_never_amplifies_beyond_the_reference(runner, z):
     held = Arm(ablate(UNITS), hold("capped", "all", runner.downstream))
     _, readings = runner.read(z, [REFERENCE, held])
     for site in runner.downstream:
-        given_, natural = readings.held[site], readings.natural[site]
+        given_, natural = readings.held[site], readings.taken[site]
         assert (given_[1] >= natural[0]).all() and (given_[1] >= natural[1]).all()
         assert torch.equal(given_[0], natural[0])
 
@@ -181,7 +181,7 @@ def test_in_place_activations_do_not_overwrite_what_is_kept():
         runner = Runner(InPlace(inplace), "conv")
         held = Arm(ablate((0, 3)), hold("capped", "all", runner.downstream))
         images, readings = runner.read(z, [REFERENCE, Arm(ablate((0, 3))), held])
-        results.append((images, readings.layer, readings.natural["rest.1"], readings.held["rest.1"]))
+        results.append((images, readings.layer, readings.taken["rest.1"], readings.held["rest.1"]))
     for kept, overwritten in zip(*results, strict=True):
         torch.testing.assert_close(kept, overwritten)
     assert (results[1][1] < 0).any()  # the layer's output as it was, before the rectifier

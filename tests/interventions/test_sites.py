@@ -187,7 +187,7 @@ def test_held_arms_agree_with_recording_and_replaying(kind, control):
     # With it something, but where a whole unit is ablated and each has a scale of its own: no survivor is amplified, and a
     # constant unit, centered, is 0 whatever it is divided by.
     assert (images[2] - images[1]).abs().max() > 0.01 or ("instance" in kind and control == "capped")
-    natural, held = readings.natural[first], readings.held[first]
+    natural, held = readings.taken[first], readings.held[first]
     assert torch.equal(held[2], natural[0] if control == "frozen" else torch.maximum(natural[0], natural[2]))
     assert torch.equal(held[1], natural[1])
 
@@ -202,8 +202,8 @@ def test_capped_never_amplifies(seed, kind, level):
     edit = ablate(UNITS, "mean", means=torch.full((CHANNELS,), level))
     _, readings = runner.read(z, [REFERENCE, Arm(edit, hold("capped", "all", runner.downstream))])
     for site in runner.downstream:
-        assert (readings.held[site][1] >= readings.natural[site][0]).all()
-        assert (readings.held[site][1] >= readings.natural[site][1]).all()
+        assert (readings.held[site][1] >= readings.taken[site][0]).all()
+        assert (readings.held[site][1] >= readings.taken[site][1]).all()
 
 
 @pytest.mark.parametrize("kind", STORED)
@@ -216,7 +216,7 @@ def test_stored_statistics_cannot_respond(kind):
     images, readings = runner.read(latents(), arms)
     assert torch.equal(images[1], images[3]) and torch.equal(images[2], images[3])
     assert (images[3] - images[0]).abs().max() > 0.01
-    assert torch.equal(readings.held["first"], readings.natural["first"])
+    assert torch.equal(readings.held["first"], readings.taken["first"])
 
 
 def test_the_closed_form_holds_for_pixel_normalization_of_the_layer_alone():
@@ -292,7 +292,7 @@ def test_a_network_whose_latents_go_around_the_layer(arms):
     swap = ablate(UNITS, "resample")
     held = [Arm(swap, {"norm": "frozen"})] * (arms - 2)
     images, readings = runner.read(z, [REFERENCE, Arm(swap), *held], donors=donors)
-    assert images.shape == (arms, 2, 3, 4, 4) and readings.natural["norm"].shape[:2] == (arms, 2)
+    assert images.shape == (arms, 2, 3, 4, 4) and readings.taken["norm"].shape[:2] == (arms, 2)
     torch.testing.assert_close(images[0], network(z), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(images[1], network.rest(z, skip, edited), rtol=1e-5, atol=1e-6)
     if held:
@@ -327,7 +327,7 @@ def test_rows_may_hold_windows():
     runner = Runner(network, "spread")
     arms = [REFERENCE, Arm(ablate(UNITS), {"norm": "frozen"}), Arm(ablate(UNITS)), Arm(None, {"norm": "frozen"})]
     images, readings = runner.read(z, arms)
-    assert readings.natural["norm"].shape[:3] == (4, 3, 4)
+    assert readings.taken["norm"].shape[:3] == (4, 3, 4)
     assert torch.equal(images[3], images[0])
     alone = torch.cat([runner.run(z[i : i + 1], arms[:2])[1] for i in range(3)])
     torch.testing.assert_close(images[1], alone, rtol=1e-5, atol=1e-5)

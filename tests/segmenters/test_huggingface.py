@@ -22,9 +22,9 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 import gandid
 from gandid.errors import GandidError, UsageError
 from gandid.segmenters import Segmenter
-from gandid.segmenters.huggingface import Preparation
+from gandid.segmenters.preparation import Preparation
 from gandid.segmenters.names import check_background, name_classes
-from gandid.studies.folder import fingerprint
+from gandid.runs import fingerprint
 
 NAMES = ["wall", "floor, flooring", "chair", "painting, picture", "lamp"]
 ID2LABEL = dict(enumerate(NAMES))

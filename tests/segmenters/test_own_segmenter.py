@@ -9,7 +9,7 @@ import torch
 import gandid
 from gandid.errors import GandidError, UsageError
 from gandid.segmenters import FunctionSegmenter, Segmenter
-from gandid.studies.folder import fingerprint
+from gandid.runs import fingerprint
 
 CLASSES = ("dark", "bright", "red")
 

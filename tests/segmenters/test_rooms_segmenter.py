@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import save_file
 
 from gandid.errors import UsageError
-from gandid.scenes import rooms
 from gandid.segmenters import NAMED, SECOND, Segmenter, load_segmenter
 from gandid.segmenters.dilated import Dilated
 from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
-from gandid.segmenters.pixelwise import fold_blocks, unfold_blocks
+from gandid.segmenters.pixelwise import unfold_blocks
 from gandid.segmenters.unet import UNet
-from gandid.training.segmenter import evaluate_segmenter, quality_bars
+from lab.first import rooms
+from lab.first.segmenter import evaluate_segmenter, fold_blocks, folded, quality_bars
 
 
 @pytest.fixture(scope="module", params=["rooms", "rooms-dilated"])
@@ -92,7 +92,7 @@ def test_folding_normalizations_into_convolutions_changes_nothing(build):
     network.eval()
     images = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        torch.testing.assert_close(network.folded()(images), network(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(folded(network)(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 def test_scores_lie_where_their_pixels_are():
@@ -106,7 +106,7 @@ def test_scores_lie_where_their_pixels_are():
 @pytest.mark.parametrize("build", [lambda: UNet(4, widths=(8, 8, 16)), lambda: Dilated(4, width=8, dilations=(1, 3))])
 def test_a_saved_segmenter_loads_from_its_path(tmp_path, build):
     torch.manual_seed(0)
-    saved = NetworkSegmenter(build(), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
+    saved = NetworkSegmenter(folded(build()), ("sky", "sea", "ship", "unknown"), ("sky", "sea"))
     save_segmenter(tmp_path / "s.safetensors", saved)
     loaded = load_segmenter(tmp_path / "s.safetensors")
     assert loaded.classes == saved.classes
@@ -128,7 +128,7 @@ def test_an_unknown_name_is_refused_with_the_names_there_are():
 def test_files_that_hold_no_segmenter_are_refused(tmp_path):
     text = tmp_path / "notes.safetensors"
     text.write_text("not weights at all")
-    with pytest.raises(UsageError, match=r"notes\.safetensors is not a safetensors file"):
+    with pytest.raises(UsageError, match=r"notes\.safetensors is not a readable safetensors file"):
         load_segmenter(text)
 
     other = tmp_path / "other.safetensors"

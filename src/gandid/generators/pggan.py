@@ -139,6 +139,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.name: str | None = None  # of the embedded model or the file that the weights came from
+        self.source = ""  # which network of a file that holds several
         self.channels, self.latent_dim, self.pixel_norm = tuple(channels), latent_dim, pixel_norm
         self.unnormalized, self.eps, self.slope, self.dense_bias = tuple(unnormalized), eps, slope, dense_bias
         self.resolution = 4 * 2 ** (len(channels) - 1)

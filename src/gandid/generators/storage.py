@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gandid.errors import UsageError
-from gandid.files import write_safetensors
+from gandid.files import read_safetensors, write_safetensors
 from gandid.generators.pggan import Discriminator, Generator
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -56,27 +54,6 @@ def read_discriminator(path: Path) -> Discriminator:
     """Read what `save_discriminator` wrote. Raises `UsageError` if the file is something else."""
     about, weights = read_safetensors(path)
     return _build(Discriminator, path, _architecture(path, about, "discriminator"), weights)
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Give what a safetensors file says of itself (its metadata's entry `gandid`, {} if there is none), and its tensors.
-
-    Raises
-    ------
-    UsageError
-        If the file is something else.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        about = json.loads(metadata.get("gandid", "{}"))
-    except (ValueError, RecursionError):
-        about = None
-    return (about if isinstance(about, dict) else {}), weights
 
 
 def check_architecture(architecture: dict[str, Any]) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from gandid.interventions.edits import Edit
+if TYPE_CHECKING:
+    from gandid.interventions.edits import Edit
+
+EXACT_CONTROLS = ("capped", "frozen")  # without an edit, holding by them changes nothing
+CONTROLS = (*EXACT_CONTROLS, "mean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +23,15 @@ class Arm:
         None leaves the layer's output as it is.
     held : mapping of str to str
         Site names to controls; empty when every site is live.
+    strength : float
+        How far the held sites are held, in [0, 1]: 0 leaves them live, 1 gives them what their control says. Between, the
+        logarithm of the scale (and the mean, where one is subtracted) is that share of the way from what the site takes to
+        what the control says.
     """
 
     edit: Edit | None = None
     held: Mapping[str, str] = field(default_factory=dict)
+    strength: float = 1.0
 
 
 REFERENCE = Arm()

@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gandid.errors import UsageError
 
@@ -92,24 +95,22 @@ def pixel_norm(eps: float | None = None) -> Adapter:
     return Adapter(statistic, lambda module, x, statistic: normalize(x, statistic).to(x.dtype))
 
 
+def _affine(module: Any, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> Tensor:
+    if module.weight is not None:
+        y = y * shaped(module.weight)
+    if getattr(module, "bias", None) is not None:
+        y = y + shaped(module.bias)
+    return y
+
+
 def _over_channels(module: Any, x: Tensor, statistic: Statistic) -> Tensor:
     """Normalize, then the affine map per channel of batch, instance and group normalization."""
-    y = normalize(x, statistic)
-    if module.weight is not None:
-        y = y * _per_channel(module.weight, x)
-    if module.bias is not None:
-        y = y + _per_channel(module.bias, x)
-    return y.to(x.dtype)
+    return _affine(module, normalize(x, statistic), lambda values: _per_channel(values, x)).to(x.dtype)
 
 
 def _over_elements(module: Any, x: Tensor, statistic: Statistic) -> Tensor:
     """Normalize, then the affine map per element of layer and RMS normalization."""
-    y = normalize(x, statistic)
-    if module.weight is not None:
-        y = y * module.weight
-    if getattr(module, "bias", None) is not None:
-        y = y + module.bias
-    return y.to(x.dtype)
+    return _affine(module, normalize(x, statistic), lambda values: values).to(x.dtype)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ def _group(module: Any, x: Tensor) -> Statistic:
     channels = groups.shape[2]
     scale, mean = moments(groups, tuple(range(2, groups.ndim)), module.eps)
     assert mean is not None
-    return Statistic(*(of.flatten(1, 2).repeat_interleave(channels, dim=1) for of in (scale, mean)))
+    return Statistic(*(each.flatten(1, 2).repeat_interleave(channels, dim=1) for each in (scale, mean)))
 
 
 def _elements(module: Any) -> tuple[int, ...]:
@@ -148,26 +149,14 @@ def _rms(module: Any, x: Tensor) -> Statistic:
     return moments(x, _elements(module), eps, centered=False)
 
 
-_BATCH = Adapter(_stored, _over_channels, responds=lambda module: False)
-_INSTANCE = Adapter(_instance, _over_channels, responds=lambda module: not module.track_running_stats)
-
-# By type; `gandid.interventions.register_site` adds to it.
+# By type, subclasses included; `gandid.interventions.register_site` adds to it.
 ADAPTERS: dict[type[nn.Module], Adapter] = {
-    nn.BatchNorm1d: _BATCH,
-    nn.BatchNorm2d: _BATCH,
-    nn.BatchNorm3d: _BATCH,
-    nn.SyncBatchNorm: _BATCH,
-    nn.InstanceNorm1d: _INSTANCE,
-    nn.InstanceNorm2d: _INSTANCE,
-    nn.InstanceNorm3d: _INSTANCE,
+    _BatchNorm: Adapter(_stored, _over_channels, responds=lambda module: False),
+    _InstanceNorm: Adapter(_instance, _over_channels, responds=lambda module: not module.track_running_stats),
     nn.GroupNorm: Adapter(_group, _over_channels),
     nn.LayerNorm: Adapter(_layer, _over_elements),
     nn.RMSNorm: Adapter(_rms, _over_elements),
 }
-
-_BATCH_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_TYPES = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_DROPOUT_TYPES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def check_mode(network: nn.Module) -> None:
@@ -180,10 +169,10 @@ def check_mode(network: nn.Module) -> None:
     """
     for name, module in network.named_modules():
         kind = type(module).__name__
-        stores = isinstance(module, _INSTANCE_TYPES) and module.track_running_stats
-        if module.training and (stores or isinstance(module, _BATCH_TYPES + _DROPOUT_TYPES)):
+        stores = isinstance(module, _InstanceNorm) and module.track_running_stats
+        if module.training and (stores or isinstance(module, _BatchNorm | _DropoutNd)):
             raise UsageError(f"the generator is in training mode ('{name}', {kind}): call generator.eval() first")
-        if isinstance(module, _BATCH_TYPES) and module.running_mean is None:
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise UsageError(
                 f"'{name}' ({kind}) stores no statistics, so that an image depends on the others of its batch: "
                 "give it running statistics (track_running_stats=True), or another normalization"

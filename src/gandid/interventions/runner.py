@@ -12,9 +12,11 @@ downstream would meet `n` others there. Such a network fans out at its latents i
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from gandid.errors import GandidError, UsageError, told
 from gandid.interventions.arms import REFERENCE, Arm
+from gandid.interventions.edits import ablate
 from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, held_statistic
 
@@ -35,7 +38,7 @@ class Readings:
 
     closed_form: bool  # see `Runner`
     layer: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, C, h, w)
-    natural: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it would have taken
+    taken: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it would take by itself
     held: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it was given
 
     def gain(self, site: str, block: int) -> Tensor:
@@ -44,7 +47,7 @@ class Readings:
         At the layer's positions: the median over the scales of one position, if the site takes several there (one per
         channel; those of ablated units are no gain of anything), and the same everywhere, if its scales have no positions.
         """
-        ratio = self.natural[site][0] / self.natural[site][block]
+        ratio = self.taken[site][0] / self.taken[site][block]
         size = self.layer.shape[2:]
         if ratio.ndim != 4:
             return ratio.flatten(1).median(dim=1).values[:, None, None].expand(-1, *size)
@@ -91,8 +94,12 @@ class Runner:
         if layer not in modules or layer == "":
             raise UsageError(f"unknown layer '{layer}': this generator has {layers_of(generator)}")
         length = getattr(generator, "latent_dim", None)
-        if not isinstance(length, int):
+        if not isinstance(length, Integral):
             raise UsageError("the generator does not say how long its latents are: set its attribute latent_dim")
+        if isinstance(generator, torch.jit.ScriptModule):
+            raise UsageError(
+                "the generator is a TorchScript module, which runs no hooks: give the module it was made of"
+            )
         check_mode(generator)
         self.generator: Any = generator
         self.layer = layer
@@ -100,7 +107,7 @@ class Runner:
         self._constants: dict[str, Statistic] = {}
         place = next(chain(generator.parameters(), generator.buffers()), torch.empty(0))
         self.device = place.device
-        self._trace(torch.randn(2, length, generator=torch.Generator().manual_seed(0)).to(place))
+        self._trace(torch.randn(2, int(length), generator=torch.Generator().manual_seed(0)).to(place))
 
     @torch.inference_mode()
     def run(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> Tensor:
@@ -127,16 +134,16 @@ class Runner:
         """
         found: dict[str, list[Statistic]] = {name: [] for name in self.downstream}
         with contextlib.ExitStack() as stack:
-            for name, of in found.items():
+            for name, statistics in found.items():
                 site = self._sites[name]
 
-                def meet(module: nn.Module, args: tuple, site: Site = site, of: list[Statistic] = of) -> None:
-                    of.append(site.statistic(args[0]))
+                def meet(module: nn.Module, args: tuple, site: Site = site, into: list[Statistic] = statistics) -> None:
+                    into.append(site.statistic(args[0]))
 
                 stack.callback(site.module.register_forward_pre_hook(meet).remove)
             for z in parts:
                 self.generator(z)
-        self._constants = {name: average(of) for name, of in found.items()}
+        self._constants = {name: average(statistics) for name, statistics in found.items()}
 
     @torch.inference_mode()
     def activations(self, z: Tensor) -> Tensor:
@@ -211,17 +218,22 @@ class Runner:
             handle = self._layer_module.register_forward_hook(fan_out)
             stack.callback(handle.remove)
             for name in self.upstream * fan_out_at_latents + self.downstream:
-                controls = {block: arm.held[name] for block, arm in enumerate(arms) if name in arm.held}
-                if controls or read:
+                holding = {block: arm for block, arm in enumerate(arms) if name in arm.held and arm.strength}
+                if holding or read:
                     constant = self._constants.get(name)
-                    governed = _governed(self._sites[name], controls, (blocks, n), readings if read else None, constant)
+                    governed = _governed(self._sites[name], holding, (blocks, n), readings if read else None, constant)
                     stack.enter_context(governed)
             inputs = z.repeat(len(arms), 1) if early else z
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         self._check_once(fans)
-        for scales in (readings.natural, readings.held) if blocks > len(arms) else ():
-            scales.update({name: of[: len(arms)] for name, of in scales.items()})
-        return rows[: len(arms) * n].unflatten(0, (len(arms), n)), readings
+        for scales in (readings.taken, readings.held) if blocks > len(arms) else ():
+            scales.update({name: scale[: len(arms)] for name, scale in scales.items()})
+        images = rows[: len(arms) * n].unflatten(0, (len(arms), n))
+        finite = images.isfinite().flatten(2).all(2).all(0)
+        if not finite.all():
+            broken = n - int(finite.sum())
+            raise GandidError(f"the generator gives no finite image (NaN or infinite) for {broken} of {n} latents")
+        return images, readings
 
     def _check_once(self, fans: int) -> None:
         if fans != 1:
@@ -229,7 +241,7 @@ class Runner:
 
     @torch.inference_mode()
     def _trace(self, z: Tensor) -> None:
-        """Run on two latents to learn what runs before and after the layer, and whether a batch can fan out there."""
+        """Run on a few latents to learn what runs before and after the layer, and whether a batch can fan out there."""
         order: list[str] = []
         outputs: list[Any] = []
         taken: dict[str, Statistic] = {}
@@ -247,19 +259,7 @@ class Runner:
                 outputs.append(output.clone() if isinstance(output, Tensor) else output)
 
             stack.callback(self._layer_module.register_forward_hook(note).remove)
-            try:
-                images = self.generator(z)
-            except (GandidError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise UsageError(
-                    f"the generator fails on latents of shape {tuple(z.shape)} ({told(error)}): "
-                    "where it takes others, wrap it in a module that gives it what it wants"
-                ) from error
-        shape = getattr(images, "shape", ())
-        if len(shape) != 4 or shape[:2] != (len(z), 3):
-            got = f"images of shape {tuple(shape)}" if shape else f"a {type(images).__name__}"
-            raise UsageError(f"the generator gives {got} for {len(z)} latents: it must give (N, 3, height, width)")
+            images = self._generate(z)
         if len(outputs) != 1 or getattr(outputs[0], "ndim", 0) != 4:
             raise UsageError(f"layer '{self.layer}' does not give one map of units per pass: choose another layer")
         repeated = next((name for name in order if order.count(name) > 1), None)
@@ -271,27 +271,74 @@ class Runner:
         self.upstream, self.downstream = tuple(order[:here]), tuple(order[here + 1 :])
         self.responds = {name: self._sites[name].responds for name in self.downstream}
         self.units, self.map_size = outputs[0].shape[1], tuple(outputs[0].shape[2:])
-        self.image_size = tuple(shape[2:])
+        self.image_size = tuple(images.shape[2:])
         self.closed_form = bool(self.downstream) and _is_root_mean_square(taken[self.downstream[0]], outputs[0])
+        self._check_images(z, images)
         self._fans_out_at_latents = False
         if not self._pairs(z, images):
             self._fans_out_at_latents = True
             if not self._pairs(z, images):
                 raise UsageError(
-                    "the generator gives other images of the same latents in another arm, without an edit: take its noise away, "
-                    "or fix it per latent; and let the first axis be the latents' wherever it normalizes"
+                    "the generator gives other images of the same latents in another arm, without an edit: let the first axis "
+                    "be the latents' wherever it normalizes"
                 )
+
+    def _generate(self, z: Tensor) -> Tensor:
+        """Images of latents as the generator makes them, with an error that says what a generator must be."""
+        try:
+            images = self.generator(z)
+        except (GandidError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the generator fails on latents of shape {tuple(z.shape)} ({told(error)}): "
+                "where it takes others, wrap it in a module that gives it what it wants"
+            ) from error
+        shape = getattr(images, "shape", ())
+        if len(shape) != 4 or shape[:2] != (len(z), 3):
+            got = f"images of shape {tuple(shape)}" if shape else f"a {type(images).__name__}"
+            raise UsageError(f"the generator gives {got} for {len(z)} latents: it must give (N, 3, height, width)")
+        return images
+
+    def _check_images(self, z: Tensor, images: Tensor) -> None:
+        """Refuse a generator whose image is no function of its latent alone; warn of colours out of range."""
+        if not images.isfinite().all():
+            raise UsageError("the generator gives images that are not finite (NaN or infinite)")
+        alone = torch.cat([self._generate(latent) for latent in z.split(1)])
+        if not self._agree(alone, images, tolerance=1e-3 if images.device.type == "cpu" else 1e-2):
+            if not self._agree(self._generate(z), images):
+                raise UsageError(
+                    "the generator gives other images of the same latents the second time: take its noise away, or fix it per "
+                    "latent"
+                )
+            raise UsageError(
+                "the generator gives another image of a latent beside other latents than of the latent alone: take statistics "
+                "of the batch away (batch normalization in evaluation mode has stored ones)"
+            )
+        low, high = float(images.min()), float(images.max())
+        if low >= 0 or max(-low, high) > 3:
+            warnings.warn(
+                f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected: rescale them, "
+                "or the segmenter sees other pictures than meant",
+                stacklevel=2,
+            )
 
     def _pairs(self, z: Tensor, images: Tensor) -> bool:
         """Whether the reference arm, and an arm that holds every site without an edit, are what the generator makes alone."""
+        held = Arm(None, dict.fromkeys(self.downstream, "frozen"))
         try:
-            arms = self.run(z, [REFERENCE, Arm(None, dict.fromkeys(self.downstream, "frozen"))])
-        except (GandidError, torch.OutOfMemoryError):
+            arms = self.run(z, [REFERENCE, held, Arm(ablate(tuple(range(0, self.units, 2))))])[:2]
+        except torch.OutOfMemoryError:
             raise
-        except Exception:  # rows that do not meet
+        except Exception:  # rows that do not meet, or an edit that makes no image
             return False
-        tolerance = max(1e-2, 4 * torch.finfo(images.dtype).eps) * images.abs().max()
-        return bool(arms.shape[1:] == images.shape and (arms - images).abs().max() <= tolerance)
+        return arms.shape[1:] == images.shape and all(self._agree(arm, images) for arm in arms)
+
+    @staticmethod
+    def _agree(one: Tensor, other: Tensor, tolerance: float = 1e-2) -> bool:
+        """Whether images are the same up to rounding."""
+        limit = max(tolerance, 4 * torch.finfo(other.dtype).eps) * other.abs().max()
+        return bool((one - other).abs().max() <= limit)
 
 
 def layers_of(generator: nn.Module) -> str:
@@ -310,40 +357,40 @@ def _is_root_mean_square(statistic: Statistic, x: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _governed(
-    site: Site, controls: dict[int, str], shape: tuple[int, int], readings: Readings | None, constant: Statistic | None
+    site: Site, holding: dict[int, Arm], shape: tuple[int, int], readings: Readings | None, constant: Statistic | None
 ) -> Iterator[None]:
-    """Give a site, for the blocks of rows in `controls`, the statistic that their control says.
+    """Give a site, for the blocks of rows in `holding`, the statistic that the control of their arm says.
 
     The batch is of `shape` (blocks, n). Where nothing is held the module's own `forward` runs; a site that cannot respond
     would be given what it has.
     """
     own = site.module.forward
     if not site.responds:
-        controls = {}
+        holding = {}
 
-    def scales(of: Statistic) -> Tensor:
+    def scales(statistic: Statistic) -> Tensor:
         """By block and latent; where the site folds more into its rows (windows), that comes third."""
-        return of.scale.unflatten(0, (*shape, -1)).squeeze(2)
+        return statistic.scale.unflatten(0, (*shape, -1)).squeeze(2)
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        natural = site.statistic(x)
-        held = _held(natural, controls, shape[0], constant) if controls else natural
+        taken = held = site.statistic(x)
+        if holding:
+            parts = taken.split(shape[0])
+            held = Statistic.join(
+                [
+                    held_statistic(arm.held[site.name], parts[0], part, constant, arm.strength)
+                    if (arm := holding.get(block))
+                    else part
+                    for block, part in enumerate(parts)
+                ]
+            )
         if readings is not None:
-            readings.natural[site.name] = scales(natural)
-            readings.held[site.name] = scales(held) if controls else readings.natural[site.name]
-        return site.apply(x, held, *args) if controls else own(x, *args, **kwargs)
+            readings.taken[site.name] = scales(taken)
+            readings.held[site.name] = scales(held) if holding else readings.taken[site.name]
+        return site.apply(x, held, *args) if holding else own(x, *args, **kwargs)
 
     with _replaced(site.module, forward):
         yield
-
-
-def _held(natural: Statistic, controls: dict[int, str], blocks: int, constant: Statistic | None) -> Statistic:
-    """What the rows of each block are given: what their control says, or what the site takes."""
-    parts = natural.split(blocks)
-    given = [
-        held_statistic(controls[b], parts[0], part, constant) if b in controls else part for b, part in enumerate(parts)
-    ]
-    return Statistic.join(given)
 
 
 @contextlib.contextmanager

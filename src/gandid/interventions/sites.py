@@ -7,7 +7,7 @@ normalization does; or if its type is registered with an adapter, as PyTorch's o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from gandid.errors import UsageError, told
 from gandid.interventions.normalizations import ADAPTERS, Adapter, Statistic, pixel_norm
 
-EXACT_CONTROLS = ("capped", "frozen")  # without an edit, holding by them changes nothing
-CONTROLS = (*EXACT_CONTROLS, "mean")
+_OWN = dict(ADAPTERS)  # those of PyTorch's own normalizations
 
 
 def register_site(kind: type[nn.Module], adapter: Adapter | None = None) -> None:
@@ -47,6 +46,17 @@ def register_site(kind: type[nn.Module], adapter: Adapter | None = None) -> None
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"a site is registered by the type of its module, not by {kind!r}")
     ADAPTERS[kind] = adapter or pixel_norm()
+
+
+def registered_sites() -> dict[type[nn.Module], Adapter]:
+    """What has been registered in this process: for `register_sites` in another one."""
+    return {kind: adapter for kind, adapter in ADAPTERS.items() if _OWN.get(kind) is not adapter}
+
+
+def register_sites(registered: Mapping[type[nn.Module], Adapter]) -> None:
+    """Register what another process has registered."""
+    for kind, adapter in registered.items():
+        register_site(kind, adapter)
 
 
 @dataclass(frozen=True)
@@ -122,22 +132,24 @@ def _adapter(module: nn.Module) -> Adapter | None:
 
 
 def held_statistic(
-    control: str, reference: Statistic, natural: Statistic, constant: Statistic | None = None
+    control: str, reference: Statistic, taken: Statistic, constant: Statistic | None = None, strength: float = 1.0
 ) -> Statistic:
     """The statistic that a held site is given (THEORY: "Objects", control).
 
     Parameters
     ----------
     control : {"capped", "frozen", "mean"}
-        `frozen` gives `reference`, the mean included; `capped` gives the scale `max(reference, natural)`, so that the site
-        may attenuate as it would but not amplify beyond what it did before the edit, and leaves the mean live; `mean` gives
+        `frozen` gives `reference`, the mean included; `capped` gives the scale `max(reference, taken)`, so that the site may
+        attenuate as it would but not amplify beyond what it did before the edit, and leaves the mean live; `mean` gives
         `constant`.
     reference : Statistic
         What the site took for the same latent with no edit and nothing held.
-    natural : Statistic
+    taken : Statistic
         What the site would take of what it is given.
     constant : Statistic, optional
         The site's average over latents and positions (`average`).
+    strength : float
+        Share of the way from `taken` to that, in [0, 1]: of the logarithm of the scale, and of the mean.
 
     Raises
     ------
@@ -145,15 +157,22 @@ def held_statistic(
         If the control is unknown, or `mean` has no constant.
     """
     if control == "frozen":
-        return reference
-    if control == "capped":
-        return Statistic(torch.maximum(reference.scale, natural.scale), natural.mean)
-    if control == "mean":
+        held = reference
+    elif control == "capped":
+        held = Statistic(torch.maximum(reference.scale, taken.scale), taken.mean)
+    elif control == "mean":
         if constant is None:
             raise ValueError("the control 'mean' needs constants: call Runner.calibrate first")
-        scale = constant.scale.to(natural.scale).expand_as(natural.scale)
-        return Statistic(scale, None if constant.mean is None else constant.mean.to(scale).expand_as(scale))
-    raise ValueError(f"unknown control '{control}'")
+        scale = constant.scale.to(taken.scale).expand_as(taken.scale)
+        held = Statistic(scale, None if constant.mean is None else constant.mean.to(scale).expand_as(scale))
+    else:
+        raise ValueError(f"unknown control '{control}'")
+    if strength == 1:
+        return held
+    scale = torch.lerp(taken.scale.log(), held.scale.log(), strength).exp()
+    if taken.mean is None or held.mean is None:
+        return Statistic(scale)
+    return Statistic(scale, torch.lerp(taken.mean, held.mean, strength))
 
 
 def average(parts: Sequence[Statistic]) -> Statistic:
@@ -161,6 +180,4 @@ def average(parts: Sequence[Statistic]) -> Statistic:
     whole = Statistic.join(parts)
     # Maps are (N, C, h, w), sequences (N, ..., C).
     over = (0, *range(2, whole.scale.ndim)) if whole.scale.ndim == 4 else tuple(range(whole.scale.ndim - 1))
-    scale, mean = (None if of is None else of.mean(over, keepdim=True) for of in whole)
-    assert scale is not None
-    return Statistic(scale, mean)
+    return Statistic(*(None if part is None else part.mean(over, keepdim=True) for part in whole))  # type: ignore[arg-type]

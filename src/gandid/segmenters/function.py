@@ -1,22 +1,18 @@
-"""Segmenters of the user's own: made of a function, or by a Python file."""
+"""Segmenters made of a function."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from gandid.errors import GandidError, UsageError
-from gandid.factory import call_factory
+from gandid.errors import UsageError
+from gandid.segmenters.checks import check_labels
 from gandid.segmenters.names import check_background
-from gandid.segmenters.protocol import Segmenter
 
 
 class FunctionSegmenter(nn.Module):
@@ -50,7 +46,7 @@ class FunctionSegmenter(nn.Module):
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise UsageError(f"a segmenter's classes need names, all different, not {list(self.classes)}")
         self.background = check_background(background, self.classes)
-        self.name: str | None = getattr(function, "__qualname__", type(function).__qualname__)
+        self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
         self.settings: dict[str, Any] = {
             "function": f"{getattr(function, '__module__', '')}.{self.name}",
             "source": _source(function),
@@ -58,74 +54,21 @@ class FunctionSegmenter(nn.Module):
             "background": list(self.background),
         }
 
+    def extra_repr(self) -> str:
+        return f"{self.name}, classes={self.classes}, background={self.background}"
+
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Label each pixel.
+        """Label each pixel of images (N, 3, H, W), colours in [-1, 1]: int64 (N, H, W), the index into `classes`.
 
-        Parameters
-        ----------
-        images : Tensor, float, shape (N, 3, H, W)
-            Colours in [-1, 1].
-
-        Returns
-        -------
-        Tensor, int64, shape (N, H, W)
-            Index into `classes`, on the images' device.
+        The function is given a copy of the images, into which it may write.
 
         Raises
         ------
         GandidError
             If the function gives something else than such labels.
         """
-        given = self.function(images)
-        expected = (len(images), *images.shape[2:])
-        if not isinstance(given, torch.Tensor | np.ndarray):
-            raise GandidError(
-                f"{self.name} gave {type(given).__name__}: a segmenter gives a tensor or an array of labels"
-            )
-        labels = torch.as_tensor(given)
-        if tuple(labels.shape) != expected:
-            raise GandidError(f"{self.name} gave labels of shape {tuple(labels.shape)} for images that need {expected}")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            kind = str(labels.dtype).removeprefix("torch.")
-            raise GandidError(f"{self.name} gave labels of type {kind}: they must be integers, one per pixel")
-        labels = labels.to(images.device, torch.int64)
-        if labels.numel() and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            low, high, last = int(labels.min()), int(labels.max()), len(self.classes) - 1
-            raise GandidError(f"{self.name} gave labels from {low} to {high}: its classes are numbered 0 to {last}")
-        return labels
-
-
-def load_own(name: str, device: str | torch.device = "cpu") -> Any:
-    """Run a file of the user's and call its factory, which gives a `Segmenter`.
-
-    Parameters
-    ----------
-    name : str
-        `FILE.py:FACTORY`, see `gandid.factory.call_factory`.
-    device : str or torch.device
-        Where a segmenter that is an `nn.Module` goes.
-
-    Raises
-    ------
-    UsageError
-        If there is no such file or factory, it fails, or it returns something else.
-    """
-    segmenter = call_factory(name)
-    if not isinstance(segmenter, Segmenter):
-        raise UsageError(
-            f"{name} returned a {type(segmenter).__name__}: it must return a segmenter, such as "
-            "gandid.segmenters.FunctionSegmenter(function, classes, background)"
-        )
-    if isinstance(segmenter, nn.Module):
-        segmenter = segmenter.to(device).eval()
-    # The whole file decides the labels, not the function alone.
-    settings = getattr(segmenter, "settings", {}) | {
-        "file": hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
-    }
-    with contextlib.suppress(AttributeError):  # where the settings are a property
-        segmenter.settings = settings
-    return segmenter
+        return check_labels(self.function(images.clone()), images, len(self.classes), self.name)
 
 
 def _source(function: Callable[[Any], Any]) -> str:

@@ -16,7 +16,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,90 +26,11 @@ from torch import Tensor, nn
 
 from gandid.errors import GandidError, UsageError, told
 from gandid.segmenters.names import check_background, name_classes
+from gandid.segmenters.preparation import Preparation
 
 MASKS = ("maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3")  # model types that give masks with classes
+HERE = {"local_files_only": True, "trust_remote_code": False}  # code in a folder never runs
 PATIENCE = 10  # seconds that the hub has to answer
-STEP = 32  # resized scales are multiples of this many pixels: what every backbone can halve
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How images become a network's input, as its `preprocessor_config.json` has it.
-
-    Attributes
-    ----------
-    size : dict or None
-        `height` and `width`; or `shortest_edge` and perhaps `longest_edge`, which keep the picture's proportions.
-        None leaves images as they are.
-    multiple : int
-        Height and width are rounded up to multiples of this.
-    resample : str
-        `bilinear`, `bicubic` or `nearest`.
-    rescale : float
-        What pixels of 0 to 255 are multiplied by.
-    mean, std : tuple of three float
-        Per channel: subtracted after that, and divided by.
-    bgr : bool
-        Blue first.
-    """
-
-    size: dict[str, int] | None
-    multiple: int
-    resample: str
-    rescale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    bgr: bool
-
-    @classmethod
-    def from_dict(cls, given: dict[str, Any], size: int | tuple[int, int] | None = None) -> Preparation:
-        """Read a `preprocessor_config.json`, of the present or of older versions; `size` wins over what it says."""
-        normalize = given.get("do_normalize", True)
-        return cls(
-            size=_size(given, size),
-            multiple=given.get("size_divisor")
-            or given.get("size_divisibility")
-            or given.get("ensure_multiple_of")
-            or 1,
-            # PIL's numbers; its Lanczos has no counterpart in torch, and bicubic is the nearest thing.
-            resample={0: "nearest", 2: "bilinear"}.get(given.get("resample", 2), "bicubic"),
-            rescale=given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0,
-            mean=tuple(given["image_mean"]) if normalize else (0.0, 0.0, 0.0),
-            std=tuple(given["image_std"]) if normalize else (1.0, 1.0, 1.0),
-            bgr=bool(given.get("do_flip_channel_order", False)),
-        )
-
-    def input_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
-        """Height and width of the network's input for an image's."""
-        wanted: tuple[float, float]
-        if self.size is None:
-            wanted = height, width
-        elif "height" in self.size:
-            wanted = self.size["height"], self.size["width"]
-        else:
-            ratio = self.size["shortest_edge"] / min(height, width)
-            longest = self.size.get("longest_edge")
-            if longest and ratio * max(height, width) > longest:
-                ratio = longest / max(height, width)
-            wanted = round(ratio * height), round(ratio * width)
-        if scale != 1:
-            wanted = (
-                max(STEP, STEP * round(scale * wanted[0] / STEP)),
-                max(STEP, STEP * round(scale * wanted[1] / STEP)),
-            )
-        return -int(-wanted[0] // self.multiple) * self.multiple, -int(-wanted[1] // self.multiple) * self.multiple
-
-    def __call__(self, images: Tensor, scale: float = 1.0) -> Tensor:
-        """Prepare images (N, 3, H, W), float32 in [-1, 1]; what lies outside is cut off, as a picture file would."""
-        pixels = (images.clamp(-1, 1) + 1) * 127.5
-        size = self.input_size(images.shape[2], images.shape[3], scale)
-        if size != tuple(images.shape[2:]):
-            smooth = self.resample != "nearest"
-            # Antialiased, as PIL resizes; it makes no difference where images grow.
-            pixels = F.interpolate(pixels, size, mode=self.resample, antialias=smooth).clamp(0, 255)
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
-        pixels = (pixels * self.rescale - mean) / std
-        return pixels.flip(1) if self.bgr else pixels
 
 
 class HuggingFaceSegmenter(nn.Module):
@@ -171,35 +92,20 @@ class HuggingFaceSegmenter(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        """Label each pixel.
-
-        Parameters
-        ----------
-        images : Tensor, float, shape (N, 3, H, W)
-            Colours in [-1, 1].
-
-        Returns
-        -------
-        Tensor, int64, shape (N, H, W)
-            Index into `classes`.
+        """Label each pixel of images (N, 3, H, W), colours in [-1, 1]: int64 (N, H, W), the index into `classes`.
 
         Raises
         ------
         UsageError
             If the shape is another one, or the network does not take inputs of the size it is given.
         """
-        _check(images)
-        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
-        for start in range(0, len(images), self.chunk):
-            rows = slice(start, start + self.chunk)
-            labels[rows] = self._scores(images[rows], normalized=len(self.scales) > 1).argmax(1)
-        return labels
+        several = len(self.scales) > 1
+        return torch.cat([self._scores(part, normalized=several).argmax(1) for part in self._parts(images)])
 
     @torch.inference_mode()
     def labels_and_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Labels as a call gives them, and their `probabilities`: (N, H, W) each, from one pass."""
-        _check(images)
-        largest = [self._scores(some, normalized=True).max(1) for some in images.split(self.chunk)]
+        largest = [self._scores(part, normalized=True).max(1) for part in self._parts(images)]
         return torch.cat([one.indices for one in largest]), torch.cat([one.values for one in largest])
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -209,16 +115,18 @@ class HuggingFaceSegmenter(nn.Module):
         classes' scores, which ranks pixels by how sure the network is and is nobody's frequency. With several scales,
         it is the mean over them. Differentiable. The result takes `4 * C * H * W` bytes per image.
         """
-        _check(images)
-        return torch.cat([self._scores(some, normalized=True) for some in images.split(self.chunk)])
+        return torch.cat([self._scores(part, normalized=True) for part in self._parts(images)])
+
+    def _parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UsageError(f"a segmenter takes images of shape (N, 3, H, W), not {tuple(images.shape)}")
+        return images.split(self.chunk)
 
     def _scores(self, images: Tensor, normalized: bool) -> Tensor:
         """Scores at the images' size, (N, C, H, W) float32: the largest tells the class."""
         images = images.to(self.device, torch.float32)
-        total = self._scores_at(images, self.scales[0], normalized)
-        for scale in self.scales[1:]:
-            total = total + self._scores_at(images, scale, normalized)
-        return total / len(self.scales)
+        first, *others = (self._scores_at(images, scale, normalized) for scale in self.scales)
+        return sum(others, first) / len(self.scales)
 
     def _scores_at(self, images: Tensor, scale: float, normalized: bool) -> Tensor:
         # The network alone runs at whatever precision the caller's autocast says.
@@ -243,9 +151,9 @@ class HuggingFaceSegmenter(nn.Module):
             named = output["class_queries_logits"].float().softmax(-1)[..., :-1]  # the last one is "no object"
             masks = _resized(output["masks_queries_logits"], size).sigmoid()
             scores = torch.einsum("nqc,nqhw->nchw", named, masks)
-            return (
-                scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny) if normalized else scores
-            )
+            if normalized:
+                scores = scores / scores.sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+            return scores
 
 
 def load_huggingface(
@@ -288,52 +196,46 @@ def load_huggingface(
     if not scales or not all(0.1 <= scale <= 10 for scale in scales):
         raise UsageError(f"scales are factors between 0.1 and 10, such as 0.75, 1, 1.25; not {list(scales)}")
     try:
-        import transformers
-        from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as PER_PIXEL
+        from transformers import AutoConfig
     except ImportError:
         raise UsageError(f"{name} needs the package transformers: pip install 'gandid[segmenters]'") from None
 
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
-    here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with _quiet(), _one_line(f"{name} is not a model that transformers can load"):
         if not (folder / "config.json").is_file():
             raise UsageError(
                 f"{name} holds no model: a folder with config.json is needed, as save_pretrained writes it"
             )
-        config = transformers.AutoConfig.from_pretrained(folder, **here)
+        config = AutoConfig.from_pretrained(folder, **HERE)
         # Not the folder's to choose: it may name a download. None leaves it to transformers.
         config._attn_implementation = None
-        if config.model_type not in (*PER_PIXEL, *MASKS):
-            known = ", ".join(sorted((*PER_PIXEL, *MASKS)))
-            raise UsageError(f"{name} ({config.model_type}) does not segment semantically: these types do: {known}")
         if size is None and config.model_type.startswith("eomt"):
             size = config.image_size  # it takes no other
         preparation = _preparation(folder, size)
-        masks = config.model_type in MASKS
-        auto = (
-            transformers.AutoModelForUniversalSegmentation if masks else transformers.AutoModelForSemanticSegmentation
-        )
-        model = _model(name, folder, auto, config, here)
-        task = _task(folder, config, here) if config.model_type == "oneformer" else None
+        model = _model(name, folder, config)
+        task = _task(folder, config) if config.model_type == "oneformer" else None
+    classes, chosen = _classes(name, config, background)
+    segmenter = HuggingFaceSegmenter(model, preparation, classes, chosen, scales=scales, task=task, name=name)
+    segmenter.chunk = 2 if torch.device(device).type == "cpu" else 16
+    return segmenter.to(device)
 
+
+def _classes(name: str, config: Any, background: Iterable[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of a model's classes, and which of them are background."""
     if sorted(config.id2label) != list(range(config.num_labels)):
         raise UsageError(
             f"{name}: id2label in config.json does not number the classes from 0 to {config.num_labels - 1}"
         )
-    classes, known_background = name_classes([str(config.id2label[i]) for i in range(config.num_labels)])
-    if background is None and not known_background:
+    classes, known = name_classes([str(config.id2label[i]) for i in range(config.num_labels)])
+    if background is not None:
+        return classes, check_background(background, classes)
+    if not known:
         warnings.warn(
             f"{name}: none of its classes ({', '.join(classes[:5])}, ...) is known to be background, so that all count "
             "as objects; say which fill any hole with background=[...]",
-            stacklevel=2,
+            stacklevel=4,
         )
-    chosen = known_background if background is None else check_background(background, classes)
-    segmenter = HuggingFaceSegmenter(model, preparation, classes, chosen, scales=scales, task=task, name=name).to(
-        device
-    )
-    if segmenter.device.type != "cpu":
-        segmenter.chunk = 16
-    return segmenter
+    return classes, known
 
 
 def _fetch(name: str) -> Path:
@@ -384,33 +286,17 @@ def _preparation(folder: Path, size: int | tuple[int, int] | None) -> Preparatio
         ) from None
 
 
-def _size(given: dict[str, Any], chosen: int | tuple[int, int] | None) -> dict[str, int] | None:
-    """The input size of a `preprocessor_config.json`, in one of the forms of `Preparation.size`."""
-    if chosen is not None:
-        height, width = (chosen, chosen) if isinstance(chosen, int) else chosen
-        if not (1 <= height <= 8192 and 1 <= width <= 8192):
-            raise UsageError(f"an input size is a number of pixels from 1 to 8192, or two, not {chosen}")
-        return {"height": height, "width": width}
-    # Where the center would be cut out, the whole is fitted into its place: every pixel needs a label.
-    cut = given.get("do_center_crop", False) and "crop_size" in given
-    if not cut and not given.get("do_resize", True):
-        return None
-    size = given["crop_size" if cut else "size"]
-    if isinstance(size, int):  # older files
-        size = {"height": size, "width": size}
-        if "max_size" in given:
-            size = {"shortest_edge": size["height"], "longest_edge": given["max_size"]}
-    if isinstance(size, list):
-        size = dict(zip(("height", "width"), size, strict=True))
-    size = {key: int(value) for key, value in size.items() if value}
-    if not ({"height", "width"} <= size.keys() or "shortest_edge" in size):
-        raise ValueError(f"size {size}")
-    return size
+def _model(name: str, folder: Path, config: Any) -> nn.Module:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES as PER_PIXEL
 
-
-def _model(name: str, folder: Path, auto: Any, config: Any, here: dict[str, Any]) -> nn.Module:
+    if config.model_type not in (*PER_PIXEL, *MASKS):
+        known = ", ".join(sorted((*PER_PIXEL, *MASKS)))
+        raise UsageError(f"{name} ({config.model_type}) does not segment semantically: these types do: {known}")
     if not (_has_safetensors(folder) or any(folder.glob("pytorch_model*.bin"))):
         raise UsageError(f"{name} has no weights: model.safetensors or pytorch_model.bin is missing")
+    kind = "Universal" if config.model_type in MASKS else "Semantic"
+    auto: Any = getattr(transformers, f"AutoModelFor{kind}Segmentation")
     model, info = auto.from_pretrained(
         folder,
         config=config,
@@ -419,7 +305,7 @@ def _model(name: str, folder: Path, auto: Any, config: Any, here: dict[str, Any]
         weights_only=True,
         ignore_mismatched_sizes=True,  # to say it in words of our own
         output_loading_info=True,
-        **here,
+        **HERE,
     )
     if info["mismatched_keys"]:
         key, *_ = sorted(info["mismatched_keys"])[0]
@@ -436,7 +322,7 @@ def _model(name: str, folder: Path, auto: Any, config: Any, here: dict[str, Any]
     return model
 
 
-def _task(folder: Path, config: Any, here: dict[str, Any]) -> Tensor:
+def _task(folder: Path, config: Any) -> Tensor:
     """OneFormer's second input: the tokens of the task's name, (1, length)."""
     from transformers import AutoTokenizer
 
@@ -444,7 +330,7 @@ def _task(folder: Path, config: Any, here: dict[str, Any]) -> Tensor:
         raise UsageError(
             f"{folder} has no tokenizer (vocab.json and merges.txt, or tokenizer.json): OneFormer needs its task in words"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, **here)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **HERE)
     text = tokenizer(
         "the task is semantic",
         padding="max_length",
@@ -453,11 +339,6 @@ def _task(folder: Path, config: Any, here: dict[str, Any]) -> Tensor:
         return_tensors="pt",
     )
     return text["input_ids"] * text["attention_mask"]
-
-
-def _check(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise UsageError(f"a segmenter takes images of shape (N, 3, H, W), not {tuple(images.shape)}")
 
 
 def _resized(scores: Tensor, size: Sequence[int]) -> Tensor:

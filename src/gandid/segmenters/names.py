@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from gandid.errors import UsageError
 
+UNKNOWN = "unknown"  # the class of pixels that a segmenter declines to name
+
 # What is seen where an object is gone: surfaces and open stretches, in the words of ADE20K, Cityscapes, COCO-Stuff
 # and Pascal VOC. Left out on purpose, and so objects: what scene generators are known to draw as things of their own
 # and what people ablate (tree, plant, vegetation), and what one can take out of a room or a street and see something

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gandid.errors import UsageError
-from gandid.files import write_safetensors
+from gandid.files import read_safetensors, write_safetensors
 from gandid.segmenters.dilated import Dilated
 from gandid.segmenters.pixelwise import PixelNetwork, unfold_blocks
 from gandid.segmenters.unet import UNet
 
-UNKNOWN = "unknown"
 FORMAT = "gandid-segmenter-1"
 ARCHITECTURES: dict[str, type[PixelNetwork]] = {"unet": UNet, "dilated": Dilated}
 _CHUNK = 64  # images labelled at once on a CPU: their maps stay in the cache
 
 
 class NetworkSegmenter(nn.Module):
-    """A `Segmenter` made of a folded `PixelNetwork`.
+    """A `Segmenter` made of a `PixelNetwork`.
 
     Parameters
     ----------
     network : PixelNetwork
-        Trained, with or without batch normalizations.
+        Trained, its batch normalizations folded into the convolutions.
     classes : tuple of str
         Name of each score; the last may be `"unknown"`.
     background : tuple of str
@@ -44,8 +42,6 @@ class NetworkSegmenter(nn.Module):
         device: str | torch.device = "cpu",
     ):
         super().__init__()
-        if network.normalized:
-            network = network.folded()
         self.network: PixelNetwork = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name: str | None = None  # under which it was loaded
         self.classes, self.background = tuple(classes), tuple(background)
@@ -60,6 +56,7 @@ class NetworkSegmenter(nn.Module):
         """What else than the weights decides a study, as plain values: for its fingerprint."""
         return {"classes": list(self.classes), "background": list(self.background)}
 
+    @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Label each pixel; the same batch gives the same labels.
 
@@ -78,55 +75,43 @@ class NetworkSegmenter(nn.Module):
         UsageError
             If the shape is another one.
         """
-        self._check(images)
-        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
-        with torch.inference_mode():
-            for rows in self._chunks(len(images)):
-                labels[rows] = unfold_blocks(self._score(images[rows]).max(dim=-1).indices)
-        return labels
+        return self._each(images, lambda scores: scores.max(dim=-1).indices)
 
+    @torch.inference_mode()
     def labels_and_confidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Segmenter`: labels, and the probability of each, from one pass."""
-        self._check(images)
-        labels = torch.empty(len(images), *images.shape[2:], dtype=torch.int64, device=self.device)
-        confidence = torch.empty(labels.shape, device=self.device)
-        with torch.inference_mode():
-            for rows in self._chunks(len(images)):
-                scores = self._score(images[rows]).float()
-                largest = scores.max(dim=-1)
-                labels[rows] = unfold_blocks(largest.indices)
-                # The softmax of the largest score alone: a fifth of the cost of all of them.
-                others = (scores - largest.values[..., None]).exp_().sum(dim=-1)
-                confidence[rows] = unfold_blocks(others.reciprocal_())
-        return labels, confidence
+
+        def both(scores: torch.Tensor) -> torch.Tensor:
+            largest = scores.float().max(dim=-1)
+            # The softmax of the largest score alone: a fifth of the cost of all of them.
+            others = (scores.float() - largest.values[..., None]).exp_().sum(dim=-1)
+            return torch.stack([largest.indices.float(), others.reciprocal_()], dim=-1)
+
+        labels, confidence = self._each(images, both).unbind(-1)
+        return labels.long(), confidence.contiguous()
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call; differentiable."""
-        self._check(images)
-        parts = [self._score(images[rows]).softmax(dim=-1) for rows in self._chunks(len(images))]
-        return unfold_blocks(torch.cat(parts)).permute(0, 3, 1, 2)
+        return self._each(images, lambda scores: scores.softmax(dim=-1)).permute(0, 3, 1, 2)
 
-    def _check(self, images: torch.Tensor) -> None:
+    def _each(self, images: torch.Tensor, reading: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What `reading` makes of the scores of so many images as fit a cache, with the pixels in place."""
         multiple = self.network.multiple
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % multiple or images.shape[3] % multiple:
             raise UsageError(
                 f"this segmenter takes images of shape (N, 3, H, W) with H and W divisible by {multiple}, "
                 f"not {tuple(images.shape)}"
             )
-
-    def _chunks(self, n: int) -> list[slice]:
-        size = _CHUNK if self.device.type == "cpu" else 16 * _CHUNK
-        return [slice(start, start + size) for start in range(0, n, size)]
-
-    def _score(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images.to(self.device, torch.float32))
+        parts = images.split(_CHUNK if self.device.type == "cpu" else 16 * _CHUNK)
+        return torch.cat([unfold_blocks(reading(self.network(part.to(self.device, torch.float32)))) for part in parts])
 
 
 def save_segmenter(path: Path, segmenter: NetworkSegmenter) -> None:
     """Write a segmenter as safetensors, with what is needed to build it again in the file's metadata."""
+    kind = type(segmenter.network)
     about = {
         "format": FORMAT,
-        "architecture": next(name for name, of in ARCHITECTURES.items() if isinstance(segmenter.network, of)),
+        "architecture": next(name for name, known in ARCHITECTURES.items() if known is kind),
         **segmenter.network.shape,
         "classes": segmenter.classes,
         "background": segmenter.background,
@@ -140,25 +125,17 @@ def read_segmenter(path: Path, device: str | torch.device = "cpu") -> NetworkSeg
     Raises
     ------
     UsageError
-        If the file is missing, is no safetensors file, or holds something else than a segmenter.
+        If the file is no safetensors file, or holds something else than a segmenter.
     """
-    if not path.is_file():
-        raise UsageError(f"no file {path}: a segmenter is a name or a .safetensors file")
+    about, state = read_safetensors(path)
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{path} holds no gandid segmenter: its metadata does not say format {FORMAT!r}")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is not a safetensors file ({error})") from None
-    try:
-        about = json.loads(metadata.get("gandid", "{}"))
-        if about.get("format") != FORMAT:
-            raise UsageError(f"{path} holds no gandid segmenter: its metadata does not say format {FORMAT!r}")
         classes, background = tuple(about["classes"]), tuple(about["background"])
         build = ARCHITECTURES[about.get("architecture", "unet")]  # the first files name none
         shape = {name: about[name] for name in about.keys() - {"format", "architecture", "classes", "background"}}
         network = build(len(classes), normalized=False, **shape)
         network.load_state_dict(state)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{path} is a damaged gandid segmenter ({type(error).__name__}: {error})") from None
     return NetworkSegmenter(network, classes, background, device)

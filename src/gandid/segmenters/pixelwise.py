@@ -7,7 +7,7 @@ convolutions before the weights are stored, so that a stored network has none.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class PixelNetwork(nn.Module):
     classes : int
         How many classes to score.
     normalized : bool
-        With batch normalization (to train) or without (`folded()` makes one of the other).
+        With batch normalization (to train), or with what it did folded into the convolutions (as stored).
     **shape
         What else its constructor takes, to build it again.
 
@@ -78,35 +78,8 @@ class PixelNetwork(nn.Module):
         n, _, rows, columns = scores.shape
         return scores.permute(0, 2, 3, 1).reshape(n, rows, columns, 2, 2, self.classes)
 
-    def folded(self) -> Self:
-        """Give the same function without batch normalizations: each folded into the convolution before it.
-
-        In inference a batch normalization is `(y - mean) / sqrt(var + eps) * gamma + beta` per channel, so
-        scaling the convolution's weights and shifting its bias does the same.
-        """
-        plain = type(self)(self.classes, normalized=False, **self.shape)
-        plain.load_state_dict(self.state_dict(), strict=False)
-        for name, source in self.named_modules():
-            if isinstance(source, Convolution) and isinstance(source.norm, nn.BatchNorm2d):
-                mean, variance = source.norm.running_mean, source.norm.running_var
-                assert mean is not None
-                assert variance is not None
-                gain = source.norm.weight / torch.sqrt(variance + source.norm.eps)
-                target = plain.get_submodule(name)
-                assert isinstance(target, Convolution)
-                assert target.conv.bias is not None
-                target.conv.weight.data = (source.conv.weight * gain[:, None, None, None]).detach()
-                target.conv.bias.data = (source.norm.bias - mean * gain).detach()
-        return plain.eval()
-
 
 def unfold_blocks(blocks: torch.Tensor) -> torch.Tensor:
     """Put the 2 x 2 blocks of (N, H / 2, W / 2, 2, 2, ...) in place: (N, H, W, ...)."""
     n, rows, columns = blocks.shape[:3]
     return blocks.transpose(2, 3).reshape(n, 2 * rows, 2 * columns, *blocks.shape[5:])
-
-
-def fold_blocks(pixels: torch.Tensor) -> torch.Tensor:
-    """Undo `unfold_blocks`: (N, H, W) to (N, H / 2, W / 2, 2, 2)."""
-    n, height, width = pixels.shape
-    return pixels.view(n, height // 2, 2, width // 2, 2).transpose(2, 3)

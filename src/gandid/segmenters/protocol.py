@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+from gandid.segmenters.names import UNKNOWN
 
 
 @runtime_checkable
@@ -31,21 +34,10 @@ class Segmenter(Protocol):
     background: tuple[str, ...]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Label each pixel.
-
-        Parameters
-        ----------
-        images : Tensor, float, shape (N, 3, H, W)
-            Colours in [-1, 1].
-
-        Returns
-        -------
-        Tensor, int64, shape (N, H, W)
-            Index into `classes`.
-        """
+        """Label each pixel: images (N, 3, H, W), colours in [-1, 1], to int64 (N, H, W), the index into `classes`."""
         ...
 
 
 def objects_of(segmenter: Segmenter) -> tuple[str, ...]:
     """A segmenter's object classes, in its order: neither background nor `unknown`."""
-    return tuple(c for c in segmenter.classes if c not in segmenter.background and c != "unknown")
+    return tuple(name for name in segmenter.classes if name not in segmenter.background and name != UNKNOWN)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,16 +18,7 @@ import torch
 from torch import Tensor
 
 from gandid.errors import UsageError
-from gandid.generators.checkpoints.inert import Array, Network, Settings, short
-from gandid.generators.pggan import Generator
-from gandid.generators.storage import check_architecture
-
-# What a checkpoint calls its generator: the moving average of the weights comes before the weights themselves.
-OWNERS = (
-    *("generator_smooth", "avgG", "shadow_generator", "gen_shadow", "g_ema", "G_ema", "netG_ema", "ema"),
-    *("generator", "netG", "gen", "G", "g", "state_dict", "model_state_dict", "models", "model"),
-)
-DEPTH = 5  # of dictionaries in dictionaries
+from gandid.generators.checkpoints.inert import Settings, short
 
 
 class Layer(NamedTuple):
@@ -81,102 +71,6 @@ class Weights:
         if not value.isfinite().all():
             raise UsageError(f"holds weights that are not numbers (NaN or infinite), in '{name}'")
         return value
-
-
-def find_generator(found: Any) -> Generator:
-    """Build the generator that is somewhere in the contents of a checkpoint.
-
-    Raises
-    ------
-    UsageError
-        One line, to be put after the file's name.
-    """
-    seen: list[str] = []
-    for weights, about in _networks(found, {}, "", set()):
-        for signature, read in FORMATS:
-            if any(re.match(signature, name) for name in weights.named):
-                return assemble(read(weights, about))
-        seen += [weights.where + name for name in weights.named]
-    if any(
-        re.search(r"discriminator|netD|from_?rgb|rgb_to_features|decisionLayer|\binput\d+\.weight", name, re.IGNORECASE)
-        for name in seen
-    ):
-        raise UsageError("holds a discriminator, and no generator")
-    if seen:
-        some = ", ".join(short(name, 40) for name in seen[:3])
-        raise UsageError(f"is of no known PG-GAN: its weights are called {some}{', ...' if len(seen) > 3 else ''}")
-    raise UsageError("holds no network")
-
-
-def _networks(
-    found: Any, about: Mapping[str, Any], where: str, seen: set[int]
-) -> Iterator[tuple[Weights, Mapping[str, Any]]]:
-    """Every set of named weights, the likeliest first, with the description that stands beside it or around it."""
-    if isinstance(found, list | tuple):  # Karras et al.: G, D, and Gs, the moving average
-        for one in reversed(found[:8]):
-            if isinstance(one, Network) and isinstance(one.state, dict):
-                yield Weights(_variables(one.state.get("variables"))), one.state
-    elif isinstance(found, Network):
-        yield from _networks([found], about, where, seen)
-    if not isinstance(found, dict) or id(found) in seen or where.count(".") == DEPTH:
-        return
-    seen.add(id(found))
-    about = {**about, **{key: found[key] for key in ("config", "conf") if key in found}}
-    inner: dict[Any, Any] = {key: value for key, value in found.items() if isinstance(value, dict)}
-    named, owned = {}, defaultdict[str, dict[str, Tensor]](dict)
-    for key, value in found.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
-            name = ".".join(part for part in key.split(".") if part != "module")  # of data-parallel training
-            owner, _, rest = name.partition(".")
-            if owner in OWNERS:
-                owned[owner][rest] = value
-            else:
-                named[name] = value
-    inner = {**owned, **inner}
-    if named:
-        yield Weights(named, where), about
-    for key in [*(owner for owner in OWNERS if owner in inner), *(key for key in inner if key not in OWNERS)]:
-        yield from _networks(inner[key], about, f"{where}{short(key, 40)}.", seen)
-
-
-def _variables(found: Any) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = {}
-    for pair in found if isinstance(found, list) else []:
-        if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], Array):
-            array = pair[1].numpy()
-            named[pair[0].replace("/", ".")] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-    return named
-
-
-def assemble(parts: Parts) -> Generator:
-    """Build the network of its parts.
-
-    Raises
-    ------
-    UsageError
-        If the parts do not fit together.
-    """
-    layers, output, settings = parts.layers, parts.output, parts.settings
-    if not layers or len(layers) % 2:
-        raise UsageError(f"has {len(layers)} layers, where a PG-GAN has two of each resolution: some are missing")
-    channels, latent_dim = [layer.weight.shape[0] for layer in layers[::2]], layers[0].weight.shape[1]
-    check_architecture({"channels": channels, "latent_dim": latent_dim, **settings})
-    if output.weight.shape[0] != 3:
-        raise UsageError(f"makes images of {output.weight.shape[0]} channels, where 3 (red, green, blue) are needed")
-    with torch.device("meta"):  # nothing is allocated: the weights of the file become the network's
-        network = Generator(channels, latent_dim, **settings)
-    state = {}
-    for module, layer in zip((*network.layers, "output"), (*layers, output), strict=True):
-        for kind in ("weight", "bias"):
-            value = getattr(layer, kind)
-            expected = network.get_parameter(f"{module}.conv.{kind}").shape
-            if value.shape != expected:
-                raise UsageError(
-                    f"holds {kind} '{layer.name}' of shape {tuple(value.shape)}, where {tuple(expected)} fits the others"
-                )
-            state[f"{module}.conv.{kind}"] = value.contiguous()
-    network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
 
 
 def _grown(stages: int, level: float, called: str, most: float = math.inf) -> int:

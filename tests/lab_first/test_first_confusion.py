@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+import gandid
 from gandid.errors import UsageError
-from gandid.scenes import rooms
 from gandid.segmenters import load_segmenter
-from gandid.training import confusion as module
-from gandid.training.confusion import CLASSES, confusion, has_truth
+from lab.first import confusion as module
+from lab.first import rooms
+from lab.first.confusion import CLASSES, confusion
 
 
 class Segmenter:
@@ -24,7 +25,7 @@ class Segmenter:
 def truths(scenes, seed):
     """The evaluation's pictures and what they truly show, in its order."""
     images, labels = rooms.render(scenes, 64, seed)
-    return module._spoilt(images, labels, torch.Generator().manual_seed(seed))
+    return module.spoilt(images, labels, torch.Generator().manual_seed(seed))
 
 
 def test_a_segmenter_that_is_always_right_confuses_nothing():
@@ -68,20 +69,15 @@ def test_half_of_the_pictures_carry_each_held_out_corruption_alike():
     assert not spoilt[1::2].any()
 
 
-@pytest.mark.parametrize("name", ["rooms", "rooms-dilated"])
-def test_the_shipped_segmenters_know_every_class_where_they_were_not_trained(name):
-    found = confusion(load_segmenter(name), scenes=120)
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
-    assert np.diag(found).min() > 0.75
-    assert np.linalg.cond(found.to_numpy()) < 2
-
-
-def test_there_is_a_truth_of_rooms_alone():
-    rooms_segmenter = load_segmenter("rooms")
-    assert has_truth("rooms", rooms_segmenter)
-    assert not has_truth("dissect/bedroom", rooms_segmenter)
-    assert not has_truth("rooms/of-mine.pth", rooms_segmenter)
-    other = Segmenter(None, ("sky", "sea"))
-    assert not has_truth("rooms", other)
+def test_classes_that_no_render_has_cannot_be_measured():
     with pytest.raises(UsageError, match="this segmenter sees sky, sea"):
-        confusion(other)
+        confusion(Segmenter(None, ("sky", "sea")))
+
+
+def test_the_shipped_matrix_is_the_measured_one():
+    """The rooms segmenter's, on fewer renders than the 480 of the file beside the weights: up to their sampling."""
+    segmenter = load_segmenter("rooms")
+    shipped = gandid.segmenters.confusion(segmenter)
+    assert list(shipped.index) == list(shipped.columns) == list(segmenter.classes)
+    np.testing.assert_allclose(shipped.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(shipped, confusion(segmenter, scenes=120), atol=0.06)

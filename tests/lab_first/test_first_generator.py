@@ -12,8 +12,8 @@ import torch
 
 from gandid.errors import UsageError
 from gandid.generators import load_generator
-from gandid.training.checkpoints import load_checkpoint, save_checkpoint
-from gandid.training.generator import Schedule, train_generator
+from lab.checkpoints import load_checkpoint, save_checkpoint
+from lab.first.generator import Schedule, train_generator
 
 TINY = Schedule(channels=(8, 8, 6), latent_dim=5, images=(0, 80, 160), fade=(0, 0, 80), batch=8, scenes=64, r1_every=4)
 
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from gandid.training.generator import Schedule, train_generator
+from lab.first.generator import Schedule, train_generator
 train_generator(Path(sys.argv[1]), Schedule(**eval(sys.argv[2])), save_every=4)
 """
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gandid.scenes import rooms
+from lab.first import rooms
 
 
 @pytest.fixture(scope="module")
