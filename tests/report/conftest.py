@@ -10,7 +10,8 @@ from gandid import report
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with its report: one target whose frozen arm is out of support, one in no image."""
-    folder = invented.write(tmp_path_factory.mktemp("runs") / "demo", ("window", "mirror"), latents=80)
+    """A run's folder with its report, in which everything is that a page can show."""
+    folder = invented.write(tmp_path_factory.mktemp("runs") / "demo")
+    invented.figure(folder)
     assert report.build(folder) == folder / "report.html"
     return folder

@@ -1,339 +1,218 @@
-"""An invented run folder: rooms whose objects are cut out and filled from other rooms, arm by arm.
+"""An invented run's folder, written file by file: no generator, no estimator, and numbers that a test can choose.
 
-Nothing here went through a generator. It has what a real run has, and what a report must cope with: an arm
-out of support (glowing rims), two arms that are the same, a target that no image shows, an `unknown` class.
+Every image is a grey room with a block for each object. Ablated, a share of the target's block turns into another object, into wall or
+into nothing that is known; held, a little less of it remains. One arm is the same as another, one is out of range, and one target is in
+no image.
 """
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 import yaml
-from scipy import ndimage
 
-from gandid import did
-from gandid.relation import types
-from gandid.relation.after import Own, compare
-from gandid.scenes import rooms
-from gandid.studies.config import TypeBounds
-
-SIZE = 64
-GRID = 8  # positions of the edited layer's map, per axis
-UNITS = 32
-TOP = 8
-EXAMPLES = 6
-RANKED = 30  # latents of the ranking
-PLACES = 6  # most activating images per unit
-COMMAND = "gandid run --generator rooms --layer layer4 --seed 0 --out runs/demo"
-CLASSES = (*rooms.CLASSES, "unknown", "mirror")
-SITES = ("layer5.norm", "layer6.norm", "output.norm")
-ARMS = ("reference", "live", "capped:first", "capped:all", "frozen:first", "frozen:all")
-# Share of the target that goes in each arm: what normalization repairs, or does not.
-GONE = {
-    "window": (0.61, 0.64, 0.998, 0.35),
-    "painting": (0.36, 0.37, 0.36, 0.30),
-    "lamp": (0.97, 0.985, 0.997, 0.80),
-    "plant": (0.57, 0.60, 0.77, 0.50),
-}
+CLASSES = ["wall", "chair", "rug", "lamp", "unknown"]
+OBJECTS = ["chair", "rug", "lamp"]
+HELD = ["capped:first", "capped:all", "frozen:first", "frozen:all"]
+ARMS = ["reference", "live", *HELD]
+SIZE, LATENTS, UNITS = 32, 200, 12
+# Live minus held and half its interval, in shares: on removal, and on in-painting by other objects.
+EFFECTS = {"chair": (-0.05, 0.01, 0.04, 0.01), "rug": (0.002, 0.001, 0.0, 0.0), "lamp": (0.02, 0.03, 0.0, 0.001)}
 
 
-def write(
-    folder: Path,
-    targets: tuple[str, ...] = ("window", "painting", "lamp", "plant", "mirror"),
-    latents: int = 160,
-) -> Path:
-    """Write the run; `mirror` is a class that no room contains."""
+def write(folder: Path, names: dict[str, str] | None = None, extra: bool = True) -> Path:
+    """Write a run whose targets are chair, rug, lamp and one that is never seen; `names` renames classes.
+
+    Without `extra` it has only what a run must have.
+    """
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(3)
-    rendered, drawn = rooms.render(latents, SIZE, seed=11)
-    images = ((rendered.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round().astype(np.uint8)
-    labels = drawn.numpy().astype(np.uint8)
-    worlds = {target: _arms(images, labels, target, rng) for target in targets}
-    panel = _panel(worlds, labels, rng)
-    panel.to_zarr(folder / "panel.zarr", mode="w", zarr_format=2)
-    effects = did.estimate(panel)
-    effects.to_frame().to_csv(folder / "effects.csv", index=False)
-    effects.checks.to_csv(folder / "checks.csv", index=False)
-    relation = _relation(targets, images, rng)
-    measures = relation[["ace", "ace_se", "iou", "energy", "exact"]]
-    measures.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
-    relation.to_zarr(folder / "relation.zarr", mode="w", zarr_format=2)
-    types.types(panel, relation, TypeBounds()).to_csv(folder / "types.csv", index=False)
-    edits = {target: [int(unit) for unit in panel["units"].sel(target=target)] for target in targets}
-    _after(relation, edits, rng).to_zarr(folder / "after.zarr", mode="w", zarr_format=2)
-    _insertion(images, labels, edits).to_zarr(folder / "insertion.zarr", mode="w", zarr_format=2)
-    _examples(folder / "examples.npz", worlds, labels, rng)
-    config = {
-        "generator": "rooms",
-        "segmenter": "rooms",
-        "layer": "layer4",
-        "targets": list(targets),
-        "units": TOP,
-        "control": ["capped", "frozen"],
-        "hold": ["first", "all"],
-        "latents": latents,
-        "ranking_latents": 128,
-        "ablation": "zero",
-        "alpha": 1.0,
-        "seed": 0,
-        "weights": {"generator": "0c1d" * 16, "segmenter": "9f2a" * 16},
-        "version": "0.1.0",
-        "command": COMMAND,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    names = {name: name for name in [*CLASSES, "ghost"]} | (names or {})
+    targets = [names[name] for name in [*OBJECTS, "ghost"]]
+    effects(names).to_csv(folder / "effects.csv", index=False)
+    checks(targets).to_csv(folder / "checks.csv", index=False)
+    panel(targets, [names[name] for name in [*CLASSES, "ghost"]]).to_zarr(folder / "panel.zarr", zarr_format=2)
+    config = {"generator": "rooms", "layer": "layer4", "control": ["capped", "frozen"], "relevant": 0.01}
+    config["resolved"] = {"command": "gandid run <&> --out runs/demo", "stopped": "Stopped after 200 latents."}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    if extra:
+        examples(folder / "examples.npz", names)
+        relation = relate(targets, [names[name] for name in [*CLASSES, "ghost"]])
+        measures = relation[["ace", "ace_se", "iou", "energy", "exact"]]
+        measures.to_dataframe().reset_index().to_csv(folder / "relation.csv", index=False)
+        relation.to_zarr(folder / "relation.zarr", zarr_format=2)
+        types(targets).to_csv(folder / "types.csv", index=False)
     return folder
 
 
-def _arms(
-    images: np.ndarray, labels: np.ndarray, target: str, rng: np.random.Generator
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of every arm of one target."""
-    n = len(images)
-    mask = labels == CLASSES.index(target)
-    # The same field for all arms: where more goes, what went with less goes too.
-    field = ndimage.zoom(rng.random((n, 9, 9)), (1, SIZE / 9, SIZE / 9), order=1)
-    field += rng.normal(0, 0.12, (n, 1, 1))
-    rank = np.argsort(np.argsort(field.ravel())).reshape(field.shape) / field.size
-    kind = ndimage.zoom(rng.random((n, 5, 5)), (1, SIZE / 5, SIZE / 5), order=1)
-    other = np.roll(np.arange(n), 1 + n // 3)
-    shares = GONE.get(target, (0.9, 0.9, 0.9, 0.9))
-    by_name = dict(zip(("live", "capped:first", "capped:all", "frozen:all"), shares, strict=True))
-    by_name["frozen:first"] = by_name["capped:first"]
-    worlds = {"reference": (images, labels)}
-    for name in ARMS[1:]:
-        hole = mask & (rank < by_name[name])
-        # With normalization free, a little more of the other room shows than with all sites capped.
-        foreign = kind < {"live": 0.62, "capped:all": 0.45}.get(name, 0.6)
-        wall = np.median(images[:, :10].reshape(n, -1, 3), axis=1).astype(np.uint8)[:, None, None, :]
-        fill = np.where(foreign[..., None], images[other], wall)
-        fill_labels = np.where(foreign, labels[other], CLASSES.index("wall"))
-        picture = np.where(hole[..., None], fill, images)
-        found = np.where(hole, fill_labels, labels).astype(np.uint8)
-        if name == "frozen:all":
-            wide = ndimage.binary_dilation(mask, iterations=3, structure=np.ones((1, 3, 3), bool))
-            rim = wide & ~ndimage.binary_erosion(mask, iterations=2, structure=np.ones((1, 3, 3), bool))
-            picture = np.where(rim[..., None], np.uint8([255, 244, 190]), picture)
-            # A closed set of classes calls the rims window; half of them it knows nothing about.
-            painted = np.where(rng.random(rim.shape) < 0.5, CLASSES.index("window"), CLASSES.index("unknown"))
-            found = np.where(rim, painted, found).astype(np.uint8)
-        worlds[name] = (picture, found)
-    return worlds
+def effects(names: dict[str, str]) -> pd.DataFrame:
+    """Every contrast that the page shows, for every target and held arm."""
+    rows = []
+    for target in [*OBJECTS, "ghost"]:
+        for arm in HELD:
+            base = {
+                "target": names[target],
+                "arm": arm,
+                "contrast": "did",
+                "dose": 1.0,
+                "draw": 0,
+                "site": "",
+                "n": 150,
+            }
+            base |= dict(zip(("control", "held"), arm.split(":"), strict=True))
+            base |= {"estimable": target != "ghost", "supported": arm != "frozen:all", "q": 0.01}
+            removed, half, painted, width = EFFECTS.get(target, (np.nan,) * 4)
+            if arm == "frozen:all":
+                removed, painted = 2 * removed, 2 * painted
+            scale = 0.5 if arm == "capped:all" else 1.0
+            whole = [
+                row(base, names[target], "removed", "target", 0.9, removed * scale, half),
+                row(base, "other objects", "inpainted", "together", 0.2, painted * scale, width),
+            ]
+            others = [name for name in OBJECTS if name != target]
+            rows += whole + [
+                row(base, names[name], "inpainted", "object", 0.1, painted * scale / 2, width) for name in others
+            ]
+            rows.append(row(base, "wall", "inpainted", "background", 0.5, 0.0, 0.01))
+            rows.append(row(base, "unknown", "inpainted", "unknown", 0.2, (removed - painted) * scale, 0.01))
+            if target == "chair" and arm.startswith("capped"):
+                rows += evidence(whole, arm)
+    return pd.DataFrame(rows)
 
 
-def _panel(
-    worlds: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], labels: np.ndarray, rng: np.random.Generator
-) -> xr.Dataset:
-    targets, n, c = list(worlds), len(labels), len(CLASSES)
-    shape = (n, len(targets), len(ARMS))
-    pixels, inside = np.zeros((*shape, c), np.int32), np.zeros((*shape, c), np.int32)
-    realism = rng.normal(0.4, 0.5, (n, 1, 1)) + rng.normal(0, 0.1, shape)
-    strain = rng.normal(0, 0.02, (*shape, len(SITES), 3))
-    gain, outside = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
-    gain_map = np.ones((len(targets), GRID, GRID))
-    inpainted = np.zeros((len(targets), len(ARMS), SIZE, SIZE))
-    objects = [i for i, name in enumerate(CLASSES) if name not in (*rooms.BACKGROUND, "unknown")]
-    for t, target in enumerate(targets):
-        index = CLASSES.index(target)
-        mask = labels == index
-        gain_map[t] = 1.04 + _coarse(mask).mean(0)
-        gain[:, t] = np.where(mask.any((1, 2)), 1.31 + rng.normal(0, 0.05, n), np.nan)
-        outside[:, t] = 1.04 + rng.normal(0, 0.01, n)
-        for a, name in enumerate(ARMS):
-            found = worlds[target][name][1]
-            for k in range(c):
-                pixels[:, t, a, k] = (found == k).sum((1, 2))
-                inside[:, t, a, k] = (mask & (found == k)).sum((1, 2))
-            inpainted[t, a] = (mask & np.isin(found, [k for k in objects if k != index])).mean(0)
-    for a, name in enumerate(ARMS):
-        if name.startswith("frozen:all"):
-            strain[:, :, a] += np.array([-1.1, 0.0, 0.9])
-            realism[:, :, a] -= 1.4
-        elif name.endswith(":all"):
-            strain[:, :, a] += np.array([-0.02, 0.0, 0.28])
-        elif ":" in name:
-            strain[:, :, a, 1:] = 0.0
-    # The two first-site arms are one and the same under ablation to zero.
-    twin, same = ARMS.index("frozen:first"), ARMS.index("capped:first")
-    strain[:, :, twin], realism[:, :, twin] = strain[:, :, same], realism[:, :, same]
-    per_arm = [arm.split(":") if ":" in arm else ("none", "none") for arm in ARMS]
-    units = np.stack([rng.permutation(UNITS)[:TOP] for _ in targets]).astype(np.int32)
-    few = np.arange(n) < 8
+def row(base: dict, name: str, outcome: str, kind: str, live: float, did: float, half: float) -> dict:
+    """A row of effects.csv."""
+    found = base | {"object": name, "outcome": outcome, "kind": kind, "tau_live": live, "tau_held": live - did}
+    found |= {"did": did, "se": half / 2, "ci_low": did - half, "ci_high": did + half}
+    for which in ("live", "held"):
+        value = found[f"tau_{which}"]
+        found |= {f"ci_{which}_low": value - half, f"ci_{which}_high": value + half}
+    return found
+
+
+def evidence(whole: list[dict], arm: str) -> list[dict]:
+    """The other contrasts of a target's whole effects."""
+    rows = []
+    for one in whole:
+        rows += [one | {"contrast": "second"}, one | {"contrast": "corrected", "did": one["did"] * 0.9}]
+        for dose in (0.0, 0.5, 1.0):
+            scaled = {key: one[key] * dose for key in one if key.startswith(("tau", "did", "ci"))}
+            rows.append(
+                one | {"contrast": "dose", "dose": dose, "arm": arm if dose == 1 else f"{arm}@{dose:g}"} | scaled
+            )
+        for draw in range(6):
+            random = {"did": one["did"] * (1 if draw == 0 else 0.1 * (draw - 3))}
+            rows.append(one | {"contrast": "placebo", "draw": draw, "arm": f"{arm}#{draw}" if draw else arm} | random)
+        if arm == "capped:all":
+            for site, share in (("layer5.norm", 0.7), ("output.norm", 0.3)):
+                rows.append(one | {"contrast": "share", "site": site, "did": one["did"] * share})
+    return rows
+
+
+def checks(targets: list[str]) -> pd.DataFrame:
+    """Checks, some of which are flagged and one of which failed."""
+    rows = [("target_seen", name, 0 if name == targets[-1] else 150, 30, "ok", "", "") for name in targets]
+    rows[-1] = (*rows[-1][:4], "failed", "", "no image shows it")
+    rows += [("strain", targets[0], 1.4, 0.8, "flagged", "frozen:all", "worst at <output.norm>")]
+    rows += [("stability", targets[0], 0.4, 3.0, "ok", "capped:first", "")]
+    return pd.DataFrame(rows, columns=["check", "target", "value", "bound", "verdict", "arm", "detail"])
+
+
+def panel(targets: list[str], classes: list[str]) -> xr.Dataset:
+    """What the page reads of a panel: coordinates, units and attributes."""
+    background = [[name in ("wall", "unknown") for name in classes]]
+    units = np.arange(4 * len(targets), dtype=np.int32).reshape(1, 1, len(targets), 4) % UNITS
     return xr.Dataset(
-        {
-            "pixels": (("latent", "target", "arm", "object"), pixels),
-            "inside": (("latent", "target", "arm", "object"), inside),
-            "realism": (("latent", "target", "arm"), realism.astype(np.float32)),
-            "strain": (("latent", "target", "arm", "site", "quantile"), strain.astype(np.float32)),
-            "natural": (("latent", "site"), rng.uniform(0.3, 0.6, (n, len(SITES))).astype(np.float32)),
-            "gain": (("latent", "target"), gain.astype(np.float32)),
-            "gain_outside": (("latent", "target"), outside.astype(np.float32)),
-            "gain_error": (("latent", "target"), np.full(shape[:2], 2e-6, np.float32)),
-            "gain_map": (("target", "v", "u"), gain_map.astype(np.float32)),
-            "inpainted_map": (("target", "arm", "y", "x"), inpainted.astype(np.float32)),
-            "placebo_gap": (
-                ("latent", "target"),
-                np.where(few, 0.0, np.nan).repeat(len(targets)).reshape(n, -1),
-            ),
-            "baseline_gap": (("latent", "arm"), np.where(few, 1e-6, np.nan).repeat(len(ARMS)).reshape(n, -1)),
-            "units": (("target", "rank"), units),
-        },
-        coords={
-            "latent": np.arange(n),
-            "target": targets,
-            "arm": list(ARMS),
-            "object": list(CLASSES),
-            "site": list(SITES),
-            "quantile": [0.01, 0.5, 0.99],
-            "edit": ("arm", [arm != "reference" for arm in ARMS]),
-            "control": ("arm", [control for control, _ in per_arm]),
-            "held": ("arm", [held for _, held in per_arm]),
-            "background": ("object", [name in rooms.BACKGROUND for name in CLASSES]),
-        },
-        attrs={
-            "generator": "rooms",
-            "segmenter": "rooms",
-            "layer": "layer4",
-            "ablation": "zero",
-            "alpha": 1.0,
-            "seed": 0,
-            "image_pixels": SIZE * SIZE,
-            "presence": 0.003,
-            "version": "0.1.0",
-        },
+        {"units": (("trained", "set", "target", "rank"), units)},
+        coords={"segmenter": ["rooms"], "latent": np.arange(LATENTS), "target": targets, "object": classes}
+        | {"arm": ARMS, "background": (("segmenter", "object"), background)},
+        attrs={"generator": "rooms", "layer": "layer4", "schema": 2, "version": "0.2.0"},
     )
 
 
-def _relation(targets: tuple[str, ...], images: np.ndarray, rng: np.random.Generator) -> xr.Dataset:
-    """Every unit is active in one disc of its own, and its ACE is drawn; the region is known where the tests need it."""
-    strength = np.empty((UNITS, len(CLASSES)))
-    for place, name in enumerate(CLASSES):
-        ace = rng.standard_gamma(0.25 + 0.2 * place, UNITS) * 0.004 * (1 if name in targets else 0.3)
-        strength[:, place] = ace * np.where(rng.random(UNITS) < 0.25, -0.3, 1)
-    drop = (strength + rng.normal(0, 0.002, (RANKED, *strength.shape))).astype(np.float32)
-    latents = np.stack([rng.permutation(RANKED)[:PLACES] for _ in range(UNITS)])
-    v, u = np.mgrid[:GRID, :GRID]
-    centres = rng.integers(1, GRID - 1, (2, UNITS, PLACES, 1, 1))
-    maps = np.maximum(0, 2 - np.hypot(v - centres[0], u - centres[1])).astype(np.float16)
-    shown = np.unique(latents)
+def examples(path: Path, names: dict[str, str]) -> None:
+    """Two examples of each target but the last, which has none."""
+    targets, shape = [*OBJECTS, "ghost"], (4, 2, len(ARMS), SIZE, SIZE)
+    images, labels = np.full((*shape, 3), 190, np.uint8), np.zeros(shape, np.uint8)
+    for place, name in enumerate(OBJECTS):
+        labels[..., 20:28, 10 * place : 10 * place + 8] = CLASSES.index(name)
+    for place, name in enumerate(OBJECTS):
+        for arm, left in enumerate((8, 3, 2, 1, 2, 0)):  # columns of the target that are left
+            gone = labels[place, :, arm, 20:28, 10 * place + left : 10 * place + 8]
+            gone[:] = CLASSES.index("rug" if name != "rug" else "lamp")
+    ink = np.array([(190, 190, 190), (200, 60, 40), (90, 40, 140), (60, 140, 90), (0, 0, 0)], np.uint8)
+    images[:] = ink[labels]
+    latents = np.array([[3, 14]] * 3 + [[-1, -1]])
+    gain = np.full((4, 2, 4, 4), 1.3, np.float32)
+    classes = np.array([names[name] for name in CLASSES])
+    named = {"targets": np.array([names[name] for name in targets]), "arms": np.array(ARMS), "classes": classes}
+    np.savez(path, latents=latents, images=images, labels=labels, gain=gain, **named)
+
+
+def relate(targets: list[str], classes: list[str]) -> xr.Dataset:
+    """A relation in which the units of a target are its best."""
+    rng = np.random.default_rng(1)
+    ace = rng.normal(0, 0.001, (UNITS, len(classes)))
+    for place, target in enumerate(targets):
+        ace[np.arange(4 * place, 4 * place + 4) % UNITS, classes.index(target)] += 0.01
+    latents = rng.permuted(np.tile(np.arange(6), (UNITS, 1)), axis=1)[:, :3]
     return xr.Dataset(
         {
-            "ace": (("unit", "object"), drop.mean(0, dtype=np.float64)),
-            "ace_se": (("unit", "object"), drop.std(0, ddof=1, dtype=np.float64) / np.sqrt(RANKED)),
-            "iou": (("unit", "object"), rng.uniform(0, 0.3, strength.shape)),
-            "energy": (("unit", "object"), rng.dirichlet(np.ones(len(CLASSES)), UNITS)),
-            "exact": ("unit", np.arange(UNITS) < UNITS - 4),
+            **{name: (("unit", "object"), ace) for name in ("ace", "ace_se", "iou", "energy")},
+            "exact": ("unit", np.arange(UNITS) > 1),
             "threshold": ("unit", np.ones(UNITS)),
-            "drop": (("latent", "unit", "object"), drop),
-            "area": (("latent", "object"), rng.dirichlet(np.ones(len(CLASSES)), RANKED).astype(np.float32)),
             "top_latent": (("unit", "place"), latents),
-            "top_map": (("unit", "place", "v", "u"), maps),
-            "image": (("shown", "y", "x", "channel"), images[shown]),
+            "top_map": (("unit", "place", "v", "u"), rng.uniform(0, 2, (UNITS, 3, 4, 4)).astype(np.float16)),
+            "image": (("shown", "y", "x", "channel"), rng.integers(0, 255, (6, SIZE, SIZE, 3)).astype(np.uint8)),
         },
-        coords={
-            "unit": np.arange(UNITS),
-            "object": list(CLASSES),
-            "latent": np.arange(RANKED),
-            "shown": shown,
-        },
-        attrs={"layer": "layer4", "latents": RANKED, "ranking": "exact", "iou_threshold": "quantile"},
+        coords={"unit": np.arange(UNITS), "object": classes, "shown": np.arange(6)},
+        attrs={"layer": "layer4"},
     )
 
 
-def _after(relation: xr.Dataset, edits: dict[str, list[int]], rng: np.random.Generator) -> xr.Dataset:
-    """Every other unit's effect grows by half with everything live, and by a tenth with the first site held."""
-    objects = [name for name in CLASSES if name not in (*rooms.BACKGROUND, "unknown")]
-    own = Own.of(relation, objects, TOP)
-    before = relation["drop"].values[:, own.all]
-    after = np.stack([[factor * before for factor in (1.5, 1.1)] for _ in edits]).astype(np.float32)
-    after += rng.normal(0, 0.001, after.shape)
-    for t, units in enumerate(edits.values()):
-        after[t][:, :, np.isin(own.all, units)] = np.nan
-    return compare(before, after, own, edits, CLASSES, "capped:first", UNITS)
+def types(targets: list[str]) -> pd.DataFrame:
+    """A type for every target that is seen."""
+    bounds = {"removed_bound": 0.8, "inpainted_bound": 0.05, "concentration_bound": 0.5}
+    shares = {
+        "removed": 0.9,
+        "inpainted_objects": 0.2,
+        "unknown": 0.2,
+        "share_top": 0.7,
+        "effective_units": 5.0,
+        "gini": 0.5,
+    }
+    chances = {"type": "type-2", "p_disentangled": 0.02, "p_type_1": 0.0, "p_type_2": 0.98}
+    return pd.DataFrame([{"target": name} | shares | chances | bounds for name in targets[:-1]])
 
 
-def _insertion(images: np.ndarray, labels: np.ndarray, edits: dict[str, list[int]]) -> xr.Dataset:
-    """The target appears in a patch, on the wall more than on the floor, and live more than held."""
-    arms, step, classes = ("live", *ARMS[2:]), SIZE // 4, np.array(CLASSES)
-    factor = np.array([1.0, 0.8, 0.7, 1.0, 0.3])
-    side = slice(step, 2 * step)
-    ground = np.where(np.isin(classes, ["floor", "rug"]), 0.1, np.where(classes == "mirror", np.nan, 0.7))
-    share = np.tile(factor[:, None] * ground, (len(edits), 1, 1))
-    place = np.linspace(0.5, 1, 16).reshape(4, 4)
-    made = np.repeat(images[:1], 1 + len(arms), 0).copy()
-    made[1:, side, side] = (90, 130, 200)
-    seen = np.repeat(labels[None, :1], len(edits), 0).repeat(1 + len(arms), 1).astype(np.int32)
-    for t, target in enumerate(edits):
-        seen[t, 1:, side, side] = CLASSES.index(target)
-    region = np.zeros((len(edits), SIZE, SIZE), bool)
-    region[:, side, side] = True
-    total = np.tile(factor * 0.5, (len(edits), 1))
-
-    def around(name: str, values: np.ndarray, dims: tuple[str, ...]) -> dict[str, tuple]:
-        gap = values[:, :1] - values
-        return {
-            name: (dims, values),
-            **{f"{'' if name == 'appeared' else 'total_'}{key}": (dims, value) for key, value in {
-                "low": values - 0.05, "high": values + 0.05, "did": gap, "did_low": gap - 0.05, "did_high": gap + 0.05,
-            }.items()},
-        }  # fmt: skip
-
-    return xr.Dataset(
+def figure(folder: Path) -> None:
+    """Add what the paper's figure needs: the relation after each ablation, and insertions."""
+    targets, rng = OBJECTS, np.random.default_rng(2)
+    shape = (len(targets), 2, len(CLASSES))
+    ratio = np.where(
+        [[[name in OBJECTS and name != target for name in CLASSES]] * 2 for target in targets], 1.2, np.nan
+    )
+    after = {"ratio": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1}
+    after |= {name: np.broadcast_to(np.arange(1.0, 6), shape).copy() for name in ("rank", "rank_before")}
+    coords = {"target": targets, "arm": ["live", "capped:first"], "object": CLASSES}
+    dims = ("target", "arm", "object")
+    xr.Dataset({name: (dims, value) for name, value in after.items()}, coords).to_zarr(
+        folder / "after.zarr", zarr_format=2
+    )
+    region = np.zeros((3, SIZE, SIZE), bool)
+    region[:, 4:12, 4:12] = True
+    label = np.zeros((3, 3, SIZE, SIZE), np.int32)
+    label[:, 1:, 4:10, 4:10] = np.arange(1, 4)[:, None, None, None]
+    xr.Dataset(
         {
-            **around("appeared", share, ("target", "arm", "object")),
-            **around("total", total, ("target", "arm")),
-            "weight": (("target", "object"), np.tile(np.where(classes == "mirror", 0, 5000), (len(edits), 1))),
-            "appeared_map": (
-                ("target", "arm", "v", "u"),
-                np.tile(factor[:, None, None] * place, (len(edits), 1, 1, 1)),
+            "image": (
+                ("target", "arm2", "y", "x", "channel"),
+                rng.integers(0, 255, (3, 3, SIZE, SIZE, 3)).astype(np.uint8),
             ),
-            "image": (("target", "arm2", "y", "x", "channel"), np.repeat(made[None], len(edits), 0)),
-            "label": (("target", "arm2", "y", "x"), seen),
+            "label": (("target", "arm2", "y", "x"), label),
             "region": (("target", "y", "x"), region),
-            "shown_latent": ("target", np.full(len(edits), 7)),
+            "shown_latent": ("target", np.arange(3)),
+            "weight": (("target", "object"), np.ones((3, len(CLASSES)))),
         },
-        coords={
-            "target": list(edits),
-            "arm": list(arms),
-            "arm2": ["original", *arms],
-            "object": list(CLASSES),
-            "v": [1.0, 3, 5, 7],
-            "u": [1.0, 3, 5, 7],
-        },
-        attrs={"latents": 16},
-    )
-
-
-def _examples(
-    path: Path,
-    worlds: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]],
-    labels: np.ndarray,
-    rng: np.random.Generator,
-) -> None:
-    shape = (len(worlds), EXAMPLES, len(ARMS), SIZE, SIZE)
-    latents = np.full(shape[:2], -1)
-    images, found = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
-    gain = np.ones((*shape[:2], GRID, GRID), np.float32)
-    for t, (target, arms) in enumerate(worlds.items()):
-        mask = labels == CLASSES.index(target)
-        lost = (mask & (arms["live"][1] != labels)).sum((1, 2))
-        chosen = [i for i in np.argsort(-lost)[:EXAMPLES] if lost[i]]
-        latents[t, : len(chosen)] = chosen
-        for e, i in enumerate(chosen):
-            gain[t, e] = 1.02 + 0.9 * _coarse(mask[i : i + 1])[0] + rng.normal(0, 0.01, (GRID, GRID))
-            for a, name in enumerate(ARMS):
-                images[t, e, a], found[t, e, a] = (each[i] for each in arms[name])
-    np.savez_compressed(
-        path,
-        targets=np.array(list(worlds)),
-        arms=np.array(ARMS),
-        classes=np.array(CLASSES),
-        latents=latents,
-        images=images,
-        labels=found,
-        gain=gain,
-    )
-
-
-def _coarse(mask: np.ndarray) -> np.ndarray:
-    step = SIZE // GRID
-    return mask.reshape(len(mask), GRID, step, GRID, step).mean((2, 4))
+        coords={"target": targets, "arm2": ["original", "live", "capped:first"], "object": CLASSES},
+    ).to_zarr(folder / "insertion.zarr", zarr_format=2)

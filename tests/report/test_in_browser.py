@@ -1,14 +1,26 @@
 """The page as its readers meet it, in Debian's Chromium: on a phone and on a desk, in light and dark."""
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chromium import chromium
 
 pytestmark = pytest.mark.browser
+SCREENS = {1280: 800, 390: 844}
+# Texts of which contrast is looked at, with the colour behind them: that of the next element that has one.
+CONTRAST = """
+const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > 0) return c; } return [255, 255, 255]; };
+return [...document.querySelectorAll('h1, p, b, span, small, a, figcaption, summary, th, td, dt, dd, label, em, text, li, pre, code')]
+  .filter(e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()))
+  .map(e => { const s = getComputedStyle(e), ink = e.ownerSVGElement ? s.fill : s.color;
+    const [a, b] = [light(parse(ink)), light(behind(e))].sort((x, y) => y - x); return [(a + .05) / (b + .05), e.textContent.trim().slice(0, 40)]; })
+  .filter(([ratio]) => ratio < 4.5)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -17,154 +29,94 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
         yield driver
 
 
-@pytest.fixture
-def opened(browser, run: Path) -> Iterator:
-    """The page on a desk; it must have nothing to complain of when the test is done."""
-    metrics = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get((run / "report.html").as_uri())
-    yield browser
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-
-
-def wait(browser, state: Callable[[], bool]) -> bool:
-    """Wait until the browser has done what it was asked for; a busy machine may take a while over it."""
-    return pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20).until(lambda _: state())
-
-
-def rows(browser, count: int = 10_000) -> list[list[str]]:
-    """The table's rows that are seen, as text."""
-    return browser.execute_script(
-        "return [...document.querySelectorAll('#units-table tbody tr')].filter(r => r.checkVisibility())"
-        ".slice(0, arguments[0]).map(r => [...r.cells].map(c => c.textContent.trim()))",
-        count,
-    )
-
-
-def seen_unit(browser) -> list[str]:
-    return browser.execute_script(
-        "return [...document.querySelectorAll('.card')].filter(c => c.checkVisibility()).map(c => c.id)"
-    )
-
-
-def test_units_are_searched_by_number_and_by_class(opened) -> None:
-    everything = len(rows(opened))
-    box = opened.find_element("id", "search")
-    for typed, fits in (
-        ("lamp", lambda row: row[1] == "lamp"),
-        ("12", lambda row: row[0] == "12"),
-        ("12 LAM", lambda row: row[:2] == ["12", "lamp"]),
-    ):
-        box.send_keys("\ue009a\ue000" + typed)  # Control and A, then over what was there
-        wait(opened, lambda typed=typed: box.get_attribute("value") == typed)
-        found = rows(opened)
-        assert found
-        assert all(fits(row) for row in found)
-        assert opened.find_element("id", "count").text == f"{len(found)} of {everything} rows"
-    box.send_keys(" no such class")
-    assert wait(opened, lambda: rows(opened) == [])
-
-
-def test_units_are_ordered_by_any_column(opened) -> None:
-    heads = opened.find_elements("css selector", "#units-table thead th")
-
-    def number(text: str) -> float:
-        return float(text.replace("−", "-").removeprefix("~"))
-
-    for column, key, first in ((0, int, False), (1, str, False), (2, number, True), (5, number, True)):
-        for backwards in (first, not first):
-            heads[column].find_element("tag name", "button").send_keys("\ue007")  # Enter
-            values = [key(row[column]) for row in rows(opened)]
-            assert values == sorted(values, reverse=backwards)
-            assert heads[column].get_attribute("aria-sort") == ("descending" if backwards else "ascending")
-    assert sum(bool(head.get_attribute("aria-sort")) for head in heads) == 1
-
-
-def test_a_unit_opens_by_click_and_by_keyboard(opened) -> None:
-    assert seen_unit(opened) == [f"unit-{rows(opened, 1)[0][0]}"]  # the best one, to begin with
-    links = opened.find_elements("css selector", "#units-table tbody a")
-    for link, open_it in ((links[3], lambda link: link.click()), (links[7], lambda link: link.send_keys("\ue007"))):
-        open_it(link)
-        assert seen_unit(opened) == [f"unit-{link.text}"]
-        shown = "return [...document.querySelectorAll('.card:target .picture')].map(p => [getComputedStyle(p).backgroundImage.slice(0, 20), p.ariaLabel, p.querySelector('path').getTotalLength() > 0])"
-        pictures = opened.execute_script(shown)
-        assert len(pictures) == 6
-        assert all(image == 'url("data:image/webp' and "% of the image" in said for image, said, _ in pictures)
-        assert all(outlined for *_, outlined in pictures)
-    # Anywhere in a row will do.
-    cell = opened.find_elements("css selector", "#units-table tbody td")[40]
-    unit = cell.find_element("xpath", "..").find_element("tag name", "th").text
-    cell.click()
-    assert seen_unit(opened) == [f"unit-{unit}"]
-    assert opened.execute_script("return [...document.querySelectorAll('tr.open th')].map(c => c.textContent)") == [
-        unit
-    ] * len({row[1] for row in rows(opened)})
-
-
-def test_the_heat_map_is_read_cell_by_cell_and_switched(opened) -> None:
-    cells, reading = opened.find_element("id", "cells"), opened.find_element("id", "cell")
-    cells.send_keys("\ue014\ue014\ue015")  # right, right, down
-    said = reading.text
-    found = re.fullmatch(r"Unit (\d+), (.+): ACE (\S+) %, IoU (\S+), energy (\S+) %", said)
-    assert found, said
-    unit, name, *values = found.groups()
-    row = next(row for row in rows(opened) if row[:2] == [unit, name])
-    assert [row[2].removeprefix("~"), row[4], row[5]] == values
-    cells.send_keys("\ue007")
-    assert seen_unit(opened) == [f"unit-{unit}"]
-    for name in ("iou", "energy", "ace"):
-        opened.find_element("id", f"show-{name}").click()
-        seen = (
-            "return [...document.querySelectorAll('.cells img')].filter(i => i.checkVisibility()).map(i => i.className)"
-        )
-        assert opened.execute_script(seen) == [f"layer {name}"]
-
-
-def test_without_scripts_the_table_is_read_and_units_open(browser, run: Path) -> None:
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    try:
-        browser.get((run / "report.html").as_uri())
-        assert not browser.find_element("id", "tools").is_displayed()
-        links = browser.find_elements("css selector", "#units-table tbody a")
-        assert len(links) > 100
-        links[5].click()
-        card = browser.find_element("id", f"unit-{links[5].text}")
-        assert card.is_displayed()
-        assert len(card.find_elements("class name", "picture")) == 6
-    finally:
-        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_fits_loads_and_fetches_nothing(browser, run: Path, width: int, scheme: str) -> None:
-    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+def show(browser, run: Path, width: int = 1280, scheme: str = "light") -> None:
+    """Open the page; what the browser did before is not the page's doing."""
+    metrics = {"width": width, "height": SCREENS[width], "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.get("about:blank")
     for log in ("browser", "performance"):
-        browser.get_log(log)  # what the browser did before is not the page's doing
+        browser.get_log(log)
     browser.get((run / "report.html").as_uri())
 
-    assert browser.execute_script("return innerWidth") == width
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    assert browser.execute_script("return document.images.length") > 30
-    assert browser.execute_script(broken) == 0
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", list(SCREENS))
+def test_page_fits_loads_is_legible_and_fetches_nothing(browser, run: Path, width: int, scheme: str) -> None:
+    show(browser, run, width, scheme)
+    ask = browser.execute_script
+    assert ask("return innerWidth") == width
+    assert ask("return document.documentElement.scrollWidth") <= width
+    assert ask("return document.documentElement.scrollHeight") <= 10 * SCREENS[width]
+    assert ask(CONTRAST) == []
+    ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert ask("return document.documentElement.scrollWidth") <= width
+    assert ask(CONTRAST) == []
+    assert ask("return [...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0
     # Wide content scrolls in a box of its own, which the keyboard reaches.
     boxes = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
-    assert all(browser.execute_script(f"{boxes}.map(e => e.tabIndex === 0 && !!e.ariaLabel)"))
-    # Text stands out from what is behind it: the page's own style for the scheme is at work.
-    ink, paper = browser.execute_script(
-        "const s = getComputedStyle(document.body);"
-        "return [s.color, s.backgroundColor].map(c => Math.max(...c.match(/\\d+/g).slice(0, 3).map(Number)))"
-    )
-    assert (ink < 60 and paper > 200) if scheme == "light" else (ink > 200 and paper < 60)
+    assert all(ask(f"{boxes}.map(e => e.tabIndex === 0 && !!e.ariaLabel)"))
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [each["params"]["request"]["url"] for each in asked if each["method"] == "Network.requestWillBeSent"]
-    assert {url.split(":")[0] for url in urls} <= {"file", "data"}
-    assert sum(url.startswith("file:") for url in urls) == 1
+    assert [url.split(":")[0] for url in urls if not url.startswith("data:")] == ["file"]
+
+
+@pytest.mark.parametrize("width", list(SCREENS))
+def test_the_first_screen_shows_the_finding_pictures_and_a_verdict(browser, run: Path, width: int) -> None:
+    show(browser, run, width)
+    first = f"e => e.checkVisibility() && e.getBoundingClientRect().bottom <= {SCREENS[width]}"
+    pictures = browser.execute_script(
+        f"return [...document.querySelectorAll('.four img')].filter({first}).map(i => i.width)"
+    )
+    assert len(pictures) >= 4 and min(pictures) >= 150
+    assert browser.execute_script(f"return [document.querySelector('h1')].filter({first}).length") == 1
+    chips = browser.execute_script(f"return [...document.querySelectorAll('.chip')].filter({first}).length")
+    assert chips >= (4 if width > 500 else 1)
+    smooth = (
+        "return [...document.querySelectorAll('.four img, .thumbs img')].map(i => getComputedStyle(i).imageRendering)"
+    )
+    assert set(browser.execute_script(smooth)) == {"pixelated"}
+
+
+def seen(browser) -> tuple[str, str]:
+    """The picture in the second place, and what is written under it."""
+    place = browser.find_element("css selector", ".flip")
+    top = """const r = arguments[0].getBoundingClientRect(), e = document.elementFromPoint(r.left + r.width / 2, r.top + r.width / 2);
+      return e.closest('.picture').querySelector('img').src"""
+    return browser.execute_script(top, place), place.find_element("css selector", "figcaption").text
+
+
+def test_live_and_held_swap_in_place_by_keyboard_and_by_press(browser, run: Path) -> None:
+    show(browser, run)
+    before = seen(browser)
+    swap = browser.find_element("id", "swap")
+    swap.send_keys(" ")
+    held = seen(browser)
+    assert held[0] != before[0] and held[1] != before[1]
+    third = browser.execute_script("return document.querySelectorAll('.four figure')[2].querySelector('img').src")
+    assert held[0] == third
+    swap.send_keys(" ")
+    assert seen(browser) == before
+    browser.find_element("css selector", "[for=swap]").click()
+    assert seen(browser) == held
+
+
+def test_outlines_come_and_go(browser, run: Path) -> None:
+    show(browser, run)
+    drawn = "return [...document.querySelectorAll(arguments[0] + ' .outline')].filter(e => e.checkVisibility()).length"
+    assert browser.execute_script(drawn, ".four") == 0
+    browser.find_element("id", "lines").send_keys(" ")
+    assert browser.execute_script(drawn, ".four") >= 2
+    browser.execute_script("document.querySelector('#objects details').open = true")
+    shown = browser.execute_script(drawn, "#object-chair")
+    assert shown > 2
+    browser.find_element("css selector", "#object-chair .lines").send_keys(" ")
+    assert browser.execute_script(drawn, "#object-chair") == 0
+
+
+def test_an_objects_name_opens_what_is_known_of_it(browser, run: Path) -> None:
+    show(browser, run)
+    browser.find_element("css selector", "a[href='#object-rug']").send_keys("\ue007")
+    assert browser.execute_script("return document.getElementById('object-rug').checkVisibility()")

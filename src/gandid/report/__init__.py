@@ -1,4 +1,4 @@
-"""The report of a finished run: one self-contained HTML page, and its figures as files."""
+"""The report: a finished run as one page and some figures, from the files of its folder alone."""
 
 from gandid.report.page import build
 

@@ -1,40 +1,68 @@
-"""The page: a finished run as one HTML file that needs nothing beside it.
+"""The page: a finished run as one HTML file that needs nothing beside it, no script and no network.
 
 What the page says is gathered here, as plain values; how it looks is in ``templates/``.
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import yaml
 from markupsafe import Markup
 
-from gandid.did import Effects
-from gandid.did.checks import EXACT_CONTROLS
-from gandid.did.words import SHOWN
 from gandid.files import replacing
-from gandid.relation.types import rule
-from gandid.report import credibility, evidence, figures, folder, paper, pictures
-from gandid.report.checks import checks_section
-from gandid.report.environment import templates
-from gandid.report.folder import Arm, Run, claimed
-from gandid.report.relation import NEGATIVE, POSITIVE, relation_section
-from gandid.report.target import target_section
-from gandid.report.text import number, slugs, typeset
+from gandid.report import charts, evidence, findings, paper, pictures, relation
+from gandid.report.findings import Finding
+from gandid.report.run import Regime, Run, read
+from gandid.report.text import count, number, percent, slugs
+
+# What each check asks; a check that is not here is shown under its own name.
+ASKS = {
+    "target_seen": "Are there enough images for an interval?",
+    "strain": "Are held statistics within the range in which they move between unedited images?",
+    "realism": "Does the discriminator find the images as real as unedited ones?",
+    "unknown": "Does the segmenter know what it sees?",
+    "unknown_inside": "Does it know what the object turned into?",
+    "baseline_gap": "Does holding leave the unedited image as it is?",
+    "placebo_site": "Does holding a site before the edit change nothing?",
+    "responds": "Can a held site’s statistic respond to an edit at all?",
+    "gain": "Does the measured gain follow its closed form?",
+    "stability": "Do two halves of the latents agree?",
+    "baseline_area": "Do a control’s own unedited images show as much of each class as the network’s?",
+    "parallel_trends": "Do live and control move alike where the mechanism hardly acts?",
+    "dose": "Is the difference zero without an edit, and does it grow with the edit?",
+    "shapley_efficiency": "Do the sites’ shares add up to the whole effect?",
+    "placebo_units": "Does the effect lie beyond those of random units?",
+    "placebo_object": "Does a class of pixels dealt out at random show no effect?",
+    "uncertain": "Is the segmenter as sure of edited images as of unedited ones?",
+    "ground_truth": "Does the segmenter find the right class where it is known?",
+    "second_segmenter": "Does another segmenter see the same effect?",
+}
+
+# What the parts of a held arm's name mean.
+ARMS = {
+    "capped": "normalization may weaken the signal, but not amplify it beyond what it did before the ablation",
+    "frozen": "normalization does exactly what it did before the ablation, for the same image",
+    "mean": "normalization is one constant, the average over images and places",
+    "twin": "another network, trained without normalization, in which its own units of the object are ablated",
+    "first": "only at the first site, which the ablation reaches directly",
+    "all": "at all sites after the edited layer",
+}
+ASSUMED = "its unedited images are not the network’s own: the reading assumes that both would have moved alike"
 
 
-def build(run: Path, effects: Effects | None = None) -> Path:
-    """Write the report of a finished run: ``report.html`` and ``figures/*.png`` and ``*.svg``.
+def build(folder: Path) -> Path:
+    """Write the report of a finished run: ``report.html`` and ``figures/``.
 
-    Everything is computed from the folder; no generator is needed.
+    Everything is read from the folder and nothing is estimated again; no generator is needed.
 
     Parameters
     ----------
-    run
-        A folder with ``config.yaml`` and ``panel.zarr``; the rest of what `gandid run` writes if it is there. With
-        ``after.zarr`` and ``insertion.zarr`` the paper's figure is drawn, too, as ``figures/paper.png``, ``.svg`` and ``.pdf``.
-    effects
-        What `gandid.did.estimate` says of the panel; estimated again if not given.
+    folder
+        A folder with ``config.yaml``, ``panel.zarr``, ``effects.csv`` and ``checks.csv``; the rest of what `gandid run` writes is
+        shown if it is there. With ``after.zarr`` and ``insertion.zarr`` the paper's figure is drawn, too.
 
     Returns
     -------
@@ -44,178 +72,171 @@ def build(run: Path, effects: Effects | None = None) -> Path:
     Raises
     ------
     UsageError
-        If the folder is not a finished run.
+        If the folder is not that of a finished run, or if a file in it cannot be read.
     """
-    read = folder.read(Path(run), effects)
-    figure = _files(read)
-    page = read.path / "report.html"
+    run = read(Path(folder))
+    found = findings.findings(run)
+    names = slugs(run.targets)
+    where = run.path / "figures"
+    where.mkdir(exist_ok=True)
+    values = _values(run, found, names, where)
+    page = run.path / "report.html"
     with replacing(page) as aside:
-        aside.write_text(_html(read, figure), encoding="utf-8")
+        aside.write_text(_templates().get_template("report.html.j2").render(values), encoding="utf-8")
     return page
 
 
-def _files(run: Run) -> Markup | None:
-    """Write the figures; the paper's is also returned as the page shows it."""
-    where = run.path / "figures"
-    where.mkdir(exist_ok=True)
-    figures.save(figures.overview(run), where / "overview")
-    if run.relation is not None:
-        figures.save(figures.ranking(run), where / "ranking")
-    for target, name in slugs(run.targets).items():
-        if not run.estimable(target):
-            continue
-        if run.has_examples(target):
-            figures.save(figures.strip(run, target), where / f"strip-{name}")
-        if figures.heat_maps(run, target):
-            figures.save(figures.maps(run, target), where / f"maps-{name}")
-        for kind, drawn in credibility.draw(run, target).items():
-            figures.save(drawn, where / f"{kind}-{name}")
-    if any(credibility.has(run, target, "shapley") for target in run.targets):
-        figures.save(evidence.shapley(run), where / "shapley")
-    if not paper.is_possible(run):
-        return None
-    whole = paper.figure(run)
-    paper.save(whole, where / "paper")
-    return paper.inline(run, whole)
-
-
-def _html(run: Run, figure: Markup | None) -> str:
-    environment = templates()
-    names, colours = slugs(run.targets), figures.class_colours(run)
-    sentences = dict(zip(run.targets, run.effects.sentences(), strict=True))
-    answers = credibility.answers(run)
-    targets = [
-        target_section(run, name, names[name], colours, sentences[name])
-        | ({"believed": credibility.credibility_of(run, name, names[name], answers)} if run.estimable(name) else {})
-        for name in run.targets
-    ]
-    return environment.get_template("report.html.j2").render(
-        style=Markup(environment.get_template("report.css").render()),
-        meta=_meta(run),
-        lead=_lead(run),
-        stopped=run.stopped,
-        claims=[_claims(run, arm) for arm in run.arms],
-        not_estimable=[target for target in run.targets if not run.estimable(target)],
-        legend=_legend(run),
-        targets=targets,
-        credibility=credibility.credibility_section(run, names, colours, answers),
-        relation=relation_section(run, colours),
-        types=_types(run),
-        paper=figure,
-        positive=POSITIVE,
-        negative=NEGATIVE,
-        colours=colours,
-        level=f"{run.effects.level:.0%}".replace("%", " %"),
-        latents=f"{run.effects.latents:,}",
-        checks=checks_section(run),
-        config=list(_flat(run.config)),
-        command=_command(run.config.get("command")),
-        version=run.config.get("version", run.panel.attrs.get("version", "")),
-        speck=pictures.SPECK,
-        shown=SHOWN,
-    )
-
-
-def _meta(run: Run) -> list[tuple[str, str]]:
-    attrs = run.panel.attrs
-    facts = [(name, attrs[name]) for name in ("generator", "segmenter", "layer") if name in attrs]
-    if "ablation" in attrs:
-        facts.append(("ablation", f"to {attrs['ablation']}"))
-    facts.append(("latents", f"{run.effects.latents:,}"))
-    if "seed" in attrs:
-        facts.append(("seed", attrs["seed"]))
-    return [(name, str(value)) for name, value in facts]
-
-
-def _lead(run: Run) -> str:
-    """What ablation does with every normalization live, over all targets."""
-    estimable = [target for target in run.targets if run.estimable(target)]
-    gone = {target: 100 * run.rows(target, "removed")["tau_live"].iloc[0] for target in estimable}
-    if not gone:
-        return "No target is estimable: too few images show them."
-    if len(gone) == 1:
-        [(target, value)] = gone.items()
-        return f"With everything live, ablating the units of {target} removes {value:.1f} % of its pixels."
-    least, most = min(gone, key=lambda t: gone[t]), max(gone, key=lambda t: gone[t])
-    return (
-        "With everything live, ablating the units of one object removes between "
-        f"{gone[least]:.1f} % ({least}) and {gone[most]:.1f} % ({most}) of its pixels."
-    )
-
-
-def _claims(run: Run, arm: Arm) -> dict[str, Any]:
-    """What one held arm shows, over all targets: no more than what is significant and in support."""
-    sound = [target for target in run.targets if run.estimable(target) and run.supported(target, arm)]
-    outside = [target for target in run.targets if run.estimable(target) and not run.supported(target, arm)]
-    found: dict[str, list[tuple[float, str]]] = {"repair": [], "more": [], "painted": [], "kept": []}
-    for target in sound:
-        for outcome, kind, up, down in (
-            ("removed", "target", "more", "repair"),
-            ("inpainted", "object", "painted", "kept"),
-        ):
-            rows = run.rows(target, outcome, arm, kind)
-            for row in [row for row in rows.to_dict("records") if claimed(row)]:
-                name = target if kind == "target" else f"{target} → {row['object']}"
-                # The heading says which way, so no sign; and nothing here breaks over lines.
-                said = f"{name} {number(abs(row['did']))}".replace(" ", "\u00a0")
-                found[up if row["did"] > 0 else down].append((abs(row["did"]), said))
-    told = {key: [text for _, text in sorted(items, reverse=True)] for key, items in found.items()}
-    colour, mark = figures.arm_style(run, arm)
+def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) -> dict[str, Any]:
+    """All that the page says; its charts and pictures are written into the folder `where`, too."""
+    scene = findings.scene(run, found)
+    if scene is not None:
+        heads = ("original", "ablated, live", f"ablated, {scene['regime']}", "difference")
+        pictures.write_mosaic(where / "finding.png", [scene["sheet"]], heads)
+    forests = {f"effects-{outcome}": evidence.overview(run, outcome) for outcome in findings.OUTCOMES}
+    ways = {f"other-ways-{outcome}": evidence.other_ways(run, outcome, found) for outcome in findings.OUTCOMES}
+    resolved = run.config.get("resolved") or {}
     return {
-        "label": arm.label,
-        "place": figures.variable(run, arm),
-        "mark": figures.MARKS[mark],
-        "colour": colour,
-        "sound": len(sound),
-        "outside": outside,
-        "names": ", ".join(arm.names),
-        "assumes": any(name.split(":")[0] not in EXACT_CONTROLS for name in arm.names),
-        **told,
+        "style": Markup(_style()),
+        "headline": findings.headline(run, found),
+        "subline": findings.subline(found),
+        "meta": " · ".join(
+            [
+                *(str(run.attrs[name]) for name in ("generator", "layer") if name in run.attrs),
+                count(run.latents, "image"),
+            ]
+        ),
+        "stopped": resolved.get("stopped") or "",
+        "scene": scene,
+        "rows": findings.object_rows(run, found, names),
+        "targets": [_target(run, one, names[one.target], where) for one in found],
+        "forests": _drawn(forests, where),
+        "ways": _drawn(ways, where),
+        "relevant": f"{number(100 * run.relevant).removesuffix('.0')} point{'' if run.relevant == 0.01 else 's'}",
+        "controls": _controls(run),
+        "outside": any(not run.supported(target, regime) for target in run.targets for regime in run.regimes),
+        "relation": relation.section(run),
+        "figure": paper.draw(run, where / "paper") if paper.is_possible(run) else None,
+        "types": _types(run),
+        "checks": _checks(run),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100),
+        "command": resolved.get("command") or "",
+        "version": str(run.attrs.get("version", "")),
     }
 
 
+def _templates() -> jinja2.Environment:
+    """The templates: all that comes from outside is escaped, and nothing may be missing."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("gandid.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _style() -> str:
+    palettes = (charts.LIGHT, charts.DARK)
+    light, dark = (";".join(f"--{name}:{value}" for name, value in palette.items()) for palette in palettes)
+    sheet = _templates().get_template("report.css").render()
+    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{charts.STYLE}\n{sheet}"
+
+
+def _drawn(found: dict[str, charts.Chart | None], where: Path) -> list[Markup]:
+    """Charts as the page shows them; each is also written as a file of its name."""
+    there = {name: chart for name, chart in found.items() if chart is not None}
+    for name, chart in there.items():
+        chart.write(where / f"{name}.svg")
+    return [chart.svg() for chart in there.values()]
+
+
+def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
+    """What unfolds of one target."""
+    estimable = run.estimable(one.target)
+    kinds = {"dose": evidence.dose, "sites": evidence.sites, "random-units": evidence.placebos} if estimable else {}
+    facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {count(len(run.units[one.target]), 'unit')} ablated"
+    return {
+        "name": one.target,
+        "slug": slug,
+        "facts": f"{facts}; the verdict is on {one.regime.label}" if estimable else facts,
+        "table": evidence.table(run, one.target) if estimable else None,
+        "strip": _strip(run, one.target, where / f"examples-{slug}.png") if one.target in run.examples else None,
+        "charts": _drawn({f"{kind}-{slug}": draw(run, one.target) for kind, draw in kinds.items()}, where),
+    }
+
+
+def _strip(run: Run, target: str, path: Path) -> dict[str, Any]:
+    """The most affected images: a column per arm, those that are the same once, and the measured gain."""
+    examples = run.examples[target]
+    groups = examples.columns()
+    heads = [_head([examples.arms[arm] for arm in group]) for group in groups]
+    pictures.write_mosaic(path, examples.images[:, [group[0] for group in groups]], heads, side=128)
+    strongest = max(float(examples.gain.max()), 1.01)
+    rows = []
+    for place, gain in enumerate(examples.gain):
+        cells = []
+        for group, head in zip(groups, heads, strict=True):
+            if examples.baseline(group[0]) == group[0]:
+                latent = f"latent {examples.latents[place]}"
+                cells.append(findings.plain(examples.images[place, group[0]], latent) | {"alt": f"{latent}, {head}"})
+            else:
+                cells.append(findings.edited(run, target, place, group[0]))
+        text = f"amplified up to ×{gain.max():.2f}"
+        heat = {"src": pictures.signed_heat((gain - 1) / (strongest - 1)), "text": text, "alt": f"Map: {text}"}
+        rows.append([*cells, heat | {"gone": "", "came": ""}])
+    outside = {name for regime in run.regimes if not run.supported(target, regime) for name in regime.names}
+    marked = [(head, examples.arms[group[0]] in outside) for head, group in zip(heads, groups, strict=True)]
+    height, width = examples.labels.shape[2:]
+    return {"heads": [*marked, ("gain at the first site", False)], "rows": rows, "box": f"0 0 {width} {height}"}
+
+
+def _head(arms: list[str]) -> str:
+    """The names of arms that are the same, as a column's head."""
+    if arms == ["reference"]:
+        return "original"
+    held = all(":" in arm and "/" not in arm for arm in arms)
+    return Regime(tuple(arms)).label if held else ", ".join(arm.replace("/", ", ") for arm in arms)
+
+
+def _controls(run: Run) -> list[tuple[str, str]]:
+    """The parts of the held arms' names in words."""
+    parts = {part for regime in run.regimes for name in regime.names for part in name.split(":")}
+    found = [(part, text) for part, text in ARMS.items() if part in parts]
+    return found + [(control, ASSUMED) for control in ("mean", "twin") if control in parts]
+
+
 def _types(run: Run) -> dict[str, Any] | None:
-    """The type of each target, how probable each type is, and the thresholds."""
+    """The type of each target, how probable it is, and the rule."""
     if run.types is None or not len(run.types):
         return None
+    bounds = [percent(run.types.iloc[0][f"{name}_bound"]) for name in ("removed", "concentration", "inpainted")]
     rows = [
         {
-            "name": str(target),
-            "type": paper.TYPES[row["type"]],
-            "probable": {name: row[f"p_{name.replace('-', '_')}"] for name in paper.TYPES},
-            "removed": number(row["removed"]),
-            "inpainted": number(row["inpainted_objects"]),
-            "unknown": number(row["unknown"]),
-            "share": f"{100 * row['share_top']:.0f}",
-            "effective": f"{row['effective_units']:.0f}",
+            "name": target,
+            "type": row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled",
+            "probable": f"{row['p_' + str(row['type']).replace('-', '_')]:.2f}",
+            "shares": [percent(row[name]) for name in ("removed", "inpainted_objects", "unknown", "share_top")],
         }
         for target, row in run.types.iterrows()
     ]
-    return {"rows": rows, "names": list(paper.TYPES), "rule": typeset(rule(run.types))}
+    return {"bounds": bounds, "rows": rows}
 
 
-def _legend(run: Run) -> list[dict[str, str]]:
-    arms: list[Arm | None] = [None, *run.arms]
-    return [
-        {
-            "label": "live" if arm is None else arm.label,
-            "mark": figures.MARKS[figures.arm_style(run, arm)[1]],
-            "place": figures.variable(run, arm),
-        }
-        for arm in arms
-    ]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """A configuration as rows: nested names joined by dots."""
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{name}", "none" if value is None else str(value)
-
-
-def _command(command: Any) -> str:
-    return " ".join(map(str, command)) if isinstance(command, list | tuple) else str(command or "")
+def _checks(run: Run) -> dict[str, Any]:
+    """By check, how often it is passed, and the lines that are not, those that failed first."""
+    groups = []
+    for name, rows in run.checks.groupby("check", sort=False):
+        bad = rows[rows["verdict"] != "ok"].sort_values("verdict", key=lambda said: said != "failed", kind="stable")
+        lines = [
+            row | {key: f"{row[key]:.3g}".replace("-", "−") for key in ("value", "bound")}
+            for row in bad.to_dict("records")
+        ]
+        title, asks = str(name).replace("_", " "), ASKS.get(str(name), "")
+        groups.append({"name": title, "asks": asks, "all": len(rows), "ok": len(rows) - len(bad), "lines": lines})
+    groups.sort(key=lambda group: -len(group["lines"]))
+    return {
+        "groups": groups,
+        "ok": sum(group["ok"] for group in groups),
+        "all": len(run.checks),
+        "flagged": ", ".join(group["name"] for group in groups if group["lines"]),
+    }

@@ -1,23 +1,27 @@
-"""Small pictures for the page: pixels as data URIs, outlines of masks as paths. No chart library here."""
+"""Pictures: pixels as data URIs and files, outlines of masks as paths, differences and maps. No chart is drawn here."""
+
+from __future__ import annotations
 
 import base64
 import io
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 # Specks smaller than this are left out of outlines: they are noise of the segmenter, and clutter.
 SPECK = 4
-# Larger images are shown at this width: at 250 px on screen more would only weigh.
-WIDEST = 192
-# Up to this width an image is stored losslessly; a page of 200 larger PNGs would be too heavy to mail.
+# Larger images are stored at this width, for a page of hundreds of them shall be mailed.
+WIDEST = 256
+# Up to this width an image is stored without loss.
 LOSSLESS = 96
-# The longest side of a unit's images, of which a page has hundreds.
-THUMBNAIL = 128
+# What vanished of an object, and what appeared in its place: seen on bright and on dark, and told apart by the colour-blind.
+GONE, CAME = "#ff2a2a", "#ffe119"
+# What is strong in a difference or a map, and what is strongly negative.
+STRONG, NEGATIVE = "#d55e00", "#0072b2"
 
 
 class Change(NamedTuple):
@@ -32,21 +36,20 @@ class Change(NamedTuple):
     gone: float
     """Share of them that vanished."""
     painted: dict[str, float]
-    """By other object, the share of the target's original pixels that it now covers; largest first."""
+    """By other object, the share of them that it now covers; largest first, none that covers nothing."""
 
 
 def change(before: np.ndarray, after: np.ndarray, classes: list[str], objects: list[str], target: str) -> Change:
     """Compare the label maps of an original and of an edited image, each of shape (H, W)."""
     index = classes.index(target)
     original = before == index
-    count = int(original.sum())
-    whole = max(count, 1)
-    numbers = [classes.index(name) for name in objects]
+    whole = max(int(original.sum()), 1)
+    numbers = [classes.index(name) for name in objects if name in classes]
     appeared = np.isin(after, numbers) & (after != before)
     vanished = original & (after != index)
     shares = {classes[k]: float((original & (after == k)).sum() / whole) for k in numbers if k != index}
-    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
-    return Change(vanished, appeared, count, float(vanished.sum() / whole), ordered)
+    painted = {name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share}
+    return Change(vanished, appeared, int(original.sum()), float(vanished.sum() / whole), painted)
 
 
 def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, int]]:
@@ -68,58 +71,37 @@ def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, 
 
 
 def path(mask: np.ndarray) -> str:
-    """The outline of a mask as the data of an SVG path, in pixels: closed lines."""
-    across: dict[tuple[int, int], tuple[int, int]] = {}
-    down: dict[tuple[int, int], tuple[int, int]] = {}
-    for x0, y0, x1, y1 in segments(mask):
-        of = down if x0 == x1 else across
-        of[x0, y0], of[x1, y1] = (x1, y1), (x0, y0)
-    # Where a piece ends, one of the other direction ends, too, and no more: where lines cross, both go on.
-    found = ""
-    while across:
-        at = start = next(iter(across))
-        found += f"M{start[0]} {start[1]}"
-        while True:
-            turn = across.pop(at)
-            del across[turn]
-            found += f"h{turn[0] - at[0]}"
-            at = down[turn]
-            if at == start:
-                break
-            found += f"v{at[1] - turn[1]}"
-        found += "z"
-    return found
+    """The outline of a mask as the data of an SVG path, in pixels."""
+    return "".join(f"M{x0} {y0}{'V' if x0 == x1 else 'H'}{y1 if x0 == x1 else x1}" for x0, y0, x1, y1 in segments(mask))
 
 
-def picture(image: np.ndarray) -> str:
-    """A data URI of an image of shape (H, W, 3), uint8: PNG if small, else scaled down and JPEG."""
-    found = Image.fromarray(image)
-    if found.width <= LOSSLESS:
-        return _uri(found, "PNG", optimize=True)
-    if found.width > WIDEST:
-        found = found.resize((WIDEST, round(WIDEST * found.height / found.width)), Image.Resampling.LANCZOS)
-    return _uri(found, "JPEG", quality=90)
+def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where two images (H, W, 3) of uint8 differ: `STRONG` where they do most, over a pale grey of the first."""
+    grey = one.astype(float).mean(axis=-1, keepdims=True)
+    ground = np.repeat(150 + 0.4 * grey, 3, axis=-1)
+    gap = np.abs(one.astype(float) - other.astype(float)).max(axis=-1, keepdims=True)
+    # What 8 bits may differ by alone is no difference; a hundredth of the pixels may be off the scale.
+    alpha = np.clip(gap / max(float(np.percentile(gap, 99)), 24.0), 0, 1)
+    return (ground * (1 - alpha) + _ink(STRONG) * alpha).round().astype(np.uint8)
 
 
-def thumbnail(image: np.ndarray) -> str:
-    """A data URI of an image of shape (H, W, 3), uint8, at most `THUMBNAIL` wide and high, as WebP."""
-    height, width = size_within(image.shape[:2], THUMBNAIL)
-    found = Image.fromarray(image)
-    if found.size != (width, height):
-        found = found.resize((width, height), Image.Resampling.LANCZOS)
-    return _uri(found, "WEBP", quality=88, method=6)
+def signed_heat(values: np.ndarray) -> str:
+    """A data URI of a map with values in [-1, 1]: two colours, the more opaque the stronger; one pixel per position."""
+    alpha = (np.clip(np.abs(np.nan_to_num(values)), 0, 1) * 255).round().astype(np.uint8)
+    ink = np.array([_ink(STRONG), _ink(NEGATIVE)], np.uint8)[(values < 0).astype(int)]
+    return _uri(Image.fromarray(np.concatenate([ink, alpha[..., None]], axis=-1)), "PNG", optimize=True)
 
 
-def lighter(data: str) -> str:
-    """The data URI, as WebP, of a picture in base64."""
-    return _uri(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), "WEBP", quality=88, method=6)
+def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
+    """A data URI of a map of shape (h, w) in matplotlib's `colours` from `low` to `high`; one pixel per position."""
+    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
+    return _uri(Image.fromarray((_colormap(colours, scaled) * 255).round().astype(np.uint8)), "PNG", optimize=True)
 
 
-def size_within(size: tuple[int, ...], longest: int) -> tuple[int, int]:
-    """Height and width scaled down, if need be, so that neither is larger than `longest`."""
-    height, width = size
-    scale = min(1.0, longest / max(height, width))
-    return round(height * scale), round(width * scale)
+def gradient(colours: str, steps: int = 17) -> str:
+    """The same colours as a CSS gradient, for the bar beside a map."""
+    rgb = (_colormap(colours, np.linspace(0, 1, steps)) * 255).round().astype(int)
+    return "linear-gradient(90deg," + ",".join("#{:02x}{:02x}{:02x}".format(*ink) for ink in rgb) + ")"
 
 
 def upsampled(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -128,33 +110,45 @@ def upsampled(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return ndimage.zoom(values, factors, order=1, mode="nearest", grid_mode=True)
 
 
-def signed_heat(values: np.ndarray, positive: str, negative: str) -> str:
-    """A data URI of a map with values in [-1, 1]: two colours, the more opaque the stronger; one pixel per position."""
-    ink = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in (positive, negative)], np.uint8)
-    alpha = (np.clip(np.abs(np.nan_to_num(values)), 0, 1) * 255).round().astype(np.uint8)
-    rgba = np.concatenate([ink[(values < 0).astype(int)], alpha[..., None]], axis=-1)
-    return _uri(Image.fromarray(rgba), "PNG", optimize=True)
+def picture(image: np.ndarray) -> str:
+    """A data URI of an image of shape (H, W, 3), uint8: as it is if small, else scaled down and with a little loss."""
+    found = Image.fromarray(image)
+    if found.width <= LOSSLESS:
+        return _uri(found, "WEBP", lossless=True, method=1, quality=20)
+    if found.width > WIDEST:
+        found = found.resize((WIDEST, round(WIDEST * found.height / found.width)), Image.Resampling.LANCZOS)
+    return _uri(found, "WEBP", quality=90)
 
 
-def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
-    """A data URI of a map of shape (h, w), coloured from `low` to `high`; one pixel per position."""
-    scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
-    rgb = matplotlib.colormaps[colours](scaled)[..., :3]
-    # A palette makes the PNG of a map a third of its size, and 256 steps are what the map has.
-    return _uri(Image.fromarray((rgb * 255).round().astype(np.uint8)).quantize(256), "PNG", optimize=True)
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """An image enlarged by a whole factor to about `side` pixels, so that nothing blurs it."""
+    factor = max(1, round(side / max(image.shape[:2])))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def gradient(colours: str, steps: int = 17) -> str:
-    """The same colours as a CSS gradient, for the bar beside a map."""
-    rgb = (matplotlib.colormaps[colours](np.linspace(0, 1, steps))[:, :3] * 255).round().astype(int)
-    return "linear-gradient(90deg," + ",".join("#{:02x}{:02x}{:02x}".format(*c) for c in rgb) + ")"
+def write_mosaic(path: Path, rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], side: int = 256) -> None:
+    """Write images (H, W, 3) of one size as one PNG, in rows, enlarged without blur under the heads of their columns."""
+    large = [[enlarged(image, side) for image in row] for row in rows]
+    height, width = large[0][0].shape[:2]
+    gap, head = 8, 30
+    sheet = Image.new("RGB", (len(heads) * (width + gap) - gap, head + len(rows) * (height + gap) - gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for column, text in enumerate(heads):
+        pen.text((column * (width + gap), 6), text, fill="#1c1e22", font=font)
+    for line, row in enumerate(large):
+        for column, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (column * (width + gap), head + line * (height + gap)))
+    sheet.save(path, compress_level=4)
 
 
-def scale(low: float, high: float, colours: str, unit: str) -> dict[str, Any]:
-    """The bar beside a map: its ends and middle, its unit, its colours."""
-    digits = 2 if high - low < 5 else 1
-    ends = [f"{value:.{digits}f}".replace("-", "−") for value in (low, (low + high) / 2, high)]
-    return {"ticks": ends, "unit": unit, "gradient": Markup(gradient(colours))}
+def _colormap(colours: str, values: np.ndarray) -> np.ndarray:
+    import matplotlib  # a second to load, which the report does not need
+
+    return np.asarray(matplotlib.colormaps[colours](values)[..., :3])
+
+
+def _ink(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], float)
 
 
 def _uri(image: Image.Image, form: str, **options: int | bool) -> str:

@@ -1,47 +1,88 @@
-"""Numbers and names as the report writes them."""
+"""Numbers and names as the page writes them."""
+
+from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import pandas as pd
+from gandid.verdicts import interval, never_differed
 
 
-def number(share: float) -> str:
-    """A share in percent with one digit, with a true minus and no minus zero."""
-    if pd.isna(share):
+def number(value: float, digits: int = 1) -> str:
+    """A number with a true minus sign, and no minus zero."""
+    if math.isnan(value):
         return "–"
-    if math.isinf(share):
-        return "∞" if share > 0 else "−∞"
-    text = f"{100 * share:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
+    text = f"{value:.{digits}f}"
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
 
 
-def signed(share: float) -> str:
-    """A difference of shares in points, with its sign."""
-    text = number(share)
-    return text if text.startswith("−") or text in ("0.0", "–") else f"+{text}"
+def signed(value: float, digits: int = 1) -> str:
+    """A difference, with its sign."""
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and float(text) else text
+
+
+def digits(low: float, high: float) -> int:
+    """How many digits after the point an interval supports: the first digit of its half width, two if that is a 1; at most two."""
+    half = (high - low) / 2
+    if not math.isfinite(half) or half <= 0:
+        return 1
+    first = -math.floor(math.log10(half))
+    return min(max(first + (half * 10**first < 2), 0), 2)
 
 
 def percent(share: float) -> str:
-    """A share in percent, with its unit."""
-    return f"{number(share)} %"
+    """A share in percent; one that is not all is not rounded to all, nor one that is not nothing to nothing."""
+    if math.isnan(share):
+        return "–"
+    value = 100 * share
+    if 0 < value < 0.05:
+        return "under 0.1\u00a0%"
+    if 99.95 <= value < 100 - 1e-9:
+        return "over 99.9\u00a0%"
+    return f"{number(value, 0 if value in (0, 100) else 1)}\u00a0%"
 
 
-def plain(value: float) -> str:
-    """A ratio or a correlation with two digits."""
-    return "–" if pd.isna(value) else f"{value:.2f}".replace("-", "−")
+def points(row: Mapping[Any, Any]) -> str:
+    """A difference in percentage points with its interval: ``−3.3 [−4.1, −2.6]``; or why it has none."""
+    if math.isnan(row["did"]):
+        return "–"
+    if never_differed(row):
+        return f"0 in all {row['n']:,} images"
+    value, (low, high) = 100 * row["did"], (100 * end for end in ends(row))
+    places = digits(low, high)
+    if not math.isfinite(high - low):
+        return f"{signed(value, 2)}, too few images"
+    return f"{signed(value, places)} [{number(low, places)}, {number(high, places)}]"
 
 
-def small(q: float) -> str:
-    """A q-value."""
-    return "–" if pd.isna(q) else "<0.001" if q < 0.001 else f"{q:.3f}"
+def ends(row: Mapping[Any, Any]) -> tuple[float, float]:
+    """The ends of an interval as they are drawn: infinite where an effect rests on one or two images."""
+    return interval(row) if math.isfinite(row["ci_high"] - row["ci_low"]) else (-math.inf, math.inf)
 
 
-def typeset(text: str) -> str:
-    """Typeset a sentence: true minus signs, and no line break within a quantity."""
-    text = re.sub(r"(?<![\w\]])-(?=\d)", "−", text)
-    return re.sub(r" (?=%)|(?<=\b[pqα]) (?=[<=])|(?<=[<=]) (?=\d)", "\u00a0", text)
+def size(row: Mapping[Any, Any]) -> str:
+    """The size of a difference in percent of the object's pixels, without its sign."""
+    low, high = interval(row)
+    return f"{number(abs(100 * row['did']), max(digits(100 * low, 100 * high), 1))}\u00a0%"
+
+
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """Names in a sentence: ``a, b and c``."""
+    *most, final = names
+    return f"{', '.join(most)} {last} {final}" if most else final
+
+
+def count(how_many: int, noun: str) -> str:
+    """A number of things."""
+    return f"{how_many:,} {noun}{'' if how_many == 1 else 's'}"
+
+
+def article(name: str) -> str:
+    """A name with its indefinite article."""
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
@@ -49,8 +90,8 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "target"
-        slug, count = base, 2
+        slug, place = base, 2
         while slug in found.values():
-            slug, count = f"{base}-{count}", count + 1
+            slug, place = f"{base}-{place}", place + 1
         found[name] = slug
     return found

@@ -1,0 +1,251 @@
+"""What was found: a verdict per object, and all of it in one sentence. No claim is made that the verdicts do not make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gandid.report import pictures
+from gandid.report.run import Examples, Regime, Row, Run
+from gandid.report.text import article, count, listed, number, percent, points, size
+from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, settling
+
+OUTCOMES = ("removed", "inpainted")
+NAMES = {"removed": "removal", "inpainted": "in-painting by other objects"}
+# How a verdict is marked: a class of the page's style, and a sign that needs no colour.
+MARKS = {
+    CAUSED: ("caused", "▲"),
+    PREVENTED: ("prevented", "▼"),
+    NEGLIGIBLE: ("none", "="),
+    UNSETTLED: ("unsettled", "?"),
+    OUTSIDE: ("outside", "○"),
+    MISSING: ("missing", "–"),
+}
+VERBS = {
+    ("removed", CAUSED): "Normalization removes a further",
+    ("removed", PREVENTED): "Normalization paints back",
+    ("inpainted", CAUSED): "Normalization makes other objects paint over",
+    ("inpainted", PREVENTED): "Normalization keeps other objects from painting over",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the leading regime says of one target: the whole effects on its removal and on in-painting by other objects."""
+
+    target: str
+    regime: Regime
+    rows: dict[str, Row]
+    """By outcome."""
+
+    @property
+    def solid(self) -> list[tuple[str, Row]]:
+        """The effects that matter, larger first."""
+        found = [(outcome, row) for outcome, row in self.rows.items() if row["verdict"] in SOLID]
+        return sorted(found, key=lambda item: -abs(item[1]["did"]))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the target: that on its largest effect, or what is to be said of both."""
+        if self.solid:
+            return str(self.solid[0][1]["verdict"])
+        verdicts = [row["verdict"] for row in self.rows.values()]
+        if all(verdict == MISSING for verdict in verdicts):
+            return MISSING
+        return next((verdict for verdict in (OUTSIDE, UNSETTLED) if verdict in verdicts), NEGLIGIBLE)
+
+
+def findings(run: Run) -> list[Finding]:
+    """One finding per target, in the panel's order."""
+    found = []
+    for target in run.targets:
+        regime = run.leading(target)
+        rows = {outcome: run.row(target, outcome, regime) for outcome in OUTCOMES}
+        found.append(Finding(target, regime, {outcome: row for outcome, row in rows.items() if row is not None}))
+    return found
+
+
+def strongest(found: Sequence[Finding]) -> tuple[Finding, str] | None:
+    """The largest effect that matters, with its outcome; None if there is none."""
+    solid = [(one, outcome) for one in found for outcome, _ in one.solid]
+    return max(solid, key=lambda item: abs(item[0].rows[item[1]]["did"]), default=None)
+
+
+def headline(run: Run, found: Sequence[Finding]) -> str:
+    """The finding in one sentence."""
+    best = strongest(found)
+    if best is None:
+        return _nothing(run, found)
+    outcome, verdict = best[1], best[0].rows[best[1]]["verdict"]
+    alike = [one for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
+    alike.sort(key=lambda one: -abs(one.rows[outcome]["did"]))
+    named = [f"{size(one.rows[outcome])} of {article(one.target)}" for one in alike[:3]]
+    if len(alike) > 3:
+        named.append(f"of {count(len(alike) - 3, 'other object')}")
+    kinds: dict[str, list[str]] = {}
+    for one in found:
+        if one not in alike:
+            kinds.setdefault("another effect" if one.solid else one.verdict, []).append(one.target)
+    words = {
+        "another effect": "another effect on {}",
+        NEGLIGIBLE: "no relevant effect on {}",
+        UNSETTLED: "{} not settled",
+        OUTSIDE: "{} out of range",
+        MISSING: "{} too rarely seen",
+    }
+    rest = [
+        words[kind].format(listed(names) if len(names) < 3 else f"{len(names)} others") for kind, names in kinds.items()
+    ]
+    text = f"{VERBS[outcome, verdict]} {listed(named)} whose units are ablated"
+    return f"{text}; {', '.join(rest)}." if rest else f"{text}."
+
+
+def _nothing(run: Run, found: Sequence[Finding]) -> str:
+    """The finding where no effect matters and is settled."""
+    limit = f"{number(100 * run.relevant).removesuffix('.0')}\u00a0% of its pixels"
+    settled = [one.target for one in found if one.verdict == NEGLIGIBLE]
+    if len(settled) == len(found):
+        which = f"any of the {len(found)} ablated objects" if len(found) > 1 else f"the ablated {found[0].target}"
+        return f"Normalization makes no relevant difference to {which}: less than {limit}."
+    if settled:
+        which = listed(settled) if len(settled) < 4 else count(len(settled), "object")
+        return f"No effect of normalization is established; on {which} there is none larger than {limit}."
+    if all(one.verdict == MISSING for one in found):
+        return "Nothing can be said: too few images show the objects."
+    if all(one.verdict in (OUTSIDE, MISSING) for one in found):
+        return "Nothing is claimed: with normalization held the images leave the network’s range."
+    return f"{count(run.latents, 'image')} do not settle whether normalization makes a difference of {limit}."
+
+
+def subline(found: Sequence[Finding]) -> str:
+    """What ablation does by itself, on which everything else rests."""
+    rows = [one.rows["removed"] for one in found if one.verdict != MISSING and "removed" in one.rows]
+    if not rows:
+        return ""
+    ends = [pick(rows, key=lambda row: row["tau_live"]) for pick in (min, max)]
+    if len(rows) == 1:
+        return f"Ablating the units of the {rows[0]['target']} removes {percent(rows[0]['tau_live'])} of it."
+    least, most = (f"{percent(row['tau_live'])} ({row['target']})" for row in ends)
+    return f"Ablating an object’s units removes between {least} and {most} of it."
+
+
+def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
+    """A verdict, its marks, and the effect in a few words."""
+    verdict, (low, high) = row["verdict"], interval(row)
+    what = "removal" if outcome == "removed" else "in-painting"
+    mark, sign = MARKS[verdict]
+    said = {"verdict": verdict, "mark": mark, "sign": sign, "interval": ""}
+    if verdict == MISSING:
+        text = f"{count(run.seen(row['target']), 'image')} of {run.latents:,} show it"
+    elif verdict == OUTSIDE:
+        text = "held images leave the network’s range"
+    elif verdict == NEGLIGIBLE:
+        # Rounded up: a bound that is rounded down is none.
+        text = f"{what} changes by less than {number(np.ceil(1000 * max(abs(low), abs(high))) / 10)}\u00a0%"
+    elif verdict == UNSETTLED:
+        wanted = settling(row, run.latents, run.relevant)
+        text = f"{what} {points(row)} points" + (f"; {wanted:,} latents might settle it" if wanted else "")
+    else:
+        text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
+        said["interval"] = " to ".join(number(100 * end) for end in sorted((abs(low), abs(high))))
+    return said | {"text": text}
+
+
+def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> list[dict[str, Any]]:
+    """What the first screen says of each target: pictures, bars, and verdicts on the effects that matter, or on all in one."""
+    lines = []
+    for one in found:
+        examples, pair, bars = run.examples.get(one.target), [], []
+        if examples is not None:
+            best, live = _example(run, examples, one, "removed"), examples.arms.index("live")
+            for arm, title in ((0, "original"), (live, "ablated")):
+                pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
+        if one.verdict != MISSING:
+            bars = [_bar(run, one.target, regime) for regime in (None, one.regime)]
+        worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict][:1]
+        said = [told(run, outcome, row) for outcome, row in worth]
+        lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
+    return lines
+
+
+def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
+    """The strongest effect in pictures; where none matters, the largest in range. None if there are no examples."""
+    seen = [one for one in found if one.target in run.examples and one.rows]
+    if not seen:
+        return None
+    effects = [(one, outcome) for one in seen for outcome in one.rows]
+
+    def rank(item: tuple[Finding, str]) -> tuple[bool, float]:
+        row = item[0].rows[item[1]]
+        return row["verdict"] not in (OUTSIDE, MISSING), abs(row["did"])
+
+    one, outcome = strongest(seen) or max(effects, key=rank)
+    examples = run.examples[one.target]
+    place = _example(run, examples, one, outcome)
+    live, held = examples.arms.index("live"), _held(examples, one.regime)
+    images = examples.images[place]
+    gap = pictures.difference(images[live], images[held])
+    height, width = gap.shape[:2]
+    return {
+        "target": one.target,
+        "regime": one.regime.label,
+        "outside": not run.supported(one.target, one.regime),
+        "original": plain(images[0], f"An image with {article(one.target)}, unedited"),
+        "live": edited(run, one.target, place, live),
+        "held": edited(run, one.target, place, held),
+        "difference": plain(gap, "Where the two differ most"),
+        "box": f"0 0 {width} {height}",
+        "sheet": [images[0], images[live], images[held], gap],
+    }
+
+
+def plain(image: np.ndarray, text: str) -> dict[str, str]:
+    """A picture without outlines."""
+    return {"src": pictures.picture(image), "text": text, "alt": text, "gone": "", "came": ""}
+
+
+def edited(run: Run, target: str, place: int, arm: int) -> dict[str, str]:
+    """An example's picture in an arm, with outlines, and what the edit did in a few words."""
+    examples = run.examples[target]
+    labels = examples.labels[place]
+    found = pictures.change(labels[examples.baseline(arm)], labels[arm], examples.classes, run.objects, target)
+    left = f"{100 * (1 - found.gone):.0f}\u00a0% of the {target} left" if found.gone < 0.995 else f"no {target} left"
+    painted = [f"{100 * share:.0f}\u00a0% {name}" for name, share in found.painted.items() if share >= 0.01]
+    text = ", ".join([left, *painted[:1]]) if found.original else f"no {target} in it"
+    outlines = {"gone": pictures.path(found.vanished), "came": pictures.path(found.appeared)}
+    return plain(examples.images[place, arm], text) | outlines
+
+
+def _held(examples: Examples, regime: Regime) -> int:
+    return next(place for place, arm in enumerate(examples.arms) if arm in regime.names)
+
+
+def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
+    """The example that shows an effect best: live and held differ most in it, in the direction of the effect."""
+    index = examples.classes.index(one.target)
+    others = [examples.classes.index(name) for name in run.objects if name != one.target and name in examples.classes]
+    counts = []
+    for arm in (examples.arms.index("live"), _held(examples, one.regime)):
+        labels = examples.labels[:, arm]
+        hit = labels != index if outcome == "removed" else np.isin(labels, others)
+        counts.append((hit & (examples.labels[:, examples.baseline(arm)] == index)).sum(axis=(1, 2)))
+    row = one.rows.get(outcome)
+    return int(np.argmax((counts[0] - counts[1]) * (-1 if row is not None and row["did"] < 0 else 1)))
+
+
+def _bar(run: Run, target: str, regime: Regime | None) -> dict[str, Any]:
+    """What became of a target's place, as the parts of a bar."""
+    place = run.place(target, regime)
+    words = (f"still {target}", "other objects", "background", "not recognized")
+    said = ", ".join(f"{word} {percent(share)}" for word, share in zip(words, place.values(), strict=True))
+    name = "live" if regime is None else "held"
+    return {
+        "name": name,
+        "parts": [(part, round(100 * share, 3)) for part, share in place.items()],
+        "left": percent(place["still"]),
+        "outside": regime is not None and not run.supported(target, regime),
+        "alt": f"{name}: {said}",
+    }

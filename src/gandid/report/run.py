@@ -1,0 +1,329 @@
+"""A finished run, read back from its folder: what the page and its charts are made of. Nothing is estimated here."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+from gandid.errors import UsageError
+from gandid.verdicts import RELEVANT, verdicts
+
+Row = dict[Hashable, Any]
+T = TypeVar("T")
+SCHEMA = 2
+UNEDITED = "/unedited"
+# What an 8-bit image may differ by where two arms are the same computation in another order.
+ROUNDING = 2
+# Controls whose unedited images are the network's own, by construction.
+EXACT = ("capped", "frozen")
+# What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
+PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A held arm as the page shows it: one regime under one name, or under several that are the same numbers."""
+
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The first of the names, by which its rows are found."""
+        return self.names[0]
+
+    @property
+    def label(self) -> str:
+        """The names, with what they share said once: ``capped/frozen:first``."""
+        pairs = [name.split(":", 1) for name in self.names]
+        return ":".join("/".join(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+
+    @property
+    def exact(self) -> bool:
+        """Whether its unedited images are the network's own."""
+        return any(name.split(":")[0] in EXACT for name in self.names)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images (E, A, H, W, 3) of one target, on which live and held disagree most, as ``examples.npz`` holds them."""
+
+    arms: list[str]
+    classes: list[str]
+    latents: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    gain: np.ndarray
+    """Measured gain at the first site of the live arm, (E, h, w); 1 where there is none."""
+
+    def baseline(self, arm: int) -> int:
+        """The arm that is the unedited image of this one: its own where it has one, else the reference."""
+        own = self.arms[arm].removesuffix(UNEDITED) + UNEDITED
+        return self.arms.index(own) if own in self.arms else 0
+
+    def columns(self) -> list[list[int]]:
+        """The arms in their order, those whose images and labels are the same in every example together."""
+        groups: list[list[int]] = []
+        images = self.images.astype(np.int16)
+        for arm in range(len(self.arms)):
+            for group in groups[1:]:  # the original stays by itself: an edit that changes nothing is a finding
+                near = np.abs(images[:, arm] - images[:, group[0]]).max(initial=0) <= ROUNDING
+                if near and (self.labels[:, arm] == self.labels[:, group[0]]).all():
+                    group.append(arm)
+                    break
+            else:
+                groups.append([arm])
+        return groups
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; tables and datasets are None where the folder has no such file."""
+
+    path: Path
+    config: dict[str, Any]
+    attrs: dict[str, Any]
+    """Attributes of the panel: generator, segmenter, layer, ablation, seed."""
+    latents: int
+    objects: list[str]
+    """The classes of the study's segmenter that count as objects."""
+    units: dict[str, list[int]]
+    """By target, the units that were ablated, best first."""
+    effects: pd.DataFrame
+    """``effects.csv`` with a column `verdict`."""
+    checks: pd.DataFrame
+    relation: pd.DataFrame | None
+    activity: xr.Dataset | None
+    """``relation.zarr``: where units are active, and on which images."""
+    types: pd.DataFrame | None
+    examples: dict[str, Examples]
+    """By target, of those that have any."""
+    after: xr.Dataset | None
+    insertion: xr.Dataset | None
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets, in the panel's order."""
+        return list(self.units)
+
+    @property
+    def relevant(self) -> float:
+        """The smallest effect of interest, a share of an object's pixels."""
+        return _relevant(self.config)
+
+    @cached_property
+    def regimes(self) -> list[Regime]:
+        """The held arms of the study, those that agree in every number joined."""
+        groups: dict[bytes, list[str]] = {}
+        for arm, rows in self.effects[self.effects["contrast"] == "did"].groupby("arm", sort=False):
+            ordered = rows.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
+            groups.setdefault(ordered.to_numpy(float).tobytes(), []).append(str(arm))
+        return [Regime(tuple(names)) for names in groups.values()]
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str, str], list[Row]]:
+        found: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self.effects[self.effects["contrast"] == "did"].to_dict("records"):
+            found.setdefault((row["target"], row["arm"], row["outcome"]), []).append(row)
+        return found
+
+    @cached_property
+    def _whole(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        removed = (self.effects["outcome"] == "removed") & (self.effects["kind"] == "target")
+        rows = self.effects[removed | (self.effects["kind"] == "together")]
+        return dict(iter(rows.groupby(["contrast", "target", "outcome"], sort=False)))  # type: ignore[arg-type]
+
+    def whole(self, contrast: str, target: str, outcome: str) -> pd.DataFrame:
+        """The rows of a target's whole effect: on its removal, or on in-painting by all other objects together."""
+        return self._whole.get((contrast, target, outcome), self.effects.iloc[:0])
+
+    def rows(self, target: str, outcome: str, regime: Regime | None = None) -> list[Row]:
+        """Live minus held, one row per object; of no regime in particular the first, for live is the same in all."""
+        return self._rows.get((target, (regime or self.regimes[0]).name, outcome), [])
+
+    def row(self, target: str, outcome: str, regime: Regime) -> Row | None:
+        """The whole effect in a regime."""
+        kind = "target" if outcome == "removed" else "together"
+        return next((row for row in self.rows(target, outcome, regime) if row["kind"] == kind), None)
+
+    def place(self, target: str, regime: Regime | None = None) -> dict[str, float]:
+        """What became of the target's place, live or in a held regime: shares of its original pixels that sum to 1."""
+        effect, rows = "tau_live" if regime is None else "tau_held", self.rows(target, "inpainted", regime)
+        parts = {
+            part: sum(max(float(row[effect]), 0.0) for row in rows if row["kind"] == kind)
+            for part, kind in PLACE.items()
+        }
+        return parts | {"still": max(1 - sum(parts.values()), 0.0)}
+
+    def estimable(self, target: str) -> bool:
+        """Whether enough images show the target."""
+        return any(row["estimable"] for row in self.rows(target, "removed"))
+
+    def supported(self, target: str, regime: Regime) -> bool:
+        """Whether the regime's images stay in the network's range when this target is ablated."""
+        return all(row["supported"] for row in self.rows(target, "removed", regime))
+
+    def leading(self, target: str) -> Regime:
+        """The regime that speaks for a target: of those in range, an exact one, of the first control, that holds most."""
+        control = self.regimes[0].name.split(":")[0]
+
+        def rank(regime: Regime) -> tuple[bool, bool, bool, bool]:
+            first = any(name.startswith(f"{control}:") for name in regime.names)
+            return self.supported(target, regime), regime.exact, first, regime.name.endswith(":all")
+
+        best = max(self.regimes, key=rank)
+        return best if self.supported(target, best) else self.regimes[0]
+
+    def seen(self, target: str) -> int:
+        """How many unedited images show the target."""
+        rows = self.checks[(self.checks["check"] == "target_seen") & (self.checks["target"] == target)]
+        return int(rows["value"].iloc[0]) if len(rows) else 0
+
+    def ranked(self, target: str) -> tuple[np.ndarray, np.ndarray]:
+        """Average causal effects of all units on a target, largest first, and which of them were ablated."""
+        if self.relation is None:
+            return np.empty(0), np.empty(0, bool)
+        rows = self.relation[self.relation["object"] == target].sort_values("ace", ascending=False, kind="stable")
+        return rows["ace"].to_numpy(), rows["unit"].isin(self.units[target]).to_numpy()
+
+
+def read(path: Path) -> Run:
+    """Read a run's folder.
+
+    Raises
+    ------
+    UsageError
+        If the folder is not that of a finished run, or if a file in it cannot be read; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"there is no run folder '{path}'")
+    for name in ("config.yaml", "panel.zarr", "effects.csv", "checks.csv"):
+        if not (path / name).exists():
+            raise UsageError(f"'{path}' is not a finished run: it has no {name}")
+    config = _read(path / "config.yaml", _config)
+    panel = _read(path / "panel.zarr", _panel)
+    effects = _read(path / "effects.csv", _effects)
+    run = Run(
+        path=path,
+        config=config,
+        attrs=dict(panel.attrs),
+        latents=panel.sizes["latent"],
+        objects=_objects(panel),
+        units=_units(panel),
+        effects=effects.assign(verdict=verdicts(effects, _relevant(config))),
+        checks=_read(path / "checks.csv", _checks),
+        relation=_optional(path / "relation.csv", _relation),
+        activity=_optional(path / "relation.zarr", _dataset),
+        types=_optional(path / "types.csv", _types),
+        examples=_optional(path / "examples.npz", _examples) or {},
+        after=_optional(path / "after.zarr", _dataset),
+        insertion=_optional(path / "insertion.zarr", _dataset),
+    )
+    if not run.regimes:
+        raise UsageError(f"'{path / 'effects.csv'}' has no held arm: there is nothing to compare live with")
+    return run
+
+
+def _read(path: Path, reader: Callable[[Path], T]) -> T:
+    try:
+        return reader(path)
+    except UsageError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(":")
+        raise UsageError(f"'{path}' cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def _optional(path: Path, reader: Callable[[Path], T]) -> T | None:
+    return _read(path, reader) if path.exists() else None
+
+
+def _relevant(config: dict[str, Any]) -> float:
+    return float(config.get("relevant") or RELEVANT)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"'{path}' is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"'{path}' does not hold a configuration")
+    return config
+
+
+def _panel(path: Path) -> xr.Dataset:
+    """What the panel has beside counts: its coordinates, units and attributes."""
+    with xr.open_zarr(path, chunks=None) as stored:
+        if stored.attrs.get("schema") != SCHEMA:
+            raise UsageError(f"'{path}' was made by gandid 0.1: run the study again")
+        return stored.coords.to_dataset().assign(units=stored["units"]).assign_attrs(stored.attrs).load()
+
+
+def _objects(panel: xr.Dataset) -> list[str]:
+    """The classes of the first segmenter that count as objects."""
+    known = panel["known"].values[0] if "known" in panel else True
+    names = panel["object"].values
+    return [str(name) for name in names[~panel["background"].values[0] & known] if name != "unknown"]
+
+
+def _units(panel: xr.Dataset) -> dict[str, list[int]]:
+    units = panel["units"]  # of the generator itself and of the target's own draw, which come first
+    own = units.isel({dim: 0 for dim in units.dims if dim not in ("target", "rank")}).transpose("target", "rank")
+    return {
+        str(target): [int(unit) for unit in row if unit >= 0]
+        for target, row in zip(own["target"].values, own.values, strict=True)
+    }
+
+
+def _effects(path: Path) -> pd.DataFrame:
+    # A class may be called "nan" or "None": only what is not a name is read as missing.
+    names = dict.fromkeys(("target", "object", "arm", "outcome", "contrast", "kind", "site", "segmenter"), str)
+    table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
+    if not {"contrast", "arm", "kind", "supported"} <= set(table.columns):
+        raise UsageError(f"'{path}' was made by gandid 0.1: run the study again")
+    return table
+
+
+def _checks(path: Path) -> pd.DataFrame:
+    checks = pd.read_csv(path, keep_default_na=False)
+    return checks.assign(**{name: pd.to_numeric(checks[name], errors="coerce") for name in ("value", "bound")})
+
+
+def _types(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""]).set_index("target")
+
+
+def _relation(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, dtype={"object": str}, keep_default_na=False, na_values=[""])
+    return table.astype({"unit": int, "ace": float, "iou": float, "energy": float})
+
+
+def _dataset(path: Path) -> xr.Dataset:
+    """A dataset in memory, but for what it has per latent."""
+    with xr.open_zarr(path, chunks=None) as stored:
+        return stored.drop_dims("latent", errors="ignore").load()
+
+
+def _examples(path: Path) -> dict[str, Examples]:
+    with np.load(path) as stored:
+        data = {name: stored[name] for name in stored.files}
+    arms, classes = [str(arm) for arm in data["arms"]], [str(name) for name in data["classes"]]
+    found = {}
+    for place, target in enumerate(data["targets"]):
+        kept = np.flatnonzero(data["latents"][place] >= 0)
+        if len(kept):
+            latents, images, labels, gain = (
+                data[name][place][kept] for name in ("latents", "images", "labels", "gain")
+            )
+            found[str(target)] = Examples(arms, classes, latents, images, labels, np.nan_to_num(gain, nan=1.0))
+    return found
