@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from planted import PlantedGenerator, PlantedSegmenter
 
-import gandid
+from gandid.study import Study
 
 LATENTS = 120
 
@@ -15,7 +15,7 @@ LATENTS = 120
 def planted(store: Path | None, latents: int = LATENTS, slow: float = 0.0, **asked):
     """Run the planted study in small chunks; `slow` seconds are spent on each batch, as a real network would."""
     torch.set_num_threads(1)
-    study = gandid.Study(PlantedGenerator(), Unhurried(slow), layer="paint", seed=5)
+    study = Study(PlantedGenerator(), Unhurried(slow), layer="paint", seed=5)
     study.rows = 44  # four latents at a time
     return study.run(
         ["a", "b"], units=1, control=["capped", "frozen"], latents=latents, ranking_latents=12, store=store, **asked

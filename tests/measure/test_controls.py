@@ -6,13 +6,14 @@ import torch
 from planted import SIZE, PlantedGenerator, PlantedSegmenter
 from torch import nn
 
-import gandid
 from gandid.errors import UsageError
+from gandid.estimation import did
 from gandid.interventions import REFERENCE, Arm, Runner, Statistic, held_statistic
 from gandid.interventions.sites import average
-from gandid.studies.design import short_names
-from gandid.studies.latents import latents
-from gandid.studies.worker import CALIBRATED
+from gandid.latents import latents
+from gandid.measure.worker import CALIBRATED
+from gandid.runs import open_panel
+from gandid.study import Study, short_names
 
 ALL = ["capped", "frozen", "mean", "twin"]
 
@@ -26,7 +27,7 @@ class Plain(PlantedGenerator):
 
 
 def study(faint=0.6, **how):
-    return gandid.Study(PlantedGenerator(faint), PlantedSegmenter(), layer="paint", seed=3, **how)
+    return Study(PlantedGenerator(faint), PlantedSegmenter(), layer="paint", seed=3, **how)
 
 
 def shown(n=40):
@@ -34,7 +35,7 @@ def shown(n=40):
 
 
 def rows(panel):
-    return gandid.did(panel).to_frame().set_index(["target", "object", "outcome", "arm"])
+    return did(panel).to_frame().query("contrast == 'did'").set_index(["target", "object", "outcome", "arm"])
 
 
 def test_the_constant_is_the_average_over_latents_and_positions():
@@ -84,7 +85,7 @@ def test_a_twin_is_ablated_on_its_own_units():
     swapped = Plain()
     swapped.paint, swapped.norm = Swapped(0.6), Swap()
     panel = study(twins={"swapped": swapped}).run({"a": [0]}, control="twin", latents=40, ranking_latents=16)
-    assert panel["twin_units"].values.tolist() == [[[1]]]
+    assert panel["units"].sel(networks="all").values.tolist() == [[[1]]]
     assert rows(panel).loc[("a", "a", "removed", "twin:all")].tau_held == 1
 
 
@@ -107,7 +108,7 @@ class Swap(nn.Module):
 def test_each_arm_is_counted_on_its_own_baseline():
     """An arm's holes are the target's pixels in the arm's own unedited image."""
     panel = study(twins={"plain": Plain()}).run({"a": [0]}, control=ALL, latents=12, ranking_latents=8)
-    inside, pixels = panel["inside"].sel(target="a"), panel["pixels"].sel(target="a")
+    inside, pixels = (panel[name].isel(segmenter=0).sel(target="a") for name in ("inside", "pixels"))
     for arm in ("mean:all", "twin:all"):
         unedited = f"{arm}/unedited"
         np.testing.assert_array_equal(inside.sel(arm=arm).sum("object"), pixels.sel(arm=unedited, object="a"))
@@ -117,7 +118,7 @@ def test_each_arm_is_counted_on_its_own_baseline():
 
 def test_baselines_that_differ_are_flagged():
     panel = study().run({"a": [0]}, control=["capped", "mean"], latents=12)
-    checks = gandid.did.checks(panel).set_index(["check", "arm"])
+    checks = did(panel).checks.set_index(["check", "arm"])
     assert checks.loc[("baseline_gap", "capped:all"), "verdict"] == "ok"
     assert checks.loc[("baseline_gap", "mean:all"), "verdict"] == "flagged"
 
@@ -135,7 +136,7 @@ def test_a_run_with_controls_goes_on_as_if_unbroken(tmp_path):
     for latents_so_far in (8, 40):
         study(twins={"plain": Plain()}).run(**how, latents=latents_so_far, store=tmp_path / "grown")
     whole = study(twins={"plain": Plain()}).run(**how, latents=40, store=tmp_path / "whole")
-    grown = gandid.studies.open_panel(tmp_path / "grown")
+    grown = open_panel(tmp_path / "grown")
     assert grown.drop_attrs().identical(whole.drop_attrs())
     with pytest.raises(UsageError, match="another study"):
         study(twins={"plain": Plain(0.7)}).run(**how, latents=40, store=tmp_path / "whole")
