@@ -18,7 +18,7 @@ unit of layer 2 becomes `sqrt(UNITS)` at the second site, however small it is: a
 | rug | it goes, unless its weak unit is beyond 0.75: **self-repair** of 25 % | it goes |
 | painting | it goes; a window takes its place if the window's weak unit is beyond 0.6: **in-painting** of 40 % | wall |
 | chair | it goes; if a weak unit is beyond 0.7 the wall has a stain, which one segmenter of two calls mirror: **30 % that are nobody's** | wall |
-| plant | it goes | the same; but with both sites *frozen* a glow like a lamp's: **an artefact of strain** |
+| plant | it goes | the same; but with the second site *frozen* a glow like a lamp's: **an artefact of strain** |
 
 Why the glow: without the plant a unit of layer 2 that it inhibited is free, four times as strong as anything else. A live site keeps
 every value at `sqrt(UNITS)` or less, and the glow needs twice that. Frozen at what it was, the second site lets 3.2 times
@@ -168,34 +168,60 @@ def _nearest(images: Tensor, names: tuple[str, ...]) -> Tensor:
 class Truth:
     """What is to be found of one pair and outcome when the target's unit in layer 1 is ablated: shares of its pixels.
 
-    `held` is with the first site held, and `both` with both, by the control. Without a `segmenter`, for both of them.
+    `first` is with the first site held, `second` with the second, and `both` with both, by the control. Without a
+    `segmenter`, for both of them.
     """
 
     target: str
     object: str
     outcome: str  # "removed", of which the object is the target, or "inpainted"
     live: float
-    held: float
+    first: float
+    second: dict[str, float]
     both: dict[str, float]
     segmenter: str | None = None
 
-    @property
-    def did(self) -> float:
-        """What the first site causes."""
-        return self.live - self.held
+    def shapley(self, control: str) -> tuple[float, float]:
+        """Each site's share of what the two cause together, `live - both`."""
+        second, both = self.second[control], self.both[control]
+        of_first = (second - both + self.live - self.first) / 2
+        return of_first, self.live - both - of_first
 
 
 def truths() -> list[Truth]:
-    """Give every effect that is not 0: pairs and outcomes that are not here are 0 in all regimes."""
+    """Give every effect that is not 0: pairs and outcomes that are not here are 0 in all regimes.
 
-    def exact(target: str, other: str, outcome: str, live: float, held: float, segmenter: str | None = None) -> Truth:
-        return Truth(target, other, outcome, live, held, dict.fromkeys(("capped", "frozen"), held), segmenter)
+    What only one of the sites lets through is too weak for the other, so that of self-repair and in-painting each has half.
+    """
+
+    def plain(target: str, other: str, outcome: str, live: float, held: float, segmenter: str | None = None) -> Truth:
+        each = dict.fromkeys(("capped", "frozen"), held)
+        return Truth(target, other, outcome, live, held, each, each, segmenter)
 
     repaired, taken, stained = (1 - BEYOND[name] for name in ("weak rug", "window", "stain"))
+    glows = {"capped": 0.0, "frozen": 1.0}
     return [
-        *(exact(name, name, "removed", 1, 1) for name in OBJECTS.values() if name != "rug"),
-        exact("rug", "rug", "removed", 1 - repaired, 1),
-        exact("painting", "window", "inpainted", taken, 0),
-        exact("chair", "mirror", "inpainted", stained, 0, "careless"),
-        Truth("plant", "lamp", "inpainted", 0, 0, {"capped": 0, "frozen": 1}),
+        *(plain(name, name, "removed", 1, 1) for name in OBJECTS.values() if name != "rug"),
+        plain("rug", "rug", "removed", 1 - repaired, 1),
+        plain("painting", "window", "inpainted", taken, 0),
+        plain("chair", "mirror", "inpainted", stained, 0, "careless"),
+        Truth("plant", "lamp", "inpainted", 0, 0, second=glows, both=glows),
     ]
+
+
+def vanishing_doses(name: str) -> dict[str, float]:
+    """Give the dose beyond which an object with no other unit at its place is gone: lamp, mirror or window.
+
+    At a dose `alpha` its unit is `s = 2 (1 - alpha)`. With everything live it is drawn while `s / sqrt(1 + s^2)` exceeds its
+    threshold; with the first site held, while `s / sqrt(5)` does; with both, while what is left beyond the threshold is more
+    than half of what it was, so that its colour is nearer to the object's than to the wall's. Between the first two doses
+    normalization alone keeps the object.
+    """
+    least = threshold(BEYOND["window"]) if name == "window" else PRESENT
+    energy = STRONG**2 + 1
+    levels = {
+        "live": least / math.sqrt(1 - least**2),
+        "first": least * math.sqrt(energy),
+        "both": (least + STRONG / math.sqrt(energy)) / 2 * math.sqrt(energy),
+    }
+    return {regime: 1 - level / STRONG for regime, level in levels.items()}
