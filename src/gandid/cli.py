@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import sys
@@ -19,6 +18,8 @@ from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gandid.study import Study
 
 FLAGS = {"targets": "--target", "segmenter_scales": "--segmenter-scale"}  # where an option is not called as its field
@@ -197,6 +198,7 @@ def relate(ctx: click.Context, out: Path, **given: Any) -> None:
             raise UsageError(f"{path} exists: choose another --out, or remove it")
     [study] = _studies(config, [config.layer], given)
     kept = study.ranking_file(out, config)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with display(given) as progress:
         relation = study.relate(
             config.ranking_latents, progress, kept, ranking=config.ranking, iou_threshold=config.iou_threshold
@@ -219,7 +221,7 @@ def report(folder: Path, **given: Any) -> None:
     from gandid.runs import open_panel, write_estimates
     from gandid.terminal import display, reporting, show
 
-    write_estimates(folder, open_panel(folder))
+    write_estimates(folder, open_panel(folder), _confusion(folder))
     with display(given) as progress:
         reporting(progress)(folder)
     show([folder], given)
@@ -237,7 +239,7 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     from gandid.terminal import display, reporting, show
 
     with display(given) as progress:
-        join(runs, out, reporting(progress))
+        join(runs, out, reporting(progress), _confusion(runs[0]))
     show([out], given)
 
 
@@ -281,38 +283,14 @@ def models(name: str | None, segmenter: str | None) -> None:
     from gandid.generators.download import cache_folder, cached_file
 
     if name is not None:
-        _describe(name, segmenter or (NAMED[name].segmenter if name in NAMED else None))
+        from gandid.terminal import describe
+
+        describe(name, segmenter or (NAMED[name].segmenter if name in NAMED else None))
         return
     for model in NAMED.values():
         where = "here" if cached_file(model).is_file() else "to be downloaded"
         click.echo(f"{model.name:<22} {model.resolution:>4} px {model.megabytes:>6.0f} MB  {where}")
     click.echo(f"\nDownloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
-
-
-def _describe(name: str, segmenter: str | None) -> None:
-    """Print the layers, sites and classes of a model."""
-    from gandid.generators import NAMED, load_generator
-    from gandid.interventions import Runner
-    from gandid.segmenters import load_segmenter
-
-    if name in NAMED:
-        model = NAMED[name]
-        click.echo(f"{model.source}\nlicence: {model.licence}\ndefault layer: {model.default_layer}, {model.why}\n")
-    network, sites = load_generator(name), []
-    click.echo(f"{'layer':<20}{'units':>6}{'map':>10}  next site")
-    for layer in getattr(network, "layers", None) or [path for path, _ in network.named_modules() if path]:
-        try:
-            runner = Runner(network, layer)
-        except UsageError:
-            continue  # a module whose output is not a map
-        size = " x ".join(map(str, runner.map_size))
-        click.echo(f"{layer:<20}{runner.units:>6}{size:>10}  {(*runner.downstream, 'none')[0]}")
-        sites = [*runner.upstream, *runner.downstream]
-    click.echo(f"\nsites: {', '.join(sites) or 'none'}")
-    if segmenter:
-        known = load_segmenter(segmenter)
-        names = [f"{one} (background)" if one in known.background else one for one in known.classes]
-        click.echo(f"\nclasses: {', '.join(names)}")
 
 
 @app.command(cls=Command, example="gandid convert proggan_bedroom.pth bedroom.safetensors")
@@ -390,6 +368,15 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
     ]
 
 
+def _confusion(folder: Path) -> pd.DataFrame | None:
+    """How the segmenter of a run confuses classes, where that was measured."""
+    from gandid.runs import read_config
+    from gandid.segmenters import NAMED, confusion, load_segmenter
+
+    name = read_config(folder)["segmenter"]
+    return confusion(load_segmenter(name)) if name in NAMED else None
+
+
 def _bytes(text: str | None) -> int | None:
     """A size such as `4GiB` or `800MB` in bytes."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -418,9 +405,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit status 0, 1 (failed) or 2 (wrong usage); an error is one line unless `--debug` is given."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII alone ends no run
-            stream.reconfigure(errors="replace")
     status, message = 1, ""
     try:
         with warnings.catch_warnings():

@@ -14,7 +14,7 @@ import click
 from rich import progress as bars
 from rich.console import Console
 
-from gandid.errors import GandidError
+from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
 from gandid.report import build
 from gandid.report.findings import Finding, findings, headline
@@ -25,6 +25,7 @@ from gandid.verdicts import MISSING, SOLID, never_differed
 
 WIDTH = 80
 MINUTE = 60.0
+PLAIN = str.maketrans({"−": "-", "–": "-", "’": "'", "\u00a0": " "})  # what other programs and old terminals can read
 OUTCOMES = {"removed": "removed", "inpainted": "in-painted"}
 COLUMNS = (
     "target",
@@ -118,14 +119,14 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     color = False if os.environ.get("NO_COLOR") else None
 
     def echo(text: str = "") -> None:
-        click.echo(text, color=color)
+        click.echo(text.translate(PLAIN), color=color)
 
     if verbose:
         effects = read_effects(run.path, open_panel(run.path))
         echo("\n".join([effects.summary(), "", *effects.sentences(), ""]))
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
-    first = min(max(len(one.target) for one in found), 12) + 1
+    first = max(8, min(max(len(one.target) for one in found), 12) + 1)
     echo(f"{'ablated':<{first}}{'outcome':<11}{'live %':>6}{'held %':>7}  {'live - held, points':<21}verdict")
     for one in found:
         outcome, row = _main_effect(one)
@@ -173,3 +174,29 @@ def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:
         "flagged": {str(name): int(count) for name, count in bad["check"].value_counts(sort=False).items()},
         "report": str(run.path / "report.html"),
     }
+
+
+def describe(name: str, segmenter: str | None) -> None:
+    """Print the layers, sites and classes of a model."""
+    from gandid.generators import NAMED, load_generator
+    from gandid.interventions import Runner
+    from gandid.segmenters import load_segmenter
+
+    if name in NAMED:
+        model = NAMED[name]
+        click.echo(f"{model.source}\nlicence: {model.licence}\ndefault layer: {model.default_layer}, {model.why}\n")
+    network, sites = load_generator(name), []
+    click.echo(f"{'layer':<20}{'units':>6}{'map':>10}  next site")
+    for layer in getattr(network, "layers", None) or [path for path, _ in network.named_modules() if path]:
+        try:
+            runner = Runner(network, layer)
+        except UsageError:
+            continue  # a module whose output is not a map
+        size = " x ".join(map(str, runner.map_size))
+        click.echo(f"{layer:<20}{runner.units:>6}{size:>10}  {(*runner.downstream, 'none')[0]}")
+        sites = [*runner.upstream, *runner.downstream]
+    click.echo(f"\nsites: {', '.join(sites) or 'none'}")
+    if segmenter:
+        known = load_segmenter(segmenter)
+        names = [f"{one} (background)" if one in known.background else one for one in known.classes]
+        click.echo(f"\nclasses: {', '.join(names)}")
