@@ -5,7 +5,7 @@
 Ranks the units of a layer of the embedded rooms both ways in one run and prints, per object, which share of the summed exact
 ACE of the exact top units the chosen ones carry, and how many of them are the same; then what predictions without any
 ablation would have chosen; the time that both took, as processor time and on the clock; and the speed of the exact sweep
-beside that of the same ablations as arms of the runner, 128 images at a time, as it was before.
+beside that of the same ablations as arms of the runner, 128 images at a time.
 """
 
 import argparse
@@ -17,52 +17,54 @@ import torch
 import gandid
 from gandid import outcomes
 from gandid.interventions import REFERENCE, Arm, ablate
-from gandid.relation import top_units
-from gandid.relation.ablations import area, drops
-from gandid.relation.measures import AT_ONCE
-from gandid.relation.soft import soft_area
+from gandid.ranking import top_units
+from gandid.ranking.gradients import soft_area
+from gandid.ranking.journal import Journal
+from gandid.ranking.rankings import Ablations, area
+from gandid.ranking.relation import CPU_ROWS
 
 
-def timed(study, latents, units, ranking):
-    """The relation, and the seconds that it took, of the processor and on the clock."""
+def timed(study, count, units, ranking):
+    """The relation on so many latents, and the seconds that it took, of the processor and on the clock."""
     clock, processor = time.perf_counter(), time.process_time()
-    relation = study.relate(latents, ranking=ranking, units=units)
+    relation = study.relate(count, ranking=ranking, units=units)
     return relation, np.array([time.process_time() - processor, time.perf_counter() - clock])
 
 
-def predicted(study, latents, part, level):
+def predicted(study, count, part, level):
     """Derivative of each object's soft area by the scale of each unit (units, objects), a random part of the units at a level.
 
     With no part, these are first-order effects; else the second point of an integrated gradient, for many units at once.
     """
-    z, chance = study._latents(range(latents), "ranking"), torch.Generator().manual_seed(0)
+    z, chance = study.latents(range(count), "ranking"), torch.Generator().manual_seed(0)
     numbers = [study.segmenter.classes.index(name) for name in study.objects]
     total = torch.zeros(study.runner.units, len(numbers))
-    for some in z.split(16):
-        changed = torch.rand(len(some), study.runner.units, generator=chance) < part
+    for batch in z.split(16):
+        changed = torch.rand(len(batch), study.runner.units, generator=chance) < part
         scale = torch.where(changed, level, 1.0).requires_grad_()
-        areas = soft_area(study.segmenter, study.runner.scaled(some, scale)).sum(dim=0)
+        areas = soft_area(study.segmenter, study.runner.scaled(batch, scale)).sum(dim=0)
         for i, number in enumerate(numbers):
             total[:, i] += torch.autograd.grad(areas[number], scale, retain_graph=True)[0].sum(dim=0)
-    return total.numpy() / latents
+    return total.numpy() / count
 
 
-def speeds(study, latents=8):
-    """Images per second of processor time of the sweep as it was, and as it is, taken in turn on the same latents."""
-    z, units = study._latents(range(latents), "ranking"), study.runner.units
+def speeds(study, count=8):
+    """Images per second of processor time of the ablations as arms of the runner, and as the sweep makes them, in turn."""
+    z, units = study.latents(range(count), "ranking"), study.runner.units
     classes, size = len(study.segmenter.classes), study.runner.image_size[0] * study.runner.image_size[1]
     before = area(study.segmenter(study.runner.run(z, [REFERENCE])[0]), classes).numpy()
+    sweep = Ablations(study.runner, study.segmenter, z, before, CPU_ROWS, Journal(None), lambda done: None)
     took = np.zeros(2)
-    for i in range(latents):
+    for i in range(count):
         start = time.process_time()
         for first in range(0, units, 127):
             arms = [REFERENCE, *(Arm(ablate((unit,))) for unit in range(first, min(first + 127, units)))]
             labels = study.segmenter(study.runner.run(z[i : i + 1], arms).flatten(0, 1))
             outcomes.area(outcomes.pixels(labels.numpy(), classes), size)
         between = time.process_time()
-        drops(study.runner, study.segmenter, z, before, np.full(units, i), np.arange(units), AT_ONCE)
+        sweep.drops(np.full(units, i), np.arange(units))
         took += between - start, time.process_time() - between
-    return latents * units / took
+    return count * units / took
 
 
 def main() -> None:
@@ -93,7 +95,7 @@ def main() -> None:
         print(f"{name:<10} {100 * share:>10.2f} % {len({*ours} & {*theirs}):>7} of {asked.units}")
     print("by prediction alone, share of ACE:")
     one = predicted(study, asked.latents, 0.0, 1.0)
-    for told, other in (
+    for label, other in (
         ("first order", one),
         ("and a tenth of the units halved", predicted(study, asked.latents, 0.1, 0.5)),
         ("and a twentieth of the units ablated", predicted(study, asked.latents, 0.05, 0.0)),
@@ -103,14 +105,14 @@ def main() -> None:
             ace = exact["ace"].sel(object=name).values
             chosen = np.argsort(-(one + other)[:, i], kind="stable")[: asked.units]
             shares.append(f"{100 * ace[chosen].sum() / np.sort(ace)[-asked.units :].sum():.1f}")
-        print(f"  {told:<38} {' '.join(shares)}")
+        print(f"  {label:<38} {' '.join(shares)}")
     ablations = asked.latents * exact.sizes["unit"]
     made = screened.attrs["ablations"]
     print(f"ablations of single units: {made:,} of {ablations:,} ({100 * made / ablations:.1f} %)")
-    for told, i in (("processor time", 0), ("on the clock", 1)):
-        print(f"{told}: {part[i]:.1f} s of {whole[i]:.1f} s ({100 * part[i] / whole[i]:.1f} %)")
-    was, is_ = speeds(study)
-    print(f"exact sweep: {was:.0f} images per second of processor time as it was, {is_:.0f} as it is")
+    for label, i in (("processor time", 0), ("on the clock", 1)):
+        print(f"{label}: {part[i]:.1f} s of {whole[i]:.1f} s ({100 * part[i] / whole[i]:.1f} %)")
+    arms, sweep = speeds(study)
+    print(f"exact sweep: {sweep:.0f} images per second of processor time, {arms:.0f} as arms of the runner")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 import xarray as xr
-from figures import HELD, planted_stores, read
+from planted_figure import HELD, planted_stores, read
 from planted_scene import SceneSegmenter
 
 from gandid.interventions import ablate

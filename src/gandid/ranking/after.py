@@ -16,9 +16,9 @@ from scipy import stats
 from torch import Tensor
 
 from gandid.interventions import Arm, Edit, Runner, ablate
-from gandid.ranking.ablations import area
 from gandid.ranking.journal import Journal
 from gandid.ranking.passes import batches, passes
+from gandid.ranking.rankings import area
 from gandid.ranking.ratios import ratios_of_sums
 from gandid.ranking.relation import top_units
 from gandid.segmenters import Segmenter
@@ -95,26 +95,13 @@ def compare(
     others = {c: its for c, its in others.items() if its.any()}
     whole = np.full((len(before), len(classes)), np.nan)
     parts = np.full((len(before), len(after), len(classes)), np.nan)
-    correlation = np.full((len(after), len(classes)), np.nan)
     for c, its in others.items():
         whole[:, c] = before[:, its, c].sum(axis=1, dtype=np.float64)
         parts[..., c] = after[:, :, its, c].sum(axis=2, dtype=np.float64).T
-        single = before[:, left, c].mean(axis=0)
-        correlation[:, c] = [_spearman(single, arm[:, left, c].mean(axis=0)) for arm in after]
     sums = np.concatenate([whole.mean(axis=0)[None], parts.mean(axis=0)])
     rank = stats.rankdata(-sums, method="min", axis=1, nan_policy="omit")
     found = {f"ratio_{name}": values for name, values in ratios_of_sums(parts, whole, seed).items()}
     found["ratio"] = found.pop("ratio_value")
-    found |= {
-        "rank_correlation": correlation,
-        "rank_before": np.broadcast_to(rank[0], rank[1:].shape),
-        "rank": rank[1:],
-    }
+    found |= {"rank_before": np.broadcast_to(rank[0], rank[1:].shape), "rank": rank[1:]}
     variables = {name: (("arm", "object"), values) for name, values in found.items()}
     return xr.Dataset(variables, coords={"object": list(classes)})
-
-
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's correlation; NaN where one of them is constant."""
-    varied = len(one) > 1 and np.ptp(one) > 0 and np.ptp(other) > 0
-    return float(stats.spearmanr(one, other).statistic) if varied else np.nan

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gandid import outcomes
 from gandid.interventions import REFERENCE, Arm, Runner, insert
 from gandid.ranking.journal import Journal
 from gandid.ranking.passes import batches, passes, pictures
-from gandid.ranking.ratios import ratio, ratios_of_sums
+from gandid.ranking.ratios import ratios_of_sums
 from gandid.segmenters import Segmenter
 
 LATENTS = 24  # of the effects', the first: not those from which the levels come
@@ -63,21 +64,15 @@ def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, row
     return Levels((total / cells.sum(dim=0)[:, None]).float(), size.numpy())
 
 
-def grid(length: int) -> list[float]:
-    """Positions along one side of the map at which a target is inserted, in cells from its beginning."""
-    count = min(GRID, length)
-    return [(i + 0.5) * length / count for i in range(count)]
-
-
 def regions(map_size: Sequence[int], cells: float) -> Tensor:
-    """Square patches of about `cells` cells, centred on the `grid` of the map's two sides: (positions, h, w), 0 or 1.
+    """Square patches of about `cells` cells at `GRID` x `GRID` positions of a map: (positions, h, w), 0 or 1.
 
     A patch that would leave the map is moved into it.
     """
-    h, w = map_size
     side = int(np.clip(round(math.sqrt(cells)), 1, min(map_size)))
-    centres = [(v, u) for v in grid(h) for u in grid(w)]
-    patches = torch.zeros(len(centres), h, w)
+    grids = [(np.arange(count) + 0.5) * n / count for n in map_size for count in [min(GRID, n)]]
+    centres = list(product(*grids))
+    patches = torch.zeros(len(centres), *map_size)
     for patch, centre in zip(patches, centres, strict=True):
         top, left = (int(np.clip(round(at - side / 2), 0, n - side)) for at, n in zip(centre, map_size, strict=True))
         patch[top : top + side, left : left + side] = 1
@@ -152,13 +147,11 @@ class Insertion:
         before, appeared = ground[:, 0], ground[:, 1:]
         by_ground = ratios_of_sums(appeared.sum(axis=2), before.sum(axis=1), seed)
         total = ratios_of_sums(appeared.sum(axis=(2, 3))[..., None], before.sum(axis=(1, 2))[:, None], seed)
-        v, u = map(grid, self.runner.map_size)
-        places = ratio(appeared.sum(axis=(0, 3)), before.sum(axis=(0, 2))).reshape(-1, len(v), len(u))
         found = xr.Dataset(
             {name: (("arm", "object"), values) for name, values in by_ground.items()}
             | {f"total_{name}": ("arm", values[:, 0]) for name, values in total.items()}
-            | {"weight": ("object", before.sum(axis=(0, 1))), "appeared_map": (("arm", "v", "u"), places)},
-            coords={"object": list(self.segmenter.classes), "v": v, "u": u},
+            | {"weight": ("object", before.sum(axis=(0, 1)))},
+            coords={"object": list(self.segmenter.classes)},
         )
         return found.rename(value="appeared", total_value="total").assign(self._example(counts, z, numbers))
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gandid.did.inference import bootstrap
+from gandid.stats import bootstrap
 
 INTERVAL = (2.5, 97.5)  # percentiles of the resamples
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Part over whole; NaN where the whole is not above 0."""
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=np.broadcast_to(whole, part.shape) > 0)
 
 
 def ratios_of_sums(parts: np.ndarray, whole: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -22,7 +17,8 @@ def ratios_of_sums(parts: np.ndarray, whole: np.ndarray, seed: int) -> dict[str,
     value is, or where hardly any resample has a value.
     """
     n, arms, k = parts.shape
-    value = ratio(parts.sum(axis=0), whole.sum(axis=0))
+    above, total = parts.sum(axis=0), np.broadcast_to(whole.sum(axis=0), (arms, k))
+    value = np.divide(above, total, out=np.full((arms, k), np.nan), where=total > 0)
     below = np.broadcast_to(whole[:, None], parts.shape)
     draws = bootstrap(parts.reshape(n, -1), below.reshape(n, -1), seed=seed).reshape(-1, arms, k)
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gandid.interventions import REFERENCE, Runner
 from gandid.ranking import rankings
-from gandid.ranking.ablations import Ablations, area
 from gandid.ranking.gradients import check_gradients
 from gandid.ranking.journal import Journal
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
 from gandid.ranking.passes import pictures
+from gandid.ranking.rankings import Ablations, area
 from gandid.segmenters import Segmenter, objects_of
 
 CPU_ROWS = 64  # images made at once on a CPU: the maps of more of them do not stay in the cache
