@@ -101,6 +101,21 @@ def make_panel(
     return rows.assign_coords(measured_on).assign_attrs(panel.attrs)
 
 
+def panel_of(inside: np.ndarray, classes: Sequence[str], target: str = "a", size: int = 20) -> xr.Dataset:
+    """A panel with the arms reference, live and capped:first from what the target's original pixels carry, (latent, arm, class).
+
+    Nothing happens elsewhere: the first class, which is background, fills the image of `size` x `size` pixels.
+    """
+    blank = _blank([study_block([("capped", "first")])], [target], classes, SITES[:1], [], 0, 1, size, 0)
+    inside = np.asarray(inside, np.int32)[None, :, None]
+    pixels = inside.copy()
+    pixels[..., 0] += size * size - pixels.sum(axis=-1)
+    dims = ("segmenter", "latent", "target", "arm", "object")
+    measured = ("segmenter", "arm"), np.full((1, 3), inside.shape[1])
+    counts = blank[["units"]].assign(pixels=(dims, pixels), inside=(dims, inside))
+    return counts.assign_coords(latent=np.arange(inside.shape[1]), measured=measured).assign_attrs(blank.attrs)
+
+
 def _blank(
     blocks: Sequence[Block],
     targets: Sequence[str],

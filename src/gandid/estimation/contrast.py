@@ -5,6 +5,7 @@ b_g) / sum(b)`` of groups g (the linearized variance of a ratio estimator: Cochr
 weighted sum of ratios has the weighted sum of theirs, so that contrasts of arms are paired by latent.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -138,19 +139,21 @@ def flip_values(parts: Parts, weights: npt.ArrayLike) -> np.ndarray:
     return own - weighted_sum(scaled, parts.denominator[:, :, None]) * np.nan_to_num(joint)
 
 
-def study_contrast(parts: Parts, live: int, held: int, level: float) -> tuple[Estimate, np.ndarray]:
-    """Live less a held arm (their places), carried by the latents in which the two differ.
+def study_contrast(parts: Parts, live: int, held: Sequence[int], level: float) -> tuple[Estimate, np.ndarray]:
+    """Live less each of H arms (their places), carried by the latents in which the two differ.
 
     Returns
     -------
     Estimate, numpy.ndarray
-        Fields of shape (1, K), and the values whose signs can be flipped, (group, K).
+        Fields of shape (H, K), and the values whose signs can be flipped, (group, H, K).
     """
-    weights = np.eye(parts.denominator.shape[1])[live] - np.eye(parts.denominator.shape[1])[held]
-    flipped = flip_values(parts, weights)[:, 0]
+    at = np.eye(parts.denominator.shape[1])
+    weights = at[live] - at[list(held)]
+    estimate, flipped = contrast(parts, weights, level), flip_values(parts, weights)
     # Of two networks all holes differ, also where a class is in neither of them.
-    carriers = np.where(contrast(parts, weights, level).carriers > 0, (flipped != 0).sum(axis=0), 0)
-    return contrast(parts, weights, level, carriers)._replace(carriers=carriers), flipped
+    carriers = np.where(estimate.carriers > 0, (flipped != 0).sum(axis=0), 0)
+    interval = t_interval(estimate.value, estimate.se, estimate.groups, carriers, level)
+    return estimate._replace(**interval._asdict(), carriers=carriers), flipped
 
 
 def _scaled(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

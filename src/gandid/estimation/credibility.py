@@ -75,9 +75,12 @@ def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
     own have a row each. Of a panel with more latents the first 4,096 are used.
     """
     rows = min(contents.rows(contents.study), LATENTS)
+    order = (
+        np.argsort(contents.panel["latent"].values[:rows], kind="stable") if "latent" in contents.panel.coords else ...
+    )
     few = contents.panel[["pixels", "inside"]].isel(segmenter=0, latent=slice(rows))
     own = [regime.name for regime in contents.regimes if regime.control not in EXACT_CONTROLS]
-    holes = few["inside"].sel(arm=["live", *own]).sum("object").transpose("latent", "target", "arm").values
+    holes = few["inside"].sel(arm=["live", *own]).sum("object").transpose("latent", "target", "arm").values[order]
     areas = few["pixels"].isel(target=0).sel(arm="reference").mean("latent").values / contents.size
     bound = float(stats.binom.ppf(0.999, OBJECTS, UNLIKELY)) / OBJECTS
     for t, target in enumerate(contents.targets):

@@ -1,6 +1,6 @@
 """Effects: every estimate of a panel, with its errors, ready to be read, tabulated and drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,61 +238,50 @@ def _target(
     contents: Contents, sums: Sums, t: int, level: float, flips: int, resamples: int, seed: int
 ) -> pd.DataFrame:
     """The contrasts `did` of one target: all columns but `q` and `supported`, and `moved`."""
-    found: list[pd.DataFrame] = []
-    values: list[np.ndarray] = []
-    every = {outcome: parts(contents, sums, t, outcome) for outcome in outcomes.OUTCOMES}
-    live = sums.arms.index(contents.place(contents.live))
-    for regime in contents.regimes:
-        held = sums.arms.index(contents.place(regime.arm))
-        for outcome, part in every.items():
-            columns, flipped = _estimates(part, live, held, level)
-            moved, ratio = columns["carriers"] > 0, outcome in outcomes.RATIOS
-            columns["n"] = np.full(moved.shape, sums.either[t, held] if ratio else sums.latents.sum())
-            columns |= _sequence(columns, level)
-            if ratio:
-                columns |= _bootstrap(part, live, held, level, resamples, seed)
-            labels = families.labels(regime, contents.targets[t], outcome) | {"contrast": "did", "moved": moved}
-            found.append(families.rows(part, labels, columns))
-            values.append(flipped[:, moved])
+    found, values = list[pd.DataFrame](), list[np.ndarray]()
+    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
+    for outcome in outcomes.OUTCOMES:
+        part, ratio = parts(contents, sums, t, outcome), outcome in outcomes.RATIOS
+        estimate, flipped = study_contrast(part, live, held, level)
+        levels = contrast(part, np.eye(len(sums.arms))[[live, *held]], level, np.inf)
+        n = (sums.either[t, held] if ratio else np.full(len(held), sums.latents.sum()))[:, None]
+        half = sequence_half_width(estimate.se, n, estimate.carriers, level)
+        columns = (
+            families.estimated(estimate)
+            | families.of_arm("live", levels, slice(1))
+            | families.of_arm("held", levels, slice(1, None))
+        )
+        columns |= {"n": n, "cs_low": estimate.value - half, "cs_high": estimate.value + half}
+        columns |= {"detectable": detectable(estimate.se, n, level), "moved": estimate.carriers > 0}
+        columns |= _bootstrap(part, live, held, level, resamples, seed) if ratio else {}
+        labels = families.labels(contents.regimes, contents.targets[t], outcome) | {"contrast": "did"}
+        found.append(families.rows(part, labels | {"regime": np.arange(len(held))[:, None]}, columns))
+        values.append(flipped.reshape(len(flipped), -1))
     frame = pd.concat(found, ignore_index=True)
     frame["p"] = 1.0
-    frame.loc[frame["moved"], "p"] = permutation(np.concatenate(values, 1), flips, seed)
+    frame.loc[frame["moved"], "p"] = permutation(np.concatenate(values, 1)[:, frame["moved"]], flips, seed)
     frame["estimable"] = families.visible(sums, t) & np.isfinite(frame["se"])
     # A target that no image shows has no effects, whatever its units do to other things.
-    numbers = [name for name in frame if frame[name].dtype == float]
-    frame.loc[~frame["estimable"], numbers] = np.nan
-    return frame
+    numbers = frame.columns.difference(["moved", "estimable", "regime", *TEXT])
+    frame[numbers] = frame[numbers].astype(float).where(frame["estimable"], np.nan)
+    return frame.sort_values("regime", kind="stable").drop(columns="regime")
 
 
-def _estimates(part: Parts, live: int, held: int, level: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Columns of one (target, arm, outcome), and the values whose signs are flipped."""
-    estimate, flipped = study_contrast(part, live, held, level)
-    columns, at = families.estimated(estimate), np.eye(part.denominator.shape[1])
-    for name, arm in (("live", live), ("held", held)):
-        columns |= families.of_arm(name, contrast(part, at[arm], level, np.inf))
-    return {name: np.ravel(values).astype(float) for name, values in columns.items()}, flipped
-
-
-def _sequence(columns: Mapping[str, np.ndarray], level: float) -> dict[str, np.ndarray]:
-    value, se, n = (columns[name] for name in ("did", "se", "n"))
-    half = sequence_half_width(se, n, columns["carriers"], level)
-    return {"cs_low": value - half, "cs_high": value + half, "detectable": detectable(se, n, level)}
-
-
-def _bootstrap(part: Parts, live: int, held: int, level: float, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The bootstrap's columns of a ratio: live and held share resamples, so their difference is paired."""
-    result = np.zeros((3, len(part.objects)))
-    result[:, resamples < 2 or not part.denominator[:, [live, held]].any(0).all()] = np.nan
-    # Most classes never take a pixel of most targets, in any resample.
-    moving = np.flatnonzero(part.numerator[:, [live, held]].any((0, 1)) & ~np.isnan(result[0]))
-    draws = np.zeros((resamples, len(moving)))
-    for arm, sign in ((live, 1), (held, -1)) if len(moving) else ():
-        draws += sign * bootstrap(part.numerator[:, arm, moving], part.denominator[:, [arm]], resamples, seed)
-    # Resamples without the target say nothing about it.
-    usable = np.isfinite(draws).sum(0) >= 2
-    result[:, moving[~usable]] = np.nan
-    result[0, moving[usable]] = np.nanstd(draws[:, usable], 0, ddof=1)
-    result[1:, moving[usable]] = np.nanpercentile(draws[:, usable], [50 * (1 - level), 50 * (1 + level)], 0)
+def _bootstrap(
+    part: Parts, live: int, held: Sequence[int], level: float, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The bootstrap's columns of a ratio, (held arm, class): all arms share resamples, so their differences are paired."""
+    arms, classes = [live, *held], len(part.objects)
+    result = np.full((3, len(held), classes), np.nan)
+    if resamples > 1:
+        columns = part.numerator[:, arms].reshape(len(part.numerator), -1)
+        draws = bootstrap(columns, np.repeat(part.denominator[:, arms], classes, axis=1), resamples, seed)
+        draws = draws.reshape(resamples, len(arms), classes)
+        gaps = draws[:, :1] - draws[:, 1:]
+        # Resamples without the target say nothing about it.
+        usable = np.isfinite(gaps).sum(0) >= 2
+        result[0, usable] = np.nanstd(gaps[:, usable], 0, ddof=1)
+        result[1:, usable] = np.nanpercentile(gaps[:, usable], [50 * (1 - level), 50 * (1 + level)], 0)
     return dict(zip(BOOTSTRAP, result, strict=True))
 
 

@@ -3,7 +3,7 @@
 Each function takes the sums of the arms that it needs and gives rows of ``effects.csv`` for one target (docs/inference.md lists them).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
 from gandid.stats import new_draw
 
+EVERY = slice(None)
 WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
 
 
@@ -34,16 +35,18 @@ def estimated(estimate: Estimate) -> dict[str, np.ndarray]:
     return found | {"p_t": estimate.p, "n": estimate.groups, "carriers": estimate.carriers}
 
 
-def of_arm(name: str, estimate: Estimate) -> dict[str, np.ndarray]:
+def of_arm(name: str, estimate: Estimate, rows: slice = EVERY) -> dict[str, np.ndarray]:
     """The columns of one of the two sides, `live` or `held`."""
     found = {f"tau_{name}": estimate.value, f"se_{name}": estimate.se}
-    return found | {f"ci_{name}_low": estimate.low, f"ci_{name}_high": estimate.high}
+    found |= {f"ci_{name}_low": estimate.low, f"ci_{name}_high": estimate.high}
+    return {column: values[rows] for column, values in found.items()}
 
 
-def labels(regime: Regime, target: str, outcome: str) -> dict[str, str]:
-    """What a row is about."""
-    names = {"target": target, "outcome": outcome}
-    return names | {"control": regime.control, "held": regime.held, "arm": regime.name}
+def labels(regimes: Sequence[Regime], target: str, outcome: str, each: int = 1) -> dict[str, Any]:
+    """What rows are about: `each` contrasts of every regime, one regime after the other."""
+    table = np.repeat(np.array([(one.control, one.held, one.name) for one in regimes], object), each, axis=0)
+    names = dict(zip(("control", "held", "arm"), np.hsplit(table, 3), strict=True))
+    return {"target": target, "outcome": outcome} | names
 
 
 def visible(sums: Sums, target: int) -> bool:
@@ -84,31 +87,33 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     wanted = {arm._replace(latents=0) for arm in arms} & {arm for of_regime in known for arm in of_regime}
     wanted |= {contents.live._replace(dose=dose) for dose in contents.doses[1:]}
     sums = gather(contents, [place for arm in wanted if (place := contents.place(arm)) is not None])
-    live = _at_doses(contents, sums, contents.live)
-    held = [_at_doses(contents, sums, regime.arm) for regime in contents.regimes]
+    count, live = len(contents.doses), _at_doses(contents, sums, contents.live)
+    held = np.array([_at_doses(contents, sums, regime.arm) for regime in contents.regimes])
+    exact = {h: e for h, one in enumerate(contents.regimes) if (e := exact_control(contents.regimes, one)) is not None}
+    every, apart = np.array(contents.doses), [contents.regimes[h] for h in exact]
+    flat, gap = held.reshape(-1, len(sums.arms)), live - held
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
         for outcome in (*WHOLE, "area"):
             found = parts(contents, sums, t, outcome)
             found = chosen(found, ("object",)) if outcome == "area" else found
-            for h, regime in enumerate(contents.regimes):
-                about = {"contrast": "dose", "dose": np.array(contents.doses)[:, None]}
-                about |= labels(regime, target, outcome)
-                gap = live - held[h]
-                estimates = (contrast(found, weights, level) for weights in (live, held[h], gap))
-                one, other, did = estimates
-                yield rows(found, about, of_arm("live", one) | of_arm("held", other) | estimated(did))
-                if outcome == "area":
-                    continue
-                about |= {"contrast": "step", "dose": np.array(contents.doses)[1:, None]}
-                yield rows(together(found), about, estimated(contrast(together(found), gap[1:] - gap[:-1], level)))
-                exact = exact_control(contents.regimes, regime)
-                if exact is not None:
-                    about |= {"contrast": "departure", "dose": np.array(contents.doses)[:, None]}
-                    yield rows(
-                        together(found), about, estimated(contrast(together(found), held[exact] - held[h], level))
-                    )
+            about = labels(contents.regimes, target, outcome, count) | {"dose": np.tile(every, len(held))[:, None]}
+            columns = of_arm("live", contrast(found, np.tile(live, (len(held), 1)), level))
+            columns |= of_arm("held", contrast(found, flat, level))
+            did = contrast(found, gap.reshape(flat.shape), level)
+            yield rows(found, about | {"contrast": "dose"}, columns | estimated(did))
+            if outcome == "area":
+                continue
+            found, steps = together(found), np.diff(gap, axis=1).reshape(-1, len(sums.arms))
+            about = labels(contents.regimes, target, outcome, count - 1) | {
+                "dose": np.tile(every[1:], len(held))[:, None]
+            }
+            yield rows(found, about | {"contrast": "step"}, estimated(contrast(found, steps, level)))
+            if apart:
+                departures = (held[list(exact.values())] - held[list(exact)]).reshape(-1, len(sums.arms))
+                about = labels(apart, target, outcome, count) | {"dose": np.tile(every, len(apart))[:, None]}
+                yield rows(found, about | {"contrast": "departure"}, estimated(contrast(found, departures, level)))
 
 
 def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
@@ -177,7 +182,7 @@ def shares(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
             about = {"contrast": "share", "site": np.array(game.sites, object)[:, None]}
             columns = estimated(share) | {"se": se, "ci_low": share.value - half, "ci_high": share.value + half}
             columns |= of_arm("live", contrast(found, live, level)) | of_arm("held", contrast(found, held, level))
-            yield rows(found, about | labels(game.regime, target, outcome), columns)
+            yield rows(found, about | labels([game.regime], target, outcome), columns)
 
 
 def _game(contents: Contents) -> _Game | None:
@@ -215,16 +220,13 @@ def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     places = [contents.place(arm) for arm in arms]
     sums = gather(contents, [place for place in places if place is not None])
     at = np.eye(len(sums.arms))[[sums.arms.index(place) for place in places]].reshape(-1, len(draws), len(sums.arms))
-    energy = contents.panel["energy"].values[draws]
+    energy, gaps = contents.panel["energy"].values[draws], (at[0] - at[1:]).reshape(-1, len(sums.arms))
     for t, target in enumerate(contents.targets):
-        if not visible(sums, t):
-            continue
-        for outcome in WHOLE:
+        for outcome in WHOLE if visible(sums, t) else ():
             found = together(parts(contents, sums, t, outcome))
-            for held, regime in zip(at[1:], exact, strict=True):
-                about = {"contrast": "placebo", "draw": np.array(draws)[:, None], "energy": energy[:, t, None]}
-                did = contrast(found, at[0] - held, level)
-                yield rows(found, about | labels(regime, target, outcome), estimated(did))
+            about = labels(exact, target, outcome, len(draws)) | {"contrast": "placebo"}
+            about |= {"draw": np.tile(draws, len(exact))[:, None], "energy": np.tile(energy[:, t], len(exact))[:, None]}
+            yield rows(found, about, estimated(contrast(found, gaps, level)))
 
 
 # Segmenters
@@ -242,23 +244,19 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         if not count or not held:
             continue
         both = [gather(contents, places, segmenter, count) for segmenter in (0, s)]
+        at = np.eye(len(both[0].arms))
+        live, *arms = (both[0].arms.index(contents.place(arm)) for arm in (contents.live, *(one.arm for one in held)))
+        first, other = (np.kron(side, at[live] - at[arms]) for side in ([[1, 0]], [[0, 1]]))
         for t, target in enumerate(contents.targets):
-            if target not in contents.classes[contents.known(s)]:
-                continue
-            seen = all(visible(sums, t) for sums in both)
-            for outcome in WHOLE:
+            for outcome in WHOLE if target in contents.classes[contents.known(s)] else ():
                 found = _common(contents, both, t, outcome, s)
-                for regime in held:
-                    live, arm = (both[0].arms.index(contents.place(one)) for one in (contents.live, regime.arm))
-                    gap = np.eye(len(both[0].arms))[live] - np.eye(len(both[0].arms))[arm]
-                    first, other = np.append(gap, 0 * gap), np.append(0 * gap, gap)
-                    one, two, apart = (contrast(found, w, level) for w in (first, other, first - other))
-                    if not seen:
-                        one, two, apart = (_nothing(estimate) for estimate in (one, two, apart))
-                    about = labels(regime, target, outcome) | {"segmenter": name}
-                    yield rows(found, about | {"contrast": "second"}, estimated(two))
-                    columns = of_arm("live", one) | of_arm("held", two) | estimated(apart)
-                    yield rows(found, about | {"contrast": "difference"}, columns)
+                one, two, apart = (contrast(found, weights, level) for weights in (first, other, first - other))
+                if not all(visible(sums, t) for sums in both):
+                    one, two, apart = (_nothing(estimate) for estimate in (one, two, apart))
+                about = labels(held, target, outcome) | {"segmenter": name}
+                yield rows(found, about | {"contrast": "second"}, estimated(two))
+                columns = of_arm("live", one) | of_arm("held", two) | estimated(apart)
+                yield rows(found, about | {"contrast": "difference"}, columns)
 
 
 def _common(contents: Contents, both: list[Sums], target: int, outcome: str, segmenter: int) -> Parts:
@@ -323,7 +321,8 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
     inverse[np.ix_(known, known)] = invert(confusion)[0]
     if not np.isfinite(inverse).all():
         return
-    live = sums.arms.index(contents.place(contents.live))
+    at = np.eye(len(sums.arms))
+    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
@@ -333,12 +332,9 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
         removed = ratio_parts(sums, t, contents.classes[own], kinds[own], known - inverse[own])
         weights = np.concatenate([inverse[others], inverse[others].sum(axis=0, keepdims=True)])
         names = np.append(contents.classes[others], TOGETHER), np.append(kinds[others], "together")
-        for regime in contents.regimes:
-            gap = np.zeros(len(sums.arms))
-            gap[[live, sums.arms.index(contents.place(regime.arm))]] = 1, -1
-            for outcome, found in (("removed", removed), ("inpainted", ratio_parts(sums, t, *names, weights))):
-                about = {"contrast": "corrected"} | labels(regime, target, outcome)
-                yield rows(found, about, estimated(contrast(found, gap, level)))
+        for outcome, found in (("removed", removed), ("inpainted", ratio_parts(sums, t, *names, weights))):
+            about = {"contrast": "corrected"} | labels(contents.regimes, target, outcome)
+            yield rows(found, about, estimated(contrast(found, at[live] - at[held], level)))
 
 
 # What follows from rows

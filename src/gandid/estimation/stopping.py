@@ -12,7 +12,7 @@ import xarray as xr
 from gandid.estimation.bounds import TOGETHER
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import parts, study_contrast
-from gandid.estimation.families import labels, together
+from gandid.estimation.families import labels, rows, together
 from gandid.estimation.sums import gather
 from gandid.stats import CARRIERS, sequence_half_width, share_at_most
 
@@ -53,25 +53,25 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     """
     contents = Contents(panel)
     sums, found = gather(contents, contents.study), []
-    live = sums.arms.index(contents.place(contents.live))
-    for t, target in enumerate(contents.targets):
-        every = {outcome: together(parts(contents, sums, t, outcome)) for outcome in ("removed", "inpainted")}
-        for regime in contents.regimes:
-            held = sums.arms.index(contents.place(regime.arm))
-            for o, (outcome, part) in enumerate(every.items()):
-                estimate, _ = study_contrast(part, live, held, level)
-                did, se, carriers = (float(value.item()) for value in (estimate.value, estimate.se, estimate.carriers))
-                n, half = int(min(sums.informing[t, live], sums.informing[t, held])), np.inf
-                if n and carriers < CARRIERS:
-                    weight, largest = sums.weight[:, t, held]
-                    half = abs(did) + float(
-                        share_at_most(sums.discordant[o, t, held] / largest, weight / largest, level)
-                    )
-                elif n:
-                    half = float(sequence_half_width(se, sums.either[t, held], carriers, level))
-                row = labels(regime, target, outcome) | {"object": part.objects[0], "did": did}
-                found.append(row | {"half_width": half, "n": n, "carriers": int(carriers)})
-    return pd.DataFrame(found, columns=COLUMNS)
+    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
+    for t, target in enumerate(contents.targets if held else []):
+        for o, outcome in enumerate(("removed", "inpainted")):
+            part = together(parts(contents, sums, t, outcome))
+            estimate, _ = study_contrast(part, live, held, level)
+            weight, largest = sums.weight[:, t, held]
+            discordant, n = sums.discordant[o, t, held], np.minimum(sums.informing[t, live], sums.informing[t, held])
+            value, carriers, share = np.abs(estimate.value[:, 0]), estimate.carriers[:, 0], np.maximum(largest, 1)
+            few = value + share_at_most(discordant / share, weight / share, level)
+            many = sequence_half_width(estimate.se[:, 0], sums.either[t, held], carriers, level)
+            half = np.where(n == 0, np.inf, np.where(carriers < CARRIERS, few, many))
+            columns = {
+                "did": estimate.value,
+                "half_width": half[:, None],
+                "n": n[:, None],
+                "carriers": carriers[:, None],
+            }
+            found.append(rows(part, labels(contents.regimes, target, outcome), columns))
+    return pd.concat(found, ignore_index=True)[COLUMNS] if found else pd.DataFrame(columns=COLUMNS)
 
 
 def rare(widths: pd.DataFrame, latents: int, most: int) -> pd.Series:
