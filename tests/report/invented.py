@@ -121,11 +121,13 @@ def checks(targets: list[str]) -> pd.DataFrame:
 def panel(targets: list[str], classes: list[str]) -> xr.Dataset:
     """What the page reads of a panel: coordinates, units and attributes."""
     background = [[name in ("wall", "unknown") for name in classes]]
+    counts, published = np.zeros((1, len(ARMS)), np.int32), {"measured": [[LATENTS] * len(ARMS)]}
     units = np.arange(4 * len(targets), dtype=np.int32).reshape(1, 1, len(targets), 4) % UNITS
     return xr.Dataset(
-        {"units": (("trained", "set", "target", "rank"), units)},
+        {"units": (("trained", "set", "target", "rank"), units), "pixels": (("segmenter", "arm"), counts, published)},
         coords={"segmenter": ["rooms"], "latent": np.arange(LATENTS), "target": targets, "object": classes}
-        | {"arm": ARMS, "background": (("segmenter", "object"), background)},
+        | {"arm": ARMS, "background": (("segmenter", "object"), background)}
+        | {"known": (("segmenter", "object"), np.ones_like(background))},
         attrs={"generator": "rooms", "layer": "layer4", "schema": 2, "version": "0.2.0"},
     )
 
@@ -158,7 +160,7 @@ def relate(targets: list[str], classes: list[str]) -> xr.Dataset:
     latents = rng.permuted(np.tile(np.arange(6), (UNITS, 1)), axis=1)[:, :3]
     return xr.Dataset(
         {
-            **{name: (("unit", "object"), ace) for name in ("ace", "ace_se", "iou", "energy")},
+            **dict.fromkeys(("ace", "ace_se", "iou", "energy"), (("unit", "object"), ace)),
             "exact": ("unit", np.arange(UNITS) > 1),
             "threshold": ("unit", np.ones(UNITS)),
             "top_latent": (("unit", "place"), latents),

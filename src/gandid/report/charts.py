@@ -57,7 +57,7 @@ class Chart:
 
     def __post_init__(self) -> None:
         """Write the title, in as many lines as it takes."""
-        for text in textwrap.wrap(self.title, 54):
+        for text in textwrap.wrap(self.title, 48):
             self.height += 17
             self.text(0, self.height, text, "title")
         self.height += 8
@@ -203,27 +203,6 @@ def curves(title: str, alt: str, panels: Sequence[tuple[str, Sequence[Curve]]]) 
         (34 + WIDTH - NUMBERS - 26) / 2, chart.height + 6, "share of the ablation carried out", "small muted", "middle"
     )
     chart.height += 14
-    return chart
-
-
-def bars(title: str, alt: str, values: np.ndarray, filled: np.ndarray, unit: str, across: str) -> Chart:
-    """Values by rank, those that are `filled` coloured."""
-    chart = Chart(title, alt)
-    top, bottom = chart.height, chart.height + 80
-    up = Scale(min(0.0, float(values.min())), max(float(values.max()), 1e-9), bottom, top)
-    step = (WIDTH - 44) / len(values)
-    for tick in up.ticks(3):
-        chart.path(f"M40 {_n(up(tick))}H{WIDTH}", "rule", 0.6)
-        chart.text(36, up(tick) + 4, number(tick, up.digits), "small muted", "end")
-    for chosen, colour in ((False, "muted"), (True, "live")):
-        boxes = [
-            f"M{_n(42 + place * step)} {_n(up(0))}V{_n(up(values[place]))}h{_n(max(0.8 * step, 0.4))}V{_n(up(0))}z"
-            for place in np.flatnonzero(filled == chosen)
-        ]
-        chart.area("".join(boxes), colour, 1.0 if chosen else 0.45)
-    chart.text(40, bottom + 16, unit, "small muted")
-    chart.text(WIDTH, bottom + 16, across, "small muted", "end")
-    chart.height = bottom + 22
     return chart
 
 

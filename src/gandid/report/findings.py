@@ -168,7 +168,10 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
         worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict][:1]
         said = [told(run, outcome, row) for outcome, row in worth]
         lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
-    return lines
+    order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals
+    return sorted(
+        lines, key=lambda line: max(0, order.index(line["told"][0]["verdict"]) - 1) if line["told"] else len(order)
+    )
 
 
 def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:

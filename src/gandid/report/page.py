@@ -15,7 +15,7 @@ from markupsafe import Markup
 from gandid.files import replacing
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
-from gandid.report.run import Regime, Run, read
+from gandid.report.run import UNEDITED, Run, read
 from gandid.report.text import count, number, percent, slugs
 
 # What each check asks; a check that is not here is shown under its own name.
@@ -71,7 +71,7 @@ def build(folder: Path) -> Path:
 
     Raises
     ------
-    UsageError
+    GandidError
         If the folder is not that of a finished run, or if a file in it cannot be read.
     """
     run = read(Path(folder))
@@ -168,34 +168,28 @@ def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
 def _strip(run: Run, target: str, path: Path) -> dict[str, Any]:
     """The most affected images: a column per arm, those that are the same once, and the measured gain."""
     examples = run.examples[target]
-    groups = examples.columns()
-    heads = [_head([examples.arms[arm] for arm in group]) for group in groups]
-    pictures.write_mosaic(path, examples.images[:, [group[0] for group in groups]], heads, side=128)
+    repeated = {name: regime for regime in run.regimes for name in regime.names[1:]}
+    arms = [place for place, name in enumerate(examples.arms) if name.removesuffix(UNEDITED) not in repeated]
+    labels = {regime.name: regime.label for regime in run.regimes} | {"reference": "original"}
+    heads = [labels.get(name, name.replace("/", ", ")) for name in (examples.arms[arm] for arm in arms)]
+    pictures.write_mosaic(path, examples.images[:, arms], heads, side=128)
     strongest = max(float(examples.gain.max()), 1.01)
     rows = []
     for place, gain in enumerate(examples.gain):
         cells = []
-        for group, head in zip(groups, heads, strict=True):
-            if examples.baseline(group[0]) == group[0]:
+        for arm, head in zip(arms, heads, strict=True):
+            if examples.baseline(arm) == arm:
                 latent = f"latent {examples.latents[place]}"
-                cells.append(findings.plain(examples.images[place, group[0]], latent) | {"alt": f"{latent}, {head}"})
+                cells.append(findings.plain(examples.images[place, arm], latent) | {"alt": f"{latent}, {head}"})
             else:
-                cells.append(findings.edited(run, target, place, group[0]))
+                cells.append(findings.edited(run, target, place, arm))
         text = f"amplified up to ×{gain.max():.2f}"
         heat = {"src": pictures.signed_heat((gain - 1) / (strongest - 1)), "text": text, "alt": f"Map: {text}"}
         rows.append([*cells, heat | {"gone": "", "came": ""}])
     outside = {name for regime in run.regimes if not run.supported(target, regime) for name in regime.names}
-    marked = [(head, examples.arms[group[0]] in outside) for head, group in zip(heads, groups, strict=True)]
+    marked = [(head, examples.arms[arm] in outside) for head, arm in zip(heads, arms, strict=True)]
     height, width = examples.labels.shape[2:]
     return {"heads": [*marked, ("gain at the first site", False)], "rows": rows, "box": f"0 0 {width} {height}"}
-
-
-def _head(arms: list[str]) -> str:
-    """The names of arms that are the same, as a column's head."""
-    if arms == ["reference"]:
-        return "original"
-    held = all(":" in arm and "/" not in arm for arm in arms)
-    return Regime(tuple(arms)).label if held else ", ".join(arm.replace("/", ", ") for arm in arms)
 
 
 def _controls(run: Run) -> list[tuple[str, str]]:
@@ -212,12 +206,12 @@ def _types(run: Run) -> dict[str, Any] | None:
     bounds = [percent(run.types.iloc[0][f"{name}_bound"]) for name in ("removed", "concentration", "inpainted")]
     rows = [
         {
-            "name": target,
+            "name": row["target"],
             "type": row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled",
             "probable": f"{row['p_' + str(row['type']).replace('-', '_')]:.2f}",
             "shares": [percent(row[name]) for name in ("removed", "inpainted_objects", "unknown", "share_top")],
         }
-        for target, row in run.types.iterrows()
+        for row in run.types.to_dict("records")
     ]
     return {"bounds": bounds, "rows": rows}
 

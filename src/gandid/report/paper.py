@@ -134,8 +134,8 @@ def _figure(run: Run) -> Any:
 def _title(run: Run, target: str) -> str:
     """A row's title: the object, its type, and what ablation does to it with everything live."""
     said = [target]
-    if run.types is not None and target in run.types.index:
-        row = run.types.loc[target]
+    types = [] if run.types is None else run.types[run.types["target"] == target].to_dict("records")
+    for row in types:
         kind = row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled"
         said.append(f"{kind} with probability {row['p_' + str(row['type']).replace('-', '_')]:.2f}")
     return ", ".join([*said, f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"])

@@ -9,7 +9,6 @@ import pandas as pd
 from scipy.cluster import hierarchy
 
 from gandid.report import pictures
-from gandid.report.charts import Chart, bars
 from gandid.report.run import Run
 from gandid.report.text import number
 
@@ -28,18 +27,6 @@ def section(run: Run) -> dict[str, Any] | None:
         "targets": [_target(run, run.relation, target) for target in run.targets],
         "units": run.relation["unit"].nunique(),
     }
-
-
-def chart(run: Run, target: str) -> Chart | None:
-    """Average causal effects of all units on a target, by rank, those that were ablated coloured."""
-    ace, ablated = run.ranked(target)
-    if not (ace > 0).any():
-        return None
-    positive = np.clip(ace, 0, None)
-    share = 100 * positive[ablated].sum() / positive.sum()
-    title = f"{share:.0f} % of all units’ effects on the {target} are in the {ablated.sum()} that are ablated"
-    alt = f"Chart. {title}. The largest is {number(100 * ace[0], 2)} % of the image."
-    return bars(title, alt, 100 * ace, ablated, "% of the image that it loses", f"all {len(ace)} units, by rank")
 
 
 def _heat(run: Run, relation: pd.DataFrame) -> dict[str, Any]:
@@ -75,17 +62,19 @@ def _order(rows: np.ndarray) -> np.ndarray:
 
 def _target(run: Run, relation: pd.DataFrame, target: str) -> dict[str, Any]:
     rows = relation[relation["object"] == target].sort_values("ace", ascending=False, kind="stable")
-    drawn = chart(run, target)
+    ace, ablated = run.ranked(target)
+    positive = np.clip(ace, 0, None)
+    share = 100 * positive[ablated].sum() / max(positive.sum(), 1e-12)
     return {
         "name": target,
-        "chart": drawn.svg() if drawn else None,
+        "facts": f"the {ablated.sum()} ablated of {len(ace)} units carry {share:.0f}\u00a0% of the effects on it",
         "rows": [
             {
                 "unit": int(row["unit"]),
                 "ablated": int(row["unit"]) in run.units[target],
                 "ace": number(100 * row["ace"], 2) + ("" if row.get("exact", True) else " (screened)"),
                 "iou": number(row["iou"], 2),
-                "energy": number(100 * row.get("energy", np.nan)),
+                "energy": number(100 * row["energy"]),
                 "picture": _excited(run, int(row["unit"])),
             }
             for row in rows[:LISTED].to_dict("records")

@@ -14,19 +14,27 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from gandid.errors import UsageError
+from gandid.errors import GandidError, UsageError
+from gandid.panel.store import read_dataset, read_panel, verified
 from gandid.verdicts import RELEVANT, verdicts
 
 Row = dict[Hashable, Any]
 T = TypeVar("T")
-SCHEMA = 2
 UNEDITED = "/unedited"
-# What an 8-bit image may differ by where two arms are the same computation in another order.
-ROUNDING = 2
 # Controls whose unedited images are the network's own, by construction.
 EXACT = ("capped", "frozen")
 # What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
 PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
+
+
+# What must be in a table, and which columns are text in any.
+COLUMNS = {
+    "effects.csv": ("target", "object", "outcome", "contrast", "arm", "kind", "did", "estimable", "supported"),
+    "checks.csv": ("check", "target", "value", "bound", "verdict"),
+    "relation.csv": ("unit", "object", "ace", "iou", "energy"),
+    "types.csv": ("target", "type", "removed", "share_top"),
+}
+NAMES = ("target", "object", "outcome", "contrast", "arm", "kind", "site", "check", "verdict", "detail", "type")
 
 
 @dataclass(frozen=True)
@@ -68,20 +76,6 @@ class Examples:
         """The arm that is the unedited image of this one: its own where it has one, else the reference."""
         own = self.arms[arm].removesuffix(UNEDITED) + UNEDITED
         return self.arms.index(own) if own in self.arms else 0
-
-    def columns(self) -> list[list[int]]:
-        """The arms in their order, those whose images and labels are the same in every example together."""
-        groups: list[list[int]] = []
-        images = self.images.astype(np.int16)
-        for arm in range(len(self.arms)):
-            for group in groups[1:]:  # the original stays by itself: an edit that changes nothing is a finding
-                near = np.abs(images[:, arm] - images[:, group[0]]).max(initial=0) <= ROUNDING
-                if near and (self.labels[:, arm] == self.labels[:, group[0]]).all():
-                    group.append(arm)
-                    break
-            else:
-                groups.append([arm])
-        return groups
 
 
 @dataclass(frozen=True)
@@ -200,7 +194,7 @@ def read(path: Path) -> Run:
 
     Raises
     ------
-    UsageError
+    GandidError
         If the folder is not that of a finished run, or if a file in it cannot be read; the message names the file.
     """
     path = Path(path)
@@ -211,19 +205,19 @@ def read(path: Path) -> Run:
             raise UsageError(f"'{path}' is not a finished run: it has no {name}")
     config = _read(path / "config.yaml", _config)
     panel = _read(path / "panel.zarr", _panel)
-    effects = _read(path / "effects.csv", _effects)
+    effects = _read(path / "effects.csv", _table)
     run = Run(
         path=path,
         config=config,
         attrs=dict(panel.attrs),
-        latents=panel.sizes["latent"],
+        latents=int(panel["measured"].values[0, 0]),
         objects=_objects(panel),
         units=_units(panel),
         effects=effects.assign(verdict=verdicts(effects, _relevant(config))),
-        checks=_read(path / "checks.csv", _checks),
-        relation=_optional(path / "relation.csv", _relation),
+        checks=_read(path / "checks.csv", _table).fillna({"target": "", "arm": "", "detail": ""}),
+        relation=_optional(path / "relation.csv", _table),
         activity=_optional(path / "relation.zarr", _dataset),
-        types=_optional(path / "types.csv", _types),
+        types=_optional(path / "types.csv", _table),
         examples=_optional(path / "examples.npz", _examples) or {},
         after=_optional(path / "after.zarr", _dataset),
         insertion=_optional(path / "insertion.zarr", _dataset),
@@ -236,9 +230,9 @@ def read(path: Path) -> Run:
 def _read(path: Path, reader: Callable[[Path], T]) -> T:
     try:
         return reader(path)
-    except UsageError:
+    except GandidError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(":")
         raise UsageError(f"'{path}' cannot be read ({type(error).__name__}: {reason})") from error
 
@@ -263,17 +257,15 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _panel(path: Path) -> xr.Dataset:
     """What the panel has beside counts: its coordinates, units and attributes."""
-    with xr.open_zarr(path, chunks=None) as stored:
-        if stored.attrs.get("schema") != SCHEMA:
-            raise UsageError(f"'{path}' was made by gandid 0.1: run the study again")
-        return stored.coords.to_dataset().assign(units=stored["units"]).assign_attrs(stored.attrs).load()
+    panel = read_panel(path)
+    with verified(path):
+        return panel.coords.to_dataset().assign(units=panel["units"]).assign_attrs(panel.attrs).load()
 
 
 def _objects(panel: xr.Dataset) -> list[str]:
     """The classes of the first segmenter that count as objects."""
-    known = panel["known"].values[0] if "known" in panel else True
-    names = panel["object"].values
-    return [str(name) for name in names[~panel["background"].values[0] & known] if name != "unknown"]
+    ours = panel["known"].values[0] & ~panel["background"].values[0]
+    return [str(name) for name in panel["object"].values[ours] if name != "unknown"]
 
 
 def _units(panel: xr.Dataset) -> dict[str, list[int]]:
@@ -285,33 +277,18 @@ def _units(panel: xr.Dataset) -> dict[str, list[int]]:
     }
 
 
-def _effects(path: Path) -> pd.DataFrame:
-    # A class may be called "nan" or "None": only what is not a name is read as missing.
-    names = dict.fromkeys(("target", "object", "arm", "outcome", "contrast", "kind", "site", "segmenter"), str)
-    table = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
-    if not {"contrast", "arm", "kind", "supported"} <= set(table.columns):
-        raise UsageError(f"'{path}' was made by gandid 0.1: run the study again")
+def _table(path: Path) -> pd.DataFrame:
+    # A class may be called "nan" or "None": only what is empty is read as missing.
+    table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    if missing := [name for name in COLUMNS[path.name] if name not in table]:
+        raise UsageError(f"'{path}' has no column {missing[0]}: if gandid 0.1 made it, run the study again")
     return table
-
-
-def _checks(path: Path) -> pd.DataFrame:
-    checks = pd.read_csv(path, keep_default_na=False)
-    return checks.assign(**{name: pd.to_numeric(checks[name], errors="coerce") for name in ("value", "bound")})
-
-
-def _types(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"target": str}, keep_default_na=False, na_values=[""]).set_index("target")
-
-
-def _relation(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype={"object": str}, keep_default_na=False, na_values=[""])
-    return table.astype({"unit": int, "ace": float, "iou": float, "energy": float})
 
 
 def _dataset(path: Path) -> xr.Dataset:
     """A dataset in memory, but for what it has per latent."""
-    with xr.open_zarr(path, chunks=None) as stored:
-        return stored.drop_dims("latent", errors="ignore").load()
+    with verified(path):
+        return read_dataset(path).drop_dims("latent", errors="ignore").load()
 
 
 def _examples(path: Path) -> dict[str, Examples]:
