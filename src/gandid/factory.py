@@ -63,8 +63,7 @@ def _run(file: Path) -> ModuleType:
     """Execute a file as a module of a name that no other file has."""
     name = f"{PREFIX}{hashlib.sha256(str(file).encode()).hexdigest()[:8]}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look there for the file's classes
     spec.loader.exec_module(module)
@@ -98,15 +97,12 @@ def _importable(folder: Path) -> Iterator[None]:
     beside = {file.stem for file in folder.glob("*.py")} | {file.parent.name for file in folder.glob("*/__init__.py")}
     beside -= {"gandid", "torch", *sys.stdlib_module_names}
 
-    def elsewhere() -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in foreign}
+    def modules(names: set[str]) -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
 
-    def is_foreign(name: str) -> bool:
-        source = getattr(sys.modules.get(name), "__file__", None)
-        return source is not None and not Path(source).is_relative_to(folder)
-
-    foreign = {name for name in beside if is_foreign(name)}
-    before = elsewhere()
+    sources = {name: getattr(module, "__file__", None) for name, module in modules(beside).items() if name in beside}
+    foreign = {name for name, source in sources.items() if not (source and Path(source).is_relative_to(folder))}
+    before = modules(foreign)
     for name in before:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
@@ -115,6 +111,6 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in elsewhere():
+        for name in modules(foreign):
             del sys.modules[name]
         sys.modules.update(before)

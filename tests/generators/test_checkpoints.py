@@ -243,18 +243,64 @@ def test_half_precision_becomes_single(tmp_path):
     torch.testing.assert_close(images(network, z), expected, atol=5e-3, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("file", "average", "plain"),
-    [("ganzoo_32px.pth", "avgG", "netG"), ("genforce_32px.pth", "generator_smooth", "generator")],
-)
-def test_the_moving_average_is_preferred(tmp_path, file, average, plain):
-    found = contents(FIXTURES / file)
-    holder = found.get("models", found)
-    noise = {name: torch.randn_like(value) for name, value in holder[average].items() if value.ndim}
-    for order in [(plain, average), (average, plain)]:
-        both = {name: holder[average] if name == average else noise for name in order}
-        beside = {"config": found["config"]} if "config" in found else {}
-        assert same(load_generator(saved({**both, **beside}, tmp_path / "both.pth")), load_generator(FIXTURES / file))
+AVERAGES = [
+    "g_ema",
+    "ema_model",
+    "EMA",
+    "ema_state",
+    "params_ema",
+    "Gs",
+    "g_running",
+    "avg_model",
+    "ema_generator",
+    "avgG",
+]
+AVERAGES += ["generator_smooth", "shadow_generator", "netG_ema", "G_EMA", "generatorEMA"]
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_the_moving_average_is_preferred_by_its_name(tmp_path, average):
+    weights = contents(FIXTURES / "dissect_32px.pth")
+    noise = {name: torch.randn_like(value) for name, value in weights.items()}
+    for found in (
+        {"G": noise, average: weights, "epoch": 3},
+        {average: weights, "generator": noise},
+        {"state": {"model": noise, average: weights}},
+        {
+            f"{owner}.{name}": value
+            for owner in ("net", average)
+            for name, value in (noise, weights)[owner == average].items()
+        },
+    ):
+        network = load_generator(saved(found, tmp_path / "several.pth"))
+        assert same(network, load_generator(FIXTURES / "dissect_32px.pth"))
+        assert network.source.split(".")[-1] == average
+
+
+@pytest.mark.parametrize("name", ["schema", "remainder", "G", "generator", "demand"])
+def test_names_that_say_nothing_of_an_average_ask(tmp_path, name):
+    weights = contents(FIXTURES / "dissect_32px.pth")
+    noise = {key: torch.randn_like(value) for key, value in weights.items()}
+    path = saved({"first": noise, name: weights}, tmp_path / "two.pth")
+    with pytest.raises(UsageError, match=rf"several generators \(first, {name}\): name one of them, as in FILE#first"):
+        load_generator(path)
+    assert same(load_generator(f"{path}#{name}"), load_generator(FIXTURES / "dissect_32px.pth"))
+    with pytest.raises(UsageError, match=f"no network 'third': there are first, {name}"):
+        load_generator(f"{path}#third")
+
+
+def test_what_is_the_same_twice_or_incomplete_needs_no_question(tmp_path):
+    weights = contents(FIXTURES / "dissect_32px.pth")
+    part = {name: value for name, value in weights.items() if "output" not in name}
+    found = {"a": weights, "b": dict(weights), "encoder": part}
+    assert load_generator(saved(found, tmp_path / "same.pth")).source == "a"
+
+
+def test_names_of_compiled_and_data_parallel_modules(tmp_path):
+    weights = contents(FIXTURES / "dissect_32px.pth")
+    for prefix in ("_orig_mod.", "module.", "module._orig_mod.", "g_ema._orig_mod."):
+        found = {f"{prefix}{name}": value for name, value in weights.items()}
+        assert same(load_generator(saved(found, tmp_path / "w.pth")), load_generator(FIXTURES / "dissect_32px.pth"))
 
 
 # PyTorch GAN Zoo: what its configuration says
@@ -495,7 +541,7 @@ def test_convert(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for arguments, told in [
         ((source, "zoo.safetensors"), "zoo.safetensors exists: choose another name, or remove it"),
-        ((source, "zoo.pth"), "zoo.pth is not called .safetensors"),
+        ((source, "zoo.pth"), "zoo.pth"),
         (("absent.pth", "new.safetensors"), "unknown generator 'absent.pth'"),
         ((__file__, "new.safetensors"), "is not a checkpoint: neither PyTorch's, nor safetensors, nor"),
     ]:

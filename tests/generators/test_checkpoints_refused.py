@@ -209,10 +209,6 @@ def test_archives(tmp_path):
     path = tmp_path / "archive.pth"
     assert isinstance(load_generator(rezipped(path)), Generator)
     assert "compressed archive" in told(rezipped(path, compression=zipfile.ZIP_DEFLATED))
-    for evil in ("../../escaped", "/etc/escaped"):
-        changed = rezipped(path, lambda name, data, evil=evil: (evil if name.endswith("/version") else name, data))
-        assert "names a file outside of itself" in told(changed)
-    assert not (tmp_path.parent.parent / "escaped").exists()
     assert "fewer bytes of weights" in told(
         rezipped(path, lambda name, data: (name, data[:-4] if "/data/" in name else data))
     )
@@ -221,6 +217,8 @@ def test_archives(tmp_path):
     assert "on top of each other" in told(path)
     changed = rezipped(path, lambda name, data: (name.replace("/version", "/constants.pkl"), data))
     assert "TorchScript" in told(changed)
+    torch.jit.script(torch.nn.Conv2d(3, 3, 1)).save(path)
+    assert "TorchScript" in told(path)
     np.savez(tmp_path / "numbers.npz", a=np.zeros(3))
     assert "is an archive, but none of PyTorch's" in told(tmp_path / "numbers.npz")
 

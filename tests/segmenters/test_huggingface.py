@@ -21,10 +21,10 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 import gandid
 from gandid.errors import GandidError, UsageError
-from gandid.segmenters import Segmenter
-from gandid.segmenters.preparation import Preparation
-from gandid.segmenters.names import check_background, name_classes
 from gandid.runs import fingerprint
+from gandid.segmenters import Segmenter
+from gandid.segmenters.names import check_background, name_classes
+from gandid.segmenters.preparation import Preparation
 
 NAMES = ["wall", "floor, flooring", "chair", "painting, picture", "lamp"]
 ID2LABEL = dict(enumerate(NAMES))

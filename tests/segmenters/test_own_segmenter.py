@@ -8,8 +8,8 @@ import torch
 
 import gandid
 from gandid.errors import GandidError, UsageError
-from gandid.segmenters import FunctionSegmenter, Segmenter
 from gandid.runs import fingerprint
+from gandid.segmenters import FunctionSegmenter, Segmenter
 
 CLASSES = ("dark", "bright", "red")
 

@@ -100,6 +100,8 @@ class HuggingFaceSegmenter(nn.Module):
             If the shape is another one, or the network does not take inputs of the size it is given.
         """
         several = len(self.scales) > 1
+        if not len(images):
+            return torch.empty(0, *images.shape[2:], dtype=torch.int64, device=self.device)
         return torch.cat([self._scores(part, normalized=several).argmax(1) for part in self._parts(images)])
 
     @torch.inference_mode()

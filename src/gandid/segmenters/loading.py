@@ -109,7 +109,7 @@ def confusion(segmenter: Segmenter) -> pd.DataFrame | None:
         return None
     import pandas as pd
 
-    return pd.read_csv(WEIGHTS / f"{name}-confusion.csv", index_col="true")
+    return pd.read_csv(WEIGHTS / f"{name}-confusion.csv", index_col="true", float_precision="round_trip")
 
 
 def _make(name: str, device: str | torch.device) -> Any:

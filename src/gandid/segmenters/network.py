@@ -102,6 +102,8 @@ class NetworkSegmenter(nn.Module):
                 f"this segmenter takes images of shape (N, 3, H, W) with H and W divisible by {multiple}, "
                 f"not {tuple(images.shape)}"
             )
+        if not len(images):
+            return self._each(images.new_zeros(1, *images.shape[1:]), reading)[:0]
         parts = images.split(_CHUNK if self.device.type == "cpu" else 16 * _CHUNK)
         return torch.cat([unfold_blocks(reading(self.network(part.to(self.device, torch.float32)))) for part in parts])
 

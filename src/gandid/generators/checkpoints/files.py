@@ -92,12 +92,12 @@ def _view(file: BinaryIO) -> mmap.mmap:
 def _read_zip(file: BinaryIO, view: mmap.mmap) -> Any:
     with zipfile.ZipFile(file) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
+        if any(name.endswith("/constants.pkl") for name in sizes):
+            raise UsageError("is refused: it is a TorchScript archive, which holds code; save the state_dict() instead")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise UsageError("is refused: it is a compressed archive, which PyTorch does not write")
         if len(sizes) < len(archive.infolist()) or sum(sizes.values()) > len(view):
             raise UsageError("is refused: entries of the archive lie on top of each other")
-        if any(name.endswith("/constants.pkl") for name in sizes):
-            raise UsageError("is refused: it is a TorchScript archive, which holds code; save the state_dict() instead")
         index = [name for name in sizes if name.endswith("/data.pkl")]
         if len(index) != 1:
             raise UsageError("is an archive, but none of PyTorch's")

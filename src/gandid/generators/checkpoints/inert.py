@@ -19,7 +19,7 @@ import numpy as np
 
 from gandid.errors import UsageError
 
-INSTRUCTIONS = 500_000  # of one pickle; a checkpoint with its optimizers has some 10,000
+INSTRUCTIONS = 100_000  # of one pickle; a checkpoint with its optimizers has some 10,000
 DIMENSIONS = 8  # of one array
 LARGEST_ITEM = 256 * 2**20  # bytes of one array or text
 
@@ -35,15 +35,11 @@ def short(text: object, length: int = 100) -> str:
 class StandIn:
     """Keeps what a pickle calls it with and what state it is given."""
 
-    args: tuple = ()
-    state: Any = None
-
     def __init__(self, *args: Any):
         self.args, self.state = args, None
 
-    def build(self, state: Any) -> None:
-        """Take the state that the pickle gives."""
-        self.state = state
+    args: tuple = ()
+    state: Any = None
 
 
 class Settings(StandIn):
@@ -65,6 +61,7 @@ class Storage(StandIn):
     """For a storage of PyTorch: how many numbers it holds."""
 
     numel = 0
+    itemsize = 0
 
 
 class Tensor(StandIn):
@@ -142,29 +139,16 @@ TORCH: Names = {
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor": Tensor,
     "torch._utils._rebuild_tensor_v2": Tensor,
-    "torch._utils._rebuild_parameter": StandIn,
-    "torch.Size": StandIn,
-    "torch.device": StandIn,
     "_codecs.encode": Encoded,
     "models.utils.config.BaseConfig": Settings,
 }
-SIZES = {
-    "Double": 8,
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Long": 8,
-    "Int": 4,
-    "Short": 2,
-    "Char": 1,
-    "Byte": 1,
-    "Bool": 1,
-}
-for _kind, _size in SIZES.items():
-    _storage = type(_kind, (Storage,), {"itemsize": _size})
-    TORCH |= {f"torch.{_kind}Storage": _storage, f"torch.cuda.{_kind}Storage": _storage}
-for _name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"):
-    TORCH[f"torch.{_name}"] = StandIn
+_KEPT = ["_utils._rebuild_parameter", "Size", "device", "float64", "float32", "float16", "bfloat16"]
+TORCH |= {f"torch.{name}": StandIn for name in [*_KEPT, "int64", "int32", "int16", "int8", "uint8", "bool"]}
+_SIZES = {8: ("Double", "Long"), 4: ("Float", "Int"), 2: ("Half", "BFloat16", "Short"), 1: ("Char", "Byte", "Bool")}
+for _size, _kinds in _SIZES.items():
+    for _kind in _kinds:
+        _storage = type(_kind, (Storage,), {"itemsize": _size})
+        TORCH |= {f"torch.{_kind}Storage": _storage, f"torch.cuda.{_kind}Storage": _storage}
 
 KARRAS: Names = {
     "tfutil.Network": Network,
@@ -174,12 +158,8 @@ KARRAS: Names = {
     "numpy.ndarray": StandIn,
     "numpy.dtype": Dtype,
 }
-for _numpy in ("numpy.core", "numpy._core"):
-    KARRAS |= {
-        f"{_numpy}.multiarray._reconstruct": Array,
-        f"{_numpy}.multiarray.scalar": Scalar,
-        f"{_numpy}.numeric._frombuffer": Buffer,
-    }
+_OF_NUMPY = {"multiarray._reconstruct": Array, "multiarray.scalar": Scalar, "numeric._frombuffer": Buffer}
+KARRAS |= {f"{core}.{name}": kind for core in ("numpy.core", "numpy._core") for name, kind in _OF_NUMPY.items()}
 
 
 class Stream:
@@ -238,7 +218,7 @@ class Unpickler(pickle._Unpickler):
             raise UsageError("is damaged: a storage has no name or size")
         storage = kind()
         storage.numel = numel
-        self.storages[key] = max(self.storages.get(key, 0), numel * kind.itemsize)  # type: ignore[attr-defined]
+        self.storages[key] = max(self.storages.get(key, 0), numel * kind.itemsize)
         return storage
 
     # The instructions that differ from Python's own.
@@ -253,7 +233,7 @@ class Unpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, StandIn):
             raise UsageError("is refused: it wants to set the state of something that is no part of a checkpoint")
-        target.build(state)
+        target.state = state
 
     def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -274,17 +254,27 @@ class Unpickler(pickle._Unpickler):
         self.append(self.read(size))  # and not first an array of that size
 
 
+PYTHON = """PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
+SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1
+TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL BINPERSID"""
+OURS = {
+    "REDUCE": Unpickler._call,
+    "NEWOBJ": Unpickler._call,
+    "BUILD": Unpickler._build,
+    "SETITEM": Unpickler._set_one,
+    "SETITEMS": Unpickler._set_many,
+    "BYTEARRAY8": Unpickler._bytearray,
+}
 CODES = {instruction.name: ord(instruction.code) for instruction in pickletools.opcodes}
+KNOWN = OURS | {name: pickle._Unpickler.dispatch[CODES[name]] for name in PYTHON.split()}
 
 
 class Instructions(dict[int, Callable[[Any], None]]):
-    """The instructions known."""
+    """The instructions that are known; any other one is refused."""
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
-        for name in CODES:
-            if CODES[name] == code:
-                raise UsageError(f"is refused: its pickle has the instruction {name}, which no checkpoint needs")
-        raise UsageError(f"is damaged: its pickle has the instruction {code}, which does not exist")
+        name = next((name for name, known in CODES.items() if known == code), f"number {code}")
+        raise UsageError(f"is refused: its pickle has the instruction {name}, which no checkpoint needs")
 
 
 def _counted(instruction: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -297,18 +287,4 @@ def _counted(instruction: Callable[[Any], None]) -> Callable[[Any], None]:
     return run
 
 
-PYTHON = """PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
-SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1
-TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL BINPERSID"""
-OURS = {
-    "REDUCE": Unpickler._call,
-    "NEWOBJ": Unpickler._call,
-    "BUILD": Unpickler._build,
-    "SETITEM": Unpickler._set_one,
-    "SETITEMS": Unpickler._set_many,
-    "BYTEARRAY8": Unpickler._bytearray,
-}
-Unpickler.dispatch = Instructions(
-    {CODES[name]: _counted(pickle._Unpickler.dispatch[CODES[name]]) for name in PYTHON.split()}
-    | {CODES[name]: _counted(instruction) for name, instruction in OURS.items()}
-)
+Unpickler.dispatch = Instructions({CODES[name]: _counted(instruction) for name, instruction in KNOWN.items()})

@@ -1,0 +1,68 @@
+"""A segmenter must label an image by the image alone: what does not is refused before anything is measured."""
+
+import pytest
+import torch
+
+import gandid
+from gandid.errors import UsageError
+from gandid.segmenters import FunctionSegmenter, check_segmenter
+
+IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class Own:
+    classes, background = ("dark", "bright"), ("dark",)
+
+    def __init__(self, label):
+        self.label = label
+
+    def __call__(self, images):
+        return self.label(images)
+
+
+def bright(images):
+    return (images.mean(1) > 0).long()
+
+
+def test_what_labels_each_image_alone_passes():
+    check_segmenter(Own(bright), IMAGES)
+    check_segmenter(Own(lambda images: bright(images).int().numpy()), IMAGES)
+    check_segmenter(gandid.load_segmenter("rooms"), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("label", "line"),
+    [
+        (lambda images: (images.mean(1) > images.mean()).long() * (len(images) > 1), "when it is alone"),
+        (lambda images: (images.mean(1) > images.mean()).long(), "when it is alone"),
+        (lambda images: bright(images) * (torch.arange(len(images)) % 2)[:, None, None], "when it is alone"),
+        (lambda images: torch.randint(0, 2, images[:, 0].shape), "the second time"),
+        (lambda images: bright(images.mul_(0.5)), "writes into the images"),
+        (lambda images: images.mean(1), "of type float32"),
+        (lambda images: bright(images) - 1, "labels from -1 to 0"),
+        (lambda images: bright(images) * 255, "labels from 0 to 255"),
+        (lambda images: bright(images)[:, ::2], "of shape"),
+        (lambda images: images[7], "fails on images of shape"),
+    ],
+)
+def test_what_does_not_is_refused_in_a_line(label, line):
+    with pytest.raises(UsageError, match=line) as refused:
+        check_segmenter(Own(label), IMAGES)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_function_may_write_into_its_input():
+    """It works on a copy: the labels are right, and the images are as they were."""
+    images = IMAGES.clone()
+    segmenter = FunctionSegmenter(lambda images: bright(images.sub_(images.mean((1, 2, 3), keepdim=True))), Own.classes)
+    check_segmenter(segmenter, images)
+    assert torch.equal(images, IMAGES)
+    assert torch.equal(segmenter(images), bright(images - images.mean((1, 2, 3), keepdim=True)))
+
+
+def test_the_measured_confusions_ship_with_the_weights():
+    for name in ("rooms", "rooms-dilated"):
+        matrix = gandid.segmenters.confusion(gandid.load_segmenter(name))
+        assert tuple(matrix.index) == tuple(matrix.columns) == gandid.load_segmenter(name).classes
+        assert matrix.sum(axis=1).sub(1).abs().max() < 1e-6 and matrix.to_numpy().diagonal().min() > 0.75
+    assert gandid.segmenters.confusion(Own(bright)) is None
