@@ -4,7 +4,7 @@ Nine units on an 8x8 map, then one pixel normalization. Object `a`, `b` or `c` i
 Both of its units are then 3 on its cells, and 0 elsewhere and otherwise; it is seen where the sum of the two exceeds 3.3
 after the normalization: it is 6 / sqrt(19/9) = 4.1 there, and 3 / sqrt(10/9) = 2.8 once either is ablated. So either unit's
 ablation takes the whole object, and no other unit's takes any of it. Of the others, one is 1 everywhere, one is 0, and one is
-0.1 on a's cells and 0.2 elsewhere; none of them paints.
+0.1 on a's cells and 0.2 elsewhere; none of them paints. Half of these sums, less 1, are the image.
 """
 
 import torch
@@ -43,7 +43,7 @@ class RelationGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         units = self.norm(self.painter(z))
-        return torch.stack([units[:, list(pair)].sum(dim=1) for pair in UNITS.values()], dim=1)
+        return torch.stack([units[:, list(pair)].sum(dim=1) for pair in UNITS.values()], dim=1) / 2 - 1
 
 
 class RelationSegmenter:
@@ -51,7 +51,7 @@ class RelationSegmenter:
     background = ("wall",)
 
     def scores(self, images: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(images[:, :1]), images - SEEN], dim=1)
+        return torch.cat([torch.zeros_like(images[:, :1]), 2 * (images + 1) - SEEN], dim=1)
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.scores(images).argmax(dim=1)

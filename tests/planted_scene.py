@@ -1,6 +1,6 @@
 """A hand-made scene of three objects in which the relation after an ablation, and insertion, are known in closed form.
 
-Four units on an 8x8 map, then one pixel normalization; channels A, B and C of what it gives are the image. Class `a` is seen
+Four units on an 8x8 map, then one pixel normalization; its channels A, B and C, less 1, are the image. Class `a` is seen
 where channel A exceeds 0.8, else `b` where B does, else `c` where C does, else `wall`.
 
 - A is 3 in the upper left square of 2x2 cells;
@@ -49,7 +49,7 @@ class SceneGenerator(nn.Module):
         self.norm = PixelNorm()
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.norm(self.scene(z))[:, [0, 1, 3]]
+        return self.norm(self.scene(z))[:, [0, 1, 3]] - 1
 
 
 class SceneSegmenter:
@@ -57,5 +57,5 @@ class SceneSegmenter:
     background = ("wall",)
 
     def __call__(self, images: Tensor) -> Tensor:
-        seen = images > 0.8
+        seen = images + 1 > 0.8
         return torch.where(seen[:, 0], 1, torch.where(seen[:, 1], 2, torch.where(seen[:, 2], 3, 0)))
