@@ -95,8 +95,8 @@ def load_segmenter(
     return segmenter
 
 
-def confusion(segmenter: Segmenter) -> pd.DataFrame | None:
-    """How an embedded segmenter confuses the classes of rooms, as measured on renders (`lab/first/confusion.py`).
+def confusion(segmenter: Segmenter | str) -> pd.DataFrame | None:
+    """How an embedded segmenter, or one of that name, confuses the classes of rooms, as measured by `lab.first.confusion`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def confusion(segmenter: Segmenter) -> pd.DataFrame | None:
         Rows the true class, columns the class that is named, both in the order of the segmenter's classes: shares of the true
         class's pixels, which sum to 1 in each row. None for a segmenter that has not been measured.
     """
-    name = getattr(segmenter, "name", None)
+    name = segmenter if isinstance(segmenter, str) else getattr(segmenter, "name", None)
     if name not in NAMED:
         return None
     import pandas as pd

@@ -1,1 +1,0 @@
-"""How the embedded weights were made: progressive growing of the generator, training of the segmenter."""
