@@ -214,7 +214,7 @@ def relate(ctx: click.Context, out: Path, **given: Any) -> None:
     click.echo(f"Written: {out}, {dataset}")
 
 
-@app.command(cls=Command, example="gandid report runs/latest", params=SHOWN)
+@app.command(cls=Command, example="gandid report runs/latest", params=[*SHOWN])
 @click.argument("folder", type=FILE)
 def report(folder: Path, **given: Any) -> None:
     """Estimate a run again from its panel, finished or not, and write its report."""
