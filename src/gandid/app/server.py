@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import json
 import logging
 import os
 import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from gandid.errors import UsageError
 
 COOKIE = "gandid-token"
 UPLOAD_LIMIT = 400 * 2**20  # bytes; the largest public PG-GAN checkpoint has 277 MB
+BODY_LIMIT = 2**20  # bytes of any other request; the page's own have some thousands
+UPLOAD = "/gradio_api/upload"
+# By these Gradio serves its copies of files, and what it fetches from elsewhere. The page shows nothing that needs them.
+NOT_SERVED = ("/gradio_api/file=", "/gradio_api/file/", "/gradio_api/proxy=")
 # Whatever a page may hold, the browser fetches nothing from elsewhere. Gradio's own scripts need eval and inline ones.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -105,6 +110,67 @@ def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
 
+class Bodies:
+    """Lets no request name a file but those that were uploaded, and lets nobody fetch what Gradio keeps.
+
+    Wherever in a body an object has a `path`, Gradio takes it for a file: it opens it, or fetches it if it is an address, and
+    keeps a copy. Its own check (see `make_app`) admits addresses and whatever lies in the folder of uploads.
+
+    Parameters
+    ----------
+    app : ASGI application
+    uploaded : container of str
+        The names that the upload has answered.
+    """
+
+    def __init__(self, app: Any, uploaded: Container[str]):
+        self.app, self.uploaded = app, uploaded
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] == UPLOAD:
+            await self.app(scope, receive, send)
+            return
+        if scope["path"].startswith(NOT_SERVED):
+            await PlainTextResponse("Uploaded files are not served.", 403)(scope, receive, send)
+            return
+        body = bytearray()
+        async for chunk in Request(scope, receive).stream():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                await PlainTextResponse("The request is too large.", 413)(scope, receive, send)
+                return
+        refused = self._refused(bytes(body))
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        read = False
+
+        async def receive_again() -> Any:
+            nonlocal read
+            if read:
+                return await receive()
+            read = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self.app(scope, receive_again, send)
+
+    def _refused(self, body: bytes) -> Response | None:
+        """The answer to a body that is not let through."""
+        named: list[Any] = []
+
+        def note(pairs: list[tuple[str, Any]]) -> None:  # of each object, a name that is given twice included
+            named.extend(value for key, value in pairs if key == "path")
+
+        try:
+            if body:
+                json.loads(body, object_pairs_hook=note)
+        except (ValueError, RecursionError):  # a form: Gradio has more routes that take files than the upload
+            return PlainTextResponse("The body is no JSON.", 400)
+        if all(isinstance(name, str) and name in self.uploaded for name in named):
+            return None
+        return PlainTextResponse("A file must be uploaded first.", 403)
+
+
 def serve_runs(app: FastAPI, runs: Path) -> None:
     """Serve the files of the folder of runs, and nothing beside it: no hidden file, no link that leads out."""
     root = runs.resolve()
@@ -123,7 +189,7 @@ def serve_runs(app: FastAPI, runs: Path) -> None:
 
 
 def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path, close: Callable[[], None]) -> FastAPI:
-    """The whole application: the guard, the files of runs, and the page at `/`."""
+    """The whole application: the guards, the files of runs, and the page at `/`."""
     import gradio as gr
 
     @asynccontextmanager
@@ -132,9 +198,10 @@ def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path
         close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(Bodies, uploaded=blocks.upload_file_set)
+    app.add_middleware(Guard, token=token)  # the outermost: nobody else's body is read
     serve_runs(app, runs)
-    return gr.mount_gradio_app(
+    app = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
@@ -148,6 +215,9 @@ def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path
         mcp_server=False,
         **look,
     )
+    # Gradio checks no path of a file before its page was launched, and a mounted page never counts as launched.
+    blocks.has_launched = True
+    return app
 
 
 def listen(host: str, port: int | None) -> socket.socket:
