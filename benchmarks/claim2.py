@@ -69,7 +69,7 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
         frame = effects.main[(effects.main["outcome"] == "inpainted") & (effects.main["kind"] == "object")]
         rows = frame.loc[frame["arm"].isin(list(same)), ["target", "object", "arm", "did", "se", "supported"]]
         named = list(zip(rows["target"], rows["object"], strict=True))
-        edited = panel["units"].sel(network="own", draw=0)
+        edited = panel["units"].sel(networks="own", draws=0)
         units = {target: edited.sel(target=target).values for target in effects.targets}
         units = {target: numbers[numbers >= 0] for target, numbers in units.items()}
         parts.append(
