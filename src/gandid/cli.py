@@ -40,8 +40,8 @@ class Option(click.Option):
 class Command(click.Command):
     """A command whose help page shows its options in groups."""
 
-    def __init__(self, *args: Any, example: str = "", **rest: Any):
-        super().__init__(*args, epilog=f"\b\nExample: {example}", **rest)
+    def __init__(self, name: str | None, example: str, **rest: Any):
+        super().__init__(name, epilog=f"\b\nExample: {example}", **rest)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group."""

@@ -71,7 +71,7 @@ class Lines(bars.Progress):
 
 def display(given: Mapping[str, Any]) -> bars.Progress:
     """A display of progress: bars on a terminal, else lines; nothing where the options `quiet` or `as_json` are given."""
-    console, silent = Console(stderr=True), given.get("quiet") or given.get("as_json")
+    console, silent = Console(stderr=True), bool(given.get("quiet") or given.get("as_json"))
     if not (silent or console.is_terminal):
         return Lines(disable=True)
     return bars.Progress(
