@@ -199,6 +199,14 @@ def test_outlines_enclose_their_mask() -> None:
     assert pictures.path(np.eye(4, dtype=bool)) == ""  # specks
 
 
+@pytest.mark.parametrize("side", [32, 64, 200, 256, 1024])
+def test_pictures_of_any_size_are_brought_to_one_without_new_colours(side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (side, side // 2, 3), np.uint8)
+    found = pictures.enlarged(image, 256)
+    assert 128 < max(found.shape) < 512
+    assert {tuple(colour) for colour in found.reshape(-1, 3)} <= {tuple(colour) for colour in image.reshape(-1, 3)}
+
+
 def test_a_change_is_counted_on_the_original_pixels() -> None:
     before, after = np.zeros((4, 4), int), np.zeros((4, 4), int)
     before[:2, :2] = 1

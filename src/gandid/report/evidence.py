@@ -66,8 +66,8 @@ def dose(run: Run, target: str) -> Chart | None:
     """Live and held against the dose; None where it was not measured."""
     panels, told, largest = [], [], (0.0, "live and held do not differ beyond noise")
     for outcome in OUTCOMES:
-        table, found = run.whole("dose", target, outcome), []
-        for regime, rows in _by_regime(run, table, "@", "dose"):
+        found: list[Curve] = []
+        for regime, rows in _by_regime(run, run.whole("dose", target, outcome), "@", "dose"):
             rows = rows.sort_values("dose")
             sound = run.supported(target, regime)
             found += [] if found else [_curve("live", rows, "live", "live", False)]
@@ -75,10 +75,10 @@ def dose(run: Run, target: str) -> Chart | None:
             said = [f"{100 * row['dose']:.0f} % {number(100 * row['did'])}" for row in rows.to_dict("records")]
             told.append(f"{_name(outcome)}, live minus {regime.label} by dose: {', '.join(said)}")
             clear = rows[(rows["ci_low"] > 0) | (rows["ci_high"] < 0)]
-            if sound and len(clear):
-                row = clear.loc[clear["did"].abs().idxmax()].to_dict()
+            if sound and regime == run.leading(target) and len(clear):
+                row = max(clear.to_dict("records"), key=lambda row: abs(row["did"]))
                 verb = VERBS[outcome, CAUSED if row["did"] > 0 else PREVENTED].removeprefix("Normalization ")
-                text = f"normalization {verb} {size(row)} of it at {100 * row['dose']:.0f} % of the ablation"
+                text = f"normalization {verb} {size(row)} of it at {100 * row['dose']:.0f} % of the ablation ({regime.label})"
                 largest = max(largest, (abs(row["did"]), text))
         if found:
             panels.append((f"{_name(outcome)}, % of the {target}’s pixels", found))
@@ -99,8 +99,12 @@ def sites(run: Run, target: str) -> Chart | None:
         return None
     name, lines = max(groups, key=lambda group: max(abs(line.value) for line in group[1]))
     top = max(lines, key=lambda line: abs(line.value))
-    title = f"Sites: {top.label} has the largest share, {number(top.value)} points of {name.lower()}"
-    return _forest(title, groups, "share in live minus held, percentage points")
+    title = f"{top.label} has the largest share, {number(top.value)} points of {name.lower()}"
+    return _forest(
+        f"Sites: {'all held at once is out of range' if top.hollow else title}",
+        groups,
+        "share in live minus held, percentage points",
+    )
 
 
 def placebos(run: Run, target: str) -> Chart | None:
@@ -151,9 +155,10 @@ def _cells(label: str, rows: Sequence[Row | None]) -> dict[str, Any]:
 
 def _by_regime(run: Run, table: pd.DataFrame, mark: str, key: str) -> list[tuple[Regime, pd.DataFrame]]:
     """The rows of each regime, of arms that are named after it and a `mark`; those of identical arms once."""
+    table = table[table["did"].notna()]
     arms = table["arm"].str.split(mark).str[0]
     found = [(regime, table[arms.isin(regime.names)].drop_duplicates(key)) for regime in run.regimes]
-    return [(regime, rows) for regime, rows in found if len(rows) and rows["did"].notna().any()]
+    return [(regime, rows) for regime, rows in found if len(rows)]
 
 
 def _forest(title: str, groups: Groups, axis: str, relevant: float = 0.0) -> Chart:

@@ -196,6 +196,7 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
         "target": one.target,
         "regime": one.regime.label,
         "outside": not run.supported(one.target, one.regime),
+        "which": f"the clearest of {count(len(examples.images), 'example')}",
         "original": plain(images[0], f"An image with {article(one.target)}, unedited"),
         "live": edited(run, one.target, place, live),
         "held": edited(run, one.target, place, held),

@@ -5,6 +5,7 @@ What the page says is gathered here, as plain values; how it looks is in ``templ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ ARMS = {
     "first": "only at the first site, which the ablation reaches directly",
     "all": "at all sites after the edited layer",
 }
-ASSUMED = "its unedited images are not the network’s own: the reading assumes that both would have moved alike"
+ASSUMED = "unedited images are not the network’s own, and it is assumed that both would have moved alike"
 
 
 def build(folder: Path) -> Path:
@@ -142,7 +143,7 @@ def _style() -> str:
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{charts.STYLE}\n{sheet}"
 
 
-def _drawn(found: dict[str, charts.Chart | None], where: Path) -> list[Markup]:
+def _drawn(found: Mapping[str, charts.Chart | None], where: Path) -> list[Markup]:
     """Charts as the page shows them; each is also written as a file of its name."""
     there = {name: chart for name, chart in found.items() if chart is not None}
     for name, chart in there.items():
@@ -154,11 +155,14 @@ def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
     """What unfolds of one target."""
     estimable = run.estimable(one.target)
     kinds = {"dose": evidence.dose, "sites": evidence.sites, "random-units": evidence.placebos} if estimable else {}
-    facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {count(len(run.units[one.target]), 'unit')} ablated"
+    units = count(len(run.units[one.target]), "unit")
+    facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {units} ablated"
+    if estimable:
+        facts += f"; the verdict is on {one.regime.label}{'' if one.regime.exact else f', where {ASSUMED}'}"
     return {
         "name": one.target,
         "slug": slug,
-        "facts": f"{facts}; the verdict is on {one.regime.label}" if estimable else facts,
+        "facts": facts,
         "table": evidence.table(run, one.target) if estimable else None,
         "strip": _strip(run, one.target, where / f"examples-{slug}.png") if one.target in run.examples else None,
         "charts": _drawn({f"{kind}-{slug}": draw(run, one.target) for kind, draw in kinds.items()}, where),
@@ -218,7 +222,7 @@ def _types(run: Run) -> dict[str, Any] | None:
 
 def _checks(run: Run) -> dict[str, Any]:
     """By check, how often it is passed, and the lines that are not, those that failed first."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for name, rows in run.checks.groupby("check", sort=False):
         bad = rows[rows["verdict"] != "ok"].sort_values("verdict", key=lambda said: said != "failed", kind="stable")
         lines = [

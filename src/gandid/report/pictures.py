@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,17 +121,18 @@ def picture(image: np.ndarray) -> str:
 
 
 def enlarged(image: np.ndarray, side: int) -> np.ndarray:
-    """An image enlarged by a whole factor to about `side` pixels, so that nothing blurs it."""
-    factor = max(1, round(side / max(image.shape[:2])))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    """An image brought to about `side` pixels by a whole factor, so that nothing blurs it; a large one is thinned out."""
+    longest = max(image.shape[:2])
+    factor, every = max(1, round(side / longest)), max(1, longest // side)
+    return image[::every, ::every].repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def write_mosaic(path: Path, rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], side: int = 256) -> None:
+def write_mosaic(path: Path, rows: Iterable[Iterable[np.ndarray]], heads: Sequence[str], side: int = 256) -> None:
     """Write images (H, W, 3) of one size as one PNG, in rows, enlarged without blur under the heads of their columns."""
     large = [[enlarged(image, side) for image in row] for row in rows]
     height, width = large[0][0].shape[:2]
     gap, head = 8, 30
-    sheet = Image.new("RGB", (len(heads) * (width + gap) - gap, head + len(rows) * (height + gap) - gap), "white")
+    sheet = Image.new("RGB", (len(heads) * (width + gap) - gap, head + len(large) * (height + gap) - gap), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for column, text in enumerate(heads):
         pen.text((column * (width + gap), 6), text, fill="#1c1e22", font=font)

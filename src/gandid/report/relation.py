@@ -94,7 +94,7 @@ def _excited(run: Run, unit: int) -> dict[str, str] | None:
     image = found["image"].sel(shown=latent).values
     threshold = own["threshold"]
     # With one threshold per class, that of the class which the unit fits best.
-    value = float(threshold.isel(object=int(own["iou"].argmax())) if "object" in threshold.dims else threshold)
+    value = float(threshold.isel(object=int(own["iou"].values.argmax())) if "object" in threshold.dims else threshold)
     scale = min(1.0, OUTLINED / max(image.shape[:2]))
     size = round(image.shape[0] * scale), round(image.shape[1] * scale)
     region = pictures.upsampled(own["top_map"].values[0].astype(np.float32), size) > value

@@ -50,7 +50,7 @@ def points(row: Mapping[Any, Any]) -> str:
     if math.isnan(row["did"]):
         return "–"
     if never_differed(row):
-        return f"0 in all {row['n']:,} images"
+        return f"0 in all {row['n']:,.0f} images"
     value, (low, high) = 100 * row["did"], (100 * end for end in ends(row))
     places = digits(low, high)
     if not math.isfinite(high - low):
