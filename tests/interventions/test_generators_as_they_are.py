@@ -100,6 +100,23 @@ def test_images_that_are_not_numbers_are_refused_and_counted():
         Runner(Never(), "spread")
 
 
+def test_images_of_bytes_are_refused_and_latents_may_be_written_into():
+    class Bytes(Plain):
+        def forward(self, z: Tensor) -> Tensor:
+            return (super().forward(z) * 127 + 128).byte()
+
+    class Writes(Plain):
+        def forward(self, z: Tensor) -> Tensor:
+            return super().forward(z.mul_(2))
+
+    with pytest.raises(UsageError, match="uint8"):
+        Runner(Bytes(), "spread")
+    z = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
+    kept, runner = z.clone(), Runner(Writes(), "spread")
+    torch.testing.assert_close(runner.run(z, [REFERENCE])[0], Plain()(2 * kept))
+    assert torch.equal(z, kept)
+
+
 @pytest.mark.parametrize(("scale", "shift", "range_"), [(0.5, 0.5, "from 0"), (127.5, 127.5, "to 2")])
 def test_colours_of_another_range_are_told(scale, shift, range_):
     class Rescaled(Plain):

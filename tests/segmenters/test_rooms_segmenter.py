@@ -8,10 +8,8 @@ from safetensors.torch import save_file
 
 from gandid.errors import UsageError
 from gandid.segmenters import NAMED, SECOND, Segmenter, load_segmenter
-from gandid.segmenters.dilated import Dilated
 from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
-from gandid.segmenters.pixelwise import unfold_blocks
-from gandid.segmenters.unet import UNet
+from gandid.segmenters.pixelwise import Dilated, UNet, unfold_blocks
 from lab.first import rooms
 from lab.first.segmenter import evaluate_segmenter, fold_blocks, folded, quality_bars
 

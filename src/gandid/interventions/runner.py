@@ -223,7 +223,7 @@ class Runner:
                     constant = self._constants.get(name)
                     governed = _governed(self._sites[name], holding, (blocks, n), readings if read else None, constant)
                     stack.enter_context(governed)
-            inputs = z.repeat(len(arms), 1) if early else z
+            inputs = z.repeat(len(arms), 1) if early else z.clone()  # a generator may write into its latents
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         self._check_once(fans)
         for scales in (readings.taken, readings.held) if blocks > len(arms) else ():
@@ -286,7 +286,7 @@ class Runner:
     def _generate(self, z: Tensor) -> Tensor:
         """Images of latents as the generator makes them, with an error that says what a generator must be."""
         try:
-            images = self.generator(z)
+            images = self.generator(z.clone())  # into which it may write
         except (GandidError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -298,6 +298,10 @@ class Runner:
         if len(shape) != 4 or shape[:2] != (len(z), 3):
             got = f"images of shape {tuple(shape)}" if shape else f"a {type(images).__name__}"
             raise UsageError(f"the generator gives {got} for {len(z)} latents: it must give (N, 3, height, width)")
+        if not images.is_floating_point():
+            raise UsageError(
+                f"the generator gives images of type {images.dtype}: they must be floats, about in [-1, 1]"
+            )
         return images
 
     def _check_images(self, z: Tensor, images: Tensor) -> None:

@@ -10,9 +10,7 @@ from torch import nn
 
 from gandid.errors import UsageError
 from gandid.files import read_safetensors, write_safetensors
-from gandid.segmenters.dilated import Dilated
-from gandid.segmenters.pixelwise import PixelNetwork, unfold_blocks
-from gandid.segmenters.unet import UNet
+from gandid.segmenters.pixelwise import Dilated, PixelNetwork, UNet, unfold_blocks
 
 FORMAT = "gandid-segmenter-1"
 ARCHITECTURES: dict[str, type[PixelNetwork]] = {"unet": UNet, "dilated": Dilated}
