@@ -156,7 +156,7 @@ class Execution:
             if draws >= len(energy):
                 energy = self._draw(edits, draws)
         names = [str(name) for name in there["segmenter"].values]
-        second = None if config.chunk and config.numbers()[0] else study.second_name(config)
+        second = study.second_name(config)
         names = list(dict.fromkeys([*names, *([second] if second else [])]))
         self.segmenters = {name: study.second_segmenter(name) if s else study.segmenter for s, name in enumerate(names)}
         sites = [site for site, responds in study.runner.responds.items() if responds] if config.sites else []

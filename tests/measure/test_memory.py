@@ -8,14 +8,15 @@ import pytest
 
 PEAK = """
 import resource, sys
+from pathlib import Path
 sys.path[:0] = {path!r}
 from planted import PlantedGenerator, PlantedSegmenter
-import gandid, gandid.report
-study = gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=5, memory=2**30)
+from gandid.report import build
+from gandid.study import Study
+study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=5, memory=2**30)
 store, n = sys.argv[1], int(sys.argv[2])
 panel = study.run({{"a": [0], "b": [1]}}, control=["capped", "frozen"], latents=n, store=store)
-effects = gandid.did(panel)
-gandid.report.build(store, effects)
+build(Path(store))
 assert panel.sizes["latent"] == n
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

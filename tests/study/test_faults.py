@@ -15,11 +15,9 @@ import pytest
 import xarray as xr
 import yaml
 
-import gandid
 from gandid.errors import GandidError, UsageError
-from gandid.studies import open_panel
-from gandid.studies.folder import is_finished
-from gandid.studies.store import PanelStore
+from gandid.panel.store import PanelStore, read_panel
+from gandid.runs import is_finished, open_panel
 
 KILLS = 20
 
@@ -44,14 +42,29 @@ def same_files(one, other):
         assert all(np.array_equal(a[name], b[name], equal_nan=a[name].dtype.kind == "f") for name in a.files)
 
 
+EXTRAS = {"dose": (0, 0.5, 1), "sites": "shapley", "placebos": 2}
+
+
+def agrees(panel, truth):
+    """Whether all that a panel says was measured is what an unbroken run measured; the rows that each arm has."""
+    assert panel["arm"].values.tolist() == truth["arm"].values.tolist()[: panel.sizes["arm"]]
+    for a, rows in enumerate(panel["measured"].values[0]):
+        for name in ("pixels", "inside"):
+            np.testing.assert_array_equal(panel[name].values[:, :rows, :, a], truth[name].values[:, :rows, :, a])
+    own = panel[["strain", "gain", "range"]].isel(arm=slice(6))
+    xr.testing.assert_equal(own.load(), truth[list(own)].isel(latent=slice(panel.sizes["latent"]), arm=slice(6)))
+    return tuple(panel["measured"].values[0])
+
+
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(truth, processes, tmp_path):
-    panel, unbroken = truth
-    store = tmp_path / "run"
-    moments, whole, lengths, kills = random.Random(0), 10.0, set(), 0
+@pytest.mark.parametrize("extras", [{}, EXTRAS])
+def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(processes, tmp_path, extras):
+    unbroken, store = tmp_path / "unbroken", tmp_path / "run"
+    panel = killable.planted(unbroken, **extras)
+    moments, whole, seen, kills = random.Random(0), 10.0, set(), 0
     while kills < KILLS:
         start = time.monotonic()
-        process = processes.Process(target=killable.main, args=(str(store), "0.03"))
+        process = processes.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.03, **extras})
         process.start()
         process.join(moments.uniform(0.02, 1.0) * whole)
         if process.is_alive():
@@ -62,17 +75,36 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(truth, proce
             assert process.exitcode == 0
             whole = min(whole, time.monotonic() - start)
         if (store / "panel.zarr").exists():
-            with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
-                n = read.sizes["latent"]
-                part = read[["pixels", "inside", "strain", "gain"]].load().drop_attrs()
-                xr.testing.assert_identical(part, panel[list(part)].isel(latent=slice(n)).drop_attrs())
-                lengths.add(n)
+            seen.add(agrees(read_panel(store / "panel.zarr"), panel))
         if is_finished(store):
             same_files(store, unbroken)
             shutil.rmtree(store)
-    assert len(lengths) > 1  # they were killed at different points
-    xr.testing.assert_identical(killable.planted(store), panel)
+    assert len(seen) > 2  # it was killed at different points
+    xr.testing.assert_identical(killable.planted(store, **extras), panel)
     same_files(store, unbroken)
+
+
+def test_a_killed_run_of_every_kind_of_arm_loses_one_chunk_at_most(processes, tmp_path):
+    store, truth = tmp_path / "run", killable.planted(None, latents=24, **EXTRAS)
+    kinds = {"live": 4, "live@0.5": 4, "capped:all#1": 16, "live#2": 1}  # killed once an arm has so many latents
+    for arm, enough in kinds.items():
+        process = processes.Process(
+            target=killable.planted, args=(store,), kwargs={"latents": 24, "slow": 0.05, **EXTRAS}
+        )
+        process.start()
+        while True:
+            assert process.is_alive()
+            if (store / "panel.zarr").exists():
+                panel = read_panel(store / "panel.zarr")
+                if arm in panel["arm"].values and int(panel["measured"].sel(arm=arm)[0]) >= enough:
+                    break
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+        before = read_panel(store / "panel.zarr").load()
+        agrees(before, truth)
+        assert int(before["measured"].sel(arm=arm)[0]) >= enough
+    xr.testing.assert_identical(killable.planted(store, latents=24, **EXTRAS), truth)
 
 
 def test_a_panel_can_be_read_while_it_is_written(truth, processes, tmp_path):
@@ -83,31 +115,13 @@ def test_a_panel_can_be_read_while_it_is_written(truth, processes, tmp_path):
     seen = set()
     while process.is_alive():
         if (store / "panel.zarr").exists():
-            with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
-                n = read.sizes["latent"]
-                assert np.array_equal(read["inside"].values, panel["inside"].values[:n])
-                seen.add(n)
+            read = read_panel(store / "panel.zarr")
+            n = read.sizes["latent"]
+            assert np.array_equal(read["inside"].values, panel["inside"].values[:, :n])
+            seen.add(n)
         time.sleep(0.02)
     assert process.exitcode == 0
     assert len(seen) > 3
-
-
-def test_what_was_not_published_is_cut_off(truth, tmp_path):
-    panel, unbroken = truth
-    store = tmp_path / "run"
-    killable.planted(store, latents=40)
-    published = (store / "panel.zarr" / ".zmetadata").read_bytes()
-    sums = {path.name: path.read_bytes() for path in store.glob(".sums-*")}
-    killable.planted(store)
-    # As if the second run had been killed just before it published its first chunk, with everything else written.
-    (store / "panel.zarr" / ".zmetadata").write_bytes(published)
-    for name, content in sums.items():
-        (store / name).write_bytes(content)
-    (store / "panel.zarr" / "pixels" / "0.0.0.0.abc.partial").write_bytes(b"half")
-    assert PanelStore(store / "panel.zarr").latents == list(range(40))
-    assert not list((store / "panel.zarr").rglob("*.partial"))
-    xr.testing.assert_identical(killable.planted(store), panel)
-    same_files(store, unbroken)
 
 
 def test_latents_are_added_to_a_panel(truth, tmp_path):
@@ -119,16 +133,6 @@ def test_latents_are_added_to_a_panel(truth, tmp_path):
         killable.planted(tmp_path / "run", latents=60)
 
 
-def test_a_panel_whose_hidden_files_were_lost_is_extended(truth, tmp_path):
-    panel, _ = truth
-    killable.planted(tmp_path / "run", latents=40)
-    for hidden in tmp_path.glob("run/.*"):
-        hidden.unlink()
-    extended = killable.planted(tmp_path / "run")
-    xr.testing.assert_identical(extended["inside"], panel["inside"])
-    xr.testing.assert_allclose(extended[["gain_map", "inpainted_map"]], panel[["gain_map", "inpainted_map"]])
-
-
 def test_what_a_killed_writer_left_beside_a_file_is_in_nobodys_way(tmp_path):
     store = tmp_path / "run"
     store.mkdir()
@@ -137,11 +141,17 @@ def test_what_a_killed_writer_left_beside_a_file_is_in_nobodys_way(tmp_path):
     assert not (store / ".4711-config.yaml").exists()
 
 
-def test_a_finished_run_computes_nothing(truth, monkeypatch):
+class Refuses:
+    """Measures nothing."""
+
+    def map(self, setting, tasks):
+        raise AssertionError("measured again")
+
+
+def test_a_finished_run_computes_nothing(truth):
     panel, store = truth
-    monkeypatch.setattr(gandid.Study, "_fill", lambda *_: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    xr.testing.assert_identical(killable.planted(store), panel)
+    xr.testing.assert_identical(killable.planted(store, executor=Refuses()), panel)
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before | {
         store / ".lock": (store / ".lock").stat().st_mtime_ns
     }
@@ -185,7 +195,7 @@ def test_two_runs_do_not_share_a_folder(processes, tmp_path):
 
 def test_a_damaged_chunk_is_found(truth, tmp_path):
     shutil.copytree(truth[1], tmp_path / "run")
-    chunk = tmp_path / "run" / "panel.zarr" / "inside" / "0.0.0.0"
+    chunk = tmp_path / "run" / "panel.zarr" / "inside" / "0.0.0.0.0"
     content = bytearray(chunk.read_bytes())
     content[-3] ^= 1
     chunk.write_bytes(content)
@@ -194,13 +204,13 @@ def test_a_damaged_chunk_is_found(truth, tmp_path):
 
 
 def test_a_folder_that_is_taken_away(truth, tmp_path, monkeypatch):
-    append, store = PanelStore.append, tmp_path / "run"
+    write, store = PanelStore.write, tmp_path / "run"
 
-    def then_remove(self, rows, sums):
-        append(self, rows, sums)
+    def then_remove(self, *measured):
+        write(self, *measured)
         shutil.rmtree(store)
 
-    monkeypatch.setattr(PanelStore, "append", then_remove)
+    monkeypatch.setattr(PanelStore, "write", then_remove)
     with pytest.raises(GandidError, match="was removed while the study ran") as error:
         killable.planted(store)
     assert "\n" not in str(error.value)
@@ -267,3 +277,12 @@ def test_an_interrupted_ranking_goes_on(tmp_path, processes):
     assert done
     xr.testing.assert_allclose(killable.planted(tmp_path / "run"), unbroken)
     assert not ranking.exists()
+
+
+def test_a_run_of_the_first_version_gets_one_line(truth, tmp_path):
+    shutil.copytree(truth[1], tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    config["precision"] = config.pop("dtype")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UsageError, match=r"was made by gandid 0\.1: run the study again"):
+        killable.planted(tmp_path / "run")

@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 from planted import PlantedGenerator, PlantedSegmenter
 
-import gandid
-from gandid.studies.latents import latents
+from gandid.estimation import did
+from gandid.latents import latents
+from gandid.study import Study
 
 TARGETS = {"a": [0]}
 
 
 def effects_of(faint: float, n: int = 40):
-    study = gandid.Study(PlantedGenerator(faint), PlantedSegmenter(), layer="paint", seed=3)
+    study = Study(PlantedGenerator(faint), PlantedSegmenter(), layer="paint", seed=3)
     panel = study.run(TARGETS, control=["capped", "frozen"], hold=["first", "all"], latents=n)
-    frame = gandid.did(panel).to_frame().set_index(["target", "object", "outcome", "control", "held"])
+    frame = (
+        did(panel).to_frame().query("contrast == 'did'").set_index(["target", "object", "outcome", "control", "held"])
+    )
     return panel, frame
 
 
@@ -51,12 +54,12 @@ def test_the_gain_is_the_closed_form():
     np.testing.assert_allclose(panel["gain"].sel(target="a"), expected, rtol=1e-6)
     np.testing.assert_allclose(panel["gain_outside"].sel(target="a"), 1, rtol=1e-6)
     assert panel["gain_error"].max() < 1e-6
-    checks = gandid.did.checks(panel)
+    checks = did(panel).checks
     assert (checks.loc[checks.check.isin(["gain", "baseline_gap"]), "verdict"] == "ok").all()
 
 
 def test_units_are_ranked_by_their_effect():
-    study = gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
+    study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
     relation = study.relate(latents=16)
     ace = relation["ace"].sel(object="a").values
     np.testing.assert_allclose(ace, [0.5, 0, 0])  # A paints half of the image; nobody else paints any of `a`

@@ -7,11 +7,13 @@ import xarray as xr
 import yaml
 from planted import PlantedGenerator, PlantedSegmenter
 
-import gandid
+from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
+from gandid.estimation import did
 from gandid.generators import Generator
-from gandid.studies import StudyConfig, read_config
-from gandid.studies.latents import latents
+from gandid.latents import latents
+from gandid.runs import merge, open_panel, read_config
+from gandid.study import Study
 
 
 class Thirds:
@@ -29,8 +31,8 @@ def tiny(seed: int = 0) -> Generator:
     return Generator((8, 8, 6), latent_dim=5).eval()
 
 
-def planted_study() -> gandid.Study:
-    return gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
+def planted_study() -> Study:
+    return Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
 
 
 def test_a_latent_does_not_depend_on_its_company():
@@ -43,19 +45,19 @@ def test_a_latent_does_not_depend_on_its_company():
 def test_the_panel_does_not_depend_on_the_batch():
     panels = []
     for rows in (400, 20, 4):  # 4 rows hold less than the arms of one latent
-        study = gandid.Study(tiny(), Thirds(), layer="layer2")
+        study = Study(tiny(), Thirds(), layer="layer2")
         study.rows = rows
         panels.append(study.run({"red": [0, 1], "green": [2]}, control=["capped", "frozen"], latents=12))
     for panel in panels[1:]:
         assert set(panel) == set(panels[0])
         for name in panel:
             # Convolutions of another batch size may round otherwise; a pixel at the threshold may then change sides.
-            atol = 1 if name in ("pixels", "inside") else 0.2 if name == "inpainted_map" else 1e-4
+            atol = 1 if name in ("pixels", "inside") else 1e-4
             np.testing.assert_allclose(panels[0][name], panel[name], atol=atol)
 
 
 def test_arms_that_are_the_same_are_run_once_and_equal():
-    panel = gandid.Study(tiny(), Thirds(), layer="layer2").run(
+    panel = Study(tiny(), Thirds(), layer="layer2").run(
         {"red": [0, 1]}, control=["capped", "frozen"], hold=["first", "all"], latents=6
     )
     assert (
@@ -70,7 +72,7 @@ def test_arms_that_are_the_same_are_run_once_and_equal():
 
 @pytest.mark.parametrize("ablation", ["mean", "resample"])
 def test_other_ablations_run(ablation):
-    panel = gandid.Study(tiny(), Thirds(), layer="layer2").run(
+    panel = Study(tiny(), Thirds(), layer="layer2").run(
         {"red": [0, 1]}, control=["capped", "frozen"], latents=6, ablation=ablation, ranking_latents=70
     )
     assert panel.attrs["ablation"] == ablation
@@ -79,7 +81,7 @@ def test_other_ablations_run(ablation):
 
 
 def test_alpha_zero_changes_nothing():
-    panel = gandid.Study(tiny(), Thirds(), layer="layer2").run({"red": [0, 1]}, latents=6, alpha=0.0)
+    panel = Study(tiny(), Thirds(), layer="layer2").run({"red": [0, 1]}, latents=6, alpha=0.0)
     live, reference = panel["pixels"].sel(arm="live"), panel["pixels"].sel(arm="reference")
     assert (live.values == reference.values).all()
 
@@ -90,8 +92,7 @@ def test_a_run_is_written_and_read_back(tmp_path):
     assert {p.name for p in store.iterdir() if not p.name.startswith(".")} == {
         "config.yaml", "panel.zarr", "relation.zarr", "relation.csv", "types.csv", "effects.csv", "checks.csv", "examples.npz",
     }  # fmt: skip
-    with xr.open_zarr(store / "panel.zarr", chunks=None) as stored:
-        xr.testing.assert_equal(stored.load(), panel)
+    xr.testing.assert_identical(open_panel(store), panel)
     config = read_config(store)
     assert config["resolved"]["chosen"] == {"a": [0]}
     assert len(config["resolved"]["weights"]["generator"]) == 64
@@ -102,10 +103,9 @@ def test_a_run_is_written_and_read_back(tmp_path):
 
 def test_a_target_that_is_never_seen_is_not_estimable():
     panel = planted_study().run(["a", "never"], units=1, latents=10, ranking_latents=4)
-    effects = gandid.did(panel)
+    effects = did(panel)
     frame = effects.to_frame()
     assert not frame.loc[frame.target == "never", "estimable"].any()
-    assert "No image of 10 shows 'never': not estimable." in effects.sentences()
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_bad_requests_get_one_line(tmp_path, asked, told):
 
 def test_a_layer_is_needed_and_must_have_something_after_it():
     with pytest.raises(UsageError, match="unknown layer 'layer7': this generator has paint"):
-        gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="layer7")
+        Study(PlantedGenerator(), PlantedSegmenter(), layer="layer7")
     with pytest.raises(UsageError, match="nothing to hold"):
-        gandid.Study(PlantedGenerator(), PlantedSegmenter(), layer="norm")
+        Study(PlantedGenerator(), PlantedSegmenter(), layer="norm")
     with pytest.raises(UsageError, match="name the layer to edit: this generator has paint"):
-        gandid.Study(PlantedGenerator(), PlantedSegmenter())
+        Study(PlantedGenerator(), PlantedSegmenter())
 
 
 def test_configuration_files_are_checked(tmp_path):
@@ -146,7 +146,11 @@ def test_configuration_files_are_checked(tmp_path):
     path.write_text(yaml.safe_dump({"layer": "layer4", "targets": "lamp", "latents": 64}))
     config = StudyConfig.read(path, latents=32)
     assert (config.targets, config.latents) == (("lamp",), 32)
-    for text, told in [("layer: [", "not YAML"), ("- a", "holds no configuration"), ("lyer: x", "lyer")]:
+    for text, told in [
+        ("layer: [", "not YAML"),
+        ("- a", "holds no configuration"),
+        ("lyer: x", "study.yaml: unknown setting 'lyer': did you mean 'layer'"),
+    ]:
         path.write_text(text)
         with pytest.raises(UsageError, match=told):
             StudyConfig.read(path)
@@ -154,10 +158,10 @@ def test_configuration_files_are_checked(tmp_path):
 
 def test_half_precision_is_the_same_study_to_its_rounding():
     panels = [
-        gandid.Study(tiny(), Thirds(), layer="layer2", precision=precision).run({"red": [0, 1]}, latents=12)
-        for precision in ("fp32", "bf16")
+        Study(tiny(), Thirds(), layer="layer2", dtype=dtype).run({"red": [0, 1]}, latents=12)
+        for dtype in ("fp32", "bf16")
     ]
-    assert [panel.attrs["precision"] for panel in panels] == ["fp32", "bf16"]
+    assert [panel.attrs["dtype"] for panel in panels] == ["fp32", "bf16"]
     np.testing.assert_allclose(panels[0]["gain"], panels[1]["gain"], rtol=0.02)
     assert not np.array_equal(panels[0]["gain"], panels[1]["gain"], equal_nan=True)
     assert panels[1]["gain_error"].max() < 0.02
@@ -165,16 +169,14 @@ def test_half_precision_is_the_same_study_to_its_rounding():
 
 
 def test_a_memory_budget_bounds_the_batch():
-    rows = [gandid.Study(tiny(), Thirds(), layer="layer2", memory=2**mib).rows for mib in (20, 21, 30)]
+    rows = [Study(tiny(), Thirds(), layer="layer2", memory=2**mib).rows for mib in (20, 21, 30)]
     assert 2 <= rows[0] < rows[1] <= 2 * rows[0] + 1
     assert rows[2] == 128
     with pytest.raises(UsageError, match="0 MiB of memory hold no pair of images: this study needs"):
-        gandid.Study(tiny(), Thirds(), layer="layer2", memory=1000)
+        Study(tiny(), Thirds(), layer="layer2", memory=1000)
 
 
 def test_parts_are_merged_into_the_whole(tmp_path):
-    from gandid.studies.merge import merge
-
     def part(chunk, name, **asked):
         return planted_study().run({"a": [0]}, latents=30, chunk=chunk, store=tmp_path / name, **asked)
 
@@ -182,7 +184,7 @@ def test_parts_are_merged_into_the_whole(tmp_path):
     parts = [part(f"{k}/3", f"part-{k}") for k in (1, 2, 3)]
     assert [panel["latent"].values.tolist() for panel in parts] == [[*range(10)], [*range(10, 20)], [*range(20, 30)]]
     merged = merge([tmp_path / f"part-{k}" for k in (1, 2, 3)], tmp_path / "merged")
-    xr.testing.assert_allclose(merged, whole)
+    xr.testing.assert_identical(merged, whole)
     assert (tmp_path / "merged" / "effects.csv").read_bytes() == (tmp_path / "whole" / "effects.csv").read_bytes()
     for runs, told in [
         (["part-1", "part-1"], "latent 0 is in more than one"),
@@ -214,7 +216,7 @@ class Small(Thirds):
 def test_running_out_of_memory_halves_the_batch_and_goes_on():
     def run(holds):
         segmenter = Small()
-        study = gandid.Study(tiny(), segmenter, layer="layer2")
+        study = Study(tiny(), segmenter, layer="layer2")
         segmenter.holds = holds
         panel = study.run(["red", "green"], units=2, control=["capped", "frozen"], latents=20, ranking_latents=3)
         return panel, study.rows

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gandid.did import stopping
+from gandid.config import StudyConfig
 from gandid.errors import UsageError
-from gandid.report import build
-from gandid.studies import StudyConfig
-from gandid.studies.folder import read_config, stopping_in_words
+from gandid.estimation import stopping
+from gandid.panel.store import read_panel
+from gandid.runs import read_config
 
 # What is in-painted of `a` is all or nothing, each in half of the latents: 1.5 / sqrt(n) is as wide a sequence.
 ASKED = {"latents": 40, "until": 0.15, "max_latents": 1000}
@@ -21,8 +21,8 @@ ASKED = {"latents": 40, "until": 0.15, "max_latents": 1000}
 class Refuses:
     """Measures nothing."""
 
-    def map(self, make, chunks):
-        assert not chunks
+    def map(self, setting, tasks):
+        assert not tasks
         return iter(())
 
 
@@ -36,8 +36,7 @@ def measured(store) -> int:
     """Latents that a run has published."""
     if not (store / "panel.zarr" / ".zmetadata").exists():
         return 0
-    with xr.open_zarr(store / "panel.zarr", chunks=None) as read:
-        return read.sizes["latent"]
+    return read_panel(store / "panel.zarr").sizes["latent"]
 
 
 def widest(panel: xr.Dataset) -> float:
@@ -54,17 +53,8 @@ def test_it_stops_at_the_first_look_that_is_precise_enough(unbroken):
     wide = [widest(panel.isel(latent=slice(look))) for look in looks]
     assert wide[-1] <= 0.15 < min(wide[:-1])
     assert read_config(store)["latents"] == looks[-1]
-    (told,) = stopping_in_words(store)
-    assert told == (
-        f"Stopped at {looks[-1]} latents, precise enough: the half-width asked for is 15 points, the widest is "
-        f"{100 * wide[-1]:.3g} points (a, inpainted by other objects, capped:first). "
-        "Not waited for, since fewer than 30 of 1,000 images would show it: b."
-    )
-
-
-def test_the_report_says_why_it_stopped(unbroken):
-    _, store = unbroken
-    assert f"<p>{stopping_in_words(store)[0]}</p>" in build(store).read_text(encoding="utf-8")
+    reason = read_config(store)["resolved"]["stopped"]
+    assert f"{looks[-1]} latents" in reason and f"{100 * wide[-1]:.3g} points" in reason
 
 
 def test_without_a_folder_it_is_the_same_panel(unbroken):
@@ -109,25 +99,20 @@ def test_a_run_that_is_killed_stops_at_the_size_of_an_unbroken_one(unbroken, tmp
 def test_it_can_be_asked_to_go_on_and_stops_at_the_latents_that_are_allowed(tmp_path):
     store = tmp_path / "run"
     first = killable.planted(store, latents=40)
-    assert stopping_in_words(store) == []
+    assert "stopped" not in read_config(store)["resolved"]
     allowed = killable.planted(store, latents=20, until=0.01, max_latents=90)
     assert allowed.sizes["latent"] == 90
-    np.testing.assert_array_equal(allowed["inside"][:40], first["inside"])
-    assert stopping_in_words(store)[0].startswith(
-        "Went on to 90 latents, as many as were allowed, and is not precise enough: "
-        f"the half-width asked for is 1 points, the widest is {100 * widest(allowed):.3g} points (a, inpainted"
-    )
+    np.testing.assert_array_equal(allowed["inside"][:, :40], first["inside"])
+    assert f"{100 * widest(allowed):.3g} points" in read_config(store)["resolved"]["stopped"]
     # It is content with less, and says so, without measuring anything.
     killable.planted(store, latents=20, until=0.5, max_latents=100, executor=Refuses())
-    assert stopping_in_words(store)[0].startswith(
-        "Stopped at 90 latents, precise enough: the half-width asked for is 50"
-    )
+    assert "50 points" in read_config(store)["resolved"]["stopped"]
     more = killable.planted(store, latents=20, until=0.16, max_latents=1000)
     assert 90 < more.sizes["latent"] < 150
     assert widest(more) <= 0.16
     # Extended by number, it is no run that stopped by itself.
     killable.planted(store, latents=150)
-    assert stopping_in_words(store) == []
+    assert "stopped" not in read_config(store)["resolved"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +137,7 @@ def test_on_a_cluster_it_stops_at_the_same_size(unbroken, tmp_path, monkeypatch)
 
     import ray
 
-    from gandid.studies.executors import Ray
+    from gandid.measure.executors import Ray
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import this test's modules
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

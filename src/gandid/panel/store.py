@@ -218,6 +218,8 @@ def read_panel(root: Root) -> xr.Dataset:
     panel = read_dataset(root)
     if panel.attrs.get("schema") != SCHEMA:
         raise UsageError(f"{root} was made by gandid {panel.attrs.get('version', '0.1')}: run the study again")
+    for variable in panel.variables.values():
+        variable.attrs.pop("_FillValue", None)  # -1 and NaN are what they are
     with verified(root):
         measured = np.array(panel[MEASURED].attrs.pop("measured"), int)
         strings = {name: panel[name] for name in panel.coords if panel[name].dtype.kind in "OT"}
