@@ -63,10 +63,6 @@ class FigureStores:
     rows: int
     """Images that may be made at once."""
 
-    def is_complete(self) -> bool:
-        """Whether the run has both stores."""
-        return (self.folder / AFTER).is_dir() and (self.folder / INSERTION).is_dir()
-
     def after_images(self) -> int:
         """How many images `write_after` makes."""
         singles = [1 + len(self._others(edit)) for edit in self.edits.values()]

@@ -93,7 +93,7 @@ def relate(
 
 
 def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
-    """The `count` units of a class, best first: of largest `alpha` where that was learned for it, else of largest ACE."""
+    """The `count` best units of a class: of largest `alpha` where that was learned for it, else of largest ACE."""
     by = -np.nan_to_num(relation["ace"].sel(object=target).values, nan=-np.inf)
     order = np.argsort(by, kind="stable")
     if "alpha" in relation and np.isfinite(relation["alpha"].sel(object=target)).all():
@@ -104,7 +104,7 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
 def _measure(
     runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, shares: Sequence[float]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """First pass: area and energy, thresholds (shares, units), and each unit's most activating latents (units, places)."""
+    """First pass: area and energy, thresholds (shares, units), and each unit's most active latents (units, places)."""
     classes = len(segmenter.classes)
     areas, largest = np.empty((len(z), classes), np.float32), np.empty((len(z), runner.units), np.float32)
     energy = torch.zeros(runner.units, classes, dtype=torch.float64)
