@@ -1,0 +1,45 @@
+"""Every command that README, docs and examples show is one that the command line takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gandid.cli import app
+from gandid.config import StudyConfig
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS += [path for path in sorted((ROOT / "examples").iterdir()) if path.suffix in (".py", ".sh", ".yaml")]
+PLACEHOLDERS = re.compile(r"\$\S+|\.\.\.|\[.*")
+
+
+def commands(path: Path) -> list[str]:
+    """The lines of a document that begin with `gandid`, continued ones in one, without prompts and comments."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip("#> ") for line in text.splitlines()]
+    lines += re.findall(r"`(gandid [a-z][^`\n]*runs/[^`\n]*)`", text)
+    return [line for line in lines if re.match(r"gandid [a-z]+ [^`]+$", line) and not PLACEHOLDERS.search(line)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_are_taken(path):
+    for line in commands(path):
+        command, *words = shlex.split(line, comments=True)[1:]
+        app.commands[command].make_context(command, words)
+
+
+def test_there_are_commands_to_check():
+    assert sum(map(len, map(commands, DOCUMENTS))) > 25
+
+
+def test_links_and_pictures_of_the_documents_exist():
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_the_papers_setting_is_a_configuration():
+    config = StudyConfig.read(ROOT / "examples" / "liu2020.yaml")
+    assert config.layer == "layer4" and config.targets == ("chair", "painting", "lamp", "light")
