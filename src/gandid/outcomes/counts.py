@@ -1,4 +1,4 @@
-"""Counting pixels per class, from labels or from class probabilities."""
+"""Counting pixels per class, from labels."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +13,21 @@ def pixels(labels: npt.ArrayLike, n_classes: int) -> np.ndarray:
     Parameters
     ----------
     labels
-        Either integer labels in ``0 .. n_classes - 1``, shape (..., H, W), or class probabilities (any
-        floating type), shape (..., C, H, W) with ``C = n_classes``: the *soft* variant.
+        Integer labels in ``0 .. n_classes - 1``, shape (..., H, W).
     n_classes
         Number of classes C.
 
     Returns
     -------
     numpy.ndarray
-        Shape (..., C): counts of pixels (int64) for labels, expected counts (float64) for probabilities. Over
-        classes they sum to H * W where every pixel has one class.
+        int64 counts, shape (..., C); over classes they sum to H * W.
 
     Raises
     ------
     ValueError
-        If a label lies outside ``0 .. n_classes - 1``, or the probabilities do not have ``n_classes``
-        classes.
+        If labels are no integers, or one lies outside ``0 .. n_classes - 1``.
     """
-    maps = np.asarray(labels)
-    if _soft(maps, n_classes):
-        return maps.sum((-2, -1), dtype=np.float64)
-    return _count(maps, None, n_classes)
+    return _count(np.asarray(labels), None, n_classes)
 
 
 def inside(labels: npt.ArrayLike, mask: npt.ArrayLike, n_classes: int) -> np.ndarray:
@@ -43,45 +37,30 @@ def inside(labels: npt.ArrayLike, mask: npt.ArrayLike, n_classes: int) -> np.nda
 
     Parameters
     ----------
-    labels
+    labels, n_classes
         As in `pixels`.
     mask
-        Shape (..., H, W), broadcast against the labels' leading axes (one mask may serve several arms). For
-        labels it is boolean. For probabilities it may also be a weight in 0 .. 1 (the probability of the
-        target in the unedited image); the count is then the sum over pixels of the product.
-    n_classes
-        Number of classes C.
+        Boolean, shape (..., H, W), broadcast against the labels' leading axes (one mask may serve several arms).
 
     Returns
     -------
     numpy.ndarray
-        Shape (..., C), as in `pixels`. Over classes they sum to the size of the mask.
+        int64 counts, shape (..., C); over classes they sum to the size of the mask.
 
     Raises
     ------
     ValueError
-        As in `pixels`; also if labels meet a mask that is not boolean, or shapes do not fit.
+        As in `pixels`; also if the mask is not boolean, or shapes do not fit.
     """
     maps, mask = np.asarray(labels), np.asarray(mask)
-    if _soft(maps, n_classes):
-        return np.einsum("...chw,...hw->...c", maps.astype(np.float64, copy=False), mask.astype(np.float64))
     if mask.dtype != np.bool_:
         raise ValueError(f"labels need a boolean mask, not one of {mask.dtype}")
     return _count(maps, np.broadcast_to(mask, maps.shape), n_classes)
 
 
-def _soft(maps: np.ndarray, n_classes: int) -> bool:
-    """Whether `maps` holds probabilities; raises where they do not have `n_classes` classes."""
-    if not np.issubdtype(maps.dtype, np.floating):
-        return False
-    if maps.ndim < 3 or maps.shape[-3] != n_classes:
-        raise ValueError(f"probabilities of shape {maps.shape} do not have {n_classes} classes on their axis -3")
-    return True
-
-
 def _count(labels: np.ndarray, mask: np.ndarray | None, n_classes: int) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are integers or probabilities, not {labels.dtype}")
+        raise ValueError(f"labels are integers, not {labels.dtype}")
     if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, outside 0 .. {n_classes - 1}")
     *lead, height, width = labels.shape

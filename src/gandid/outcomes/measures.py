@@ -1,8 +1,7 @@
 """The five outcomes, per latent, from counts of pixels.
 
-Each takes the counts of one arm (and of the unedited image of the same regime, where the outcome is a change
-against it) with classes on the last axis. Counts may be soft (see `gandid.outcomes.pixels`); definitions are
-those of the table "Outcomes" in the project's theory, sources named where they are another's.
+Each takes the counts of one arm, and of the unedited image of the same regime where the outcome is a change against it, with
+classes on the last axis. Definitions are those of the table "Outcomes" in the project's theory.
 """
 
 from typing import NamedTuple
