@@ -64,20 +64,10 @@ class Diagnosis:
         original: np.ndarray,
         classes: Sequence[str],
     ) -> None:
-        """Take in a pass.
+        """Take in a pass of the row blocks `group`, of which `fresh` are new.
 
-        Parameters
-        ----------
-        group : sequence of (target, arm)
-            The row blocks.
-        fresh : slice
-            Those of them that are new; `images` and `doubt` have them only.
-        images : Tensor (blocks, n, 3, H, W)
-        readings : Readings
-        doubt : (blocks, n), optional
-            Share of pixels that are uncertain.
-        original : int (n, H, W)
-            Labels of the unedited images, places in `classes`.
+        `images` (blocks, n, 3, H, W) and `doubt` (blocks, n), the share of uncertain pixels, are of the new ones; `original` (n, H, W)
+        are the labels of the unedited images, places in `classes`.
         """
         n, blocks = len(self.judged), self._by_block
         if doubt is not None:
@@ -144,24 +134,10 @@ def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def _gain(readings: Readings, site: str, block: int, edit: Edit, original: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Measured gain of an arm at the first site against its closed form (THEORY, "Closed form at the first site").
+    """Measured gain of a live arm at the first site: `GAINS`, each (n,).
 
-    Parameters
-    ----------
-    readings : Readings
-    site : str
-        The first site.
-    block : int
-        The row block of the live arm.
-    edit : Edit
-    original : bool (n, H, W)
-        The target's original pixels.
-
-    Returns
-    -------
-    three arrays (n,)
-        Mean gain on the target's original pixels, mean gain on the others, and the largest relative deviation from the closed form;
-        NaN where there is none.
+    Means on the target's original pixels `original` (n, H, W) and on the others, and the largest relative deviation from the closed
+    form (THEORY, "Closed form at the first site"); NaN where there is none.
     """
     energy = readings.layer.float().square()
     measured = readings.gain(site, block)

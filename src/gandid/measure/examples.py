@@ -21,21 +21,9 @@ AMONG = 1024  # latents among which they are looked for: those that the panel ha
 def choose(
     inside: xr.DataArray, latents: np.ndarray, target: str, arms: list[str], count: int = EXAMPLES
 ) -> np.ndarray:
-    """Latents on whose target's pixels live and some held arms disagree most.
+    """Latents (count,) on whose target's pixels live and some held `arms` disagree most, the most first; -1 pads.
 
-    Parameters
-    ----------
-    inside : xarray.DataArray (latent, target, arm, object)
-    latents : (latent,)
-        Their numbers.
-    target : str
-    arms : list of str
-        The held arms.
-
-    Returns
-    -------
-    numpy.ndarray
-        Numbers of latents (count,), the most first; -1 pads.
+    `inside` (latent, target, arm, object) are the counts of the latents of these numbers.
     """
     inside = inside.sel(target=target)
     moved = abs(inside.sel(arm=arms) - inside.sel(arm="live")).sum(("arm", "object")).values

@@ -45,8 +45,8 @@ class Local:
 class Ray:
     """Measures on a Ray cluster: each worker is an actor that holds the networks.
 
-    Ray itself restarts an actor that is lost and gives its tasks to it again; `ray.util.ActorPool` keeps the order. A task that fails
-    `ATTEMPTS` times is given up and yielded as `Failed`.
+    Ray restarts an actor that is lost and repeats its tasks; `ray.util.ActorPool` keeps the order. A task that fails `ATTEMPTS` times
+    is yielded as `Failed`.
 
     Parameters
     ----------

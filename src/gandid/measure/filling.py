@@ -58,12 +58,7 @@ def fill(
     setting: Setting,
     advance: Callable[[int], None],
 ) -> None:
-    """Measure tasks and write what they give.
-
-    Parameters
-    ----------
-    advance : callable
-        Told how many images were made since the last call.
+    """Measure tasks and write what they give; `advance` is called with the number of images made since its last call.
 
     Raises
     ------

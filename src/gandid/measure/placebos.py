@@ -42,19 +42,7 @@ def possible_draws(edits: Mapping[str, Edit], units: int, count: int) -> int:
 
 
 def drawn_units(edits: Mapping[str, Edit], energies: np.ndarray, count: int, seed: int) -> list[dict[str, list[int]]]:
-    """The units of every target in every draw; fewer draws are the first of more.
-
-    Parameters
-    ----------
-    edits : mapping of str to Edit
-        With the targets' own units.
-    energies : (C,)
-        Energy of each unit, see `moments`.
-    count : int
-        Number of draws, at most `possible_draws`.
-    seed : int
-        Random seed for the sets.
-    """
+    """The units of every target in `count` draws, matched to those of its edit by `energies` (C,); fewer are the first of more."""
     drawn = {
         target: matched(energies, edit.units, count, TOLERANCE, np.random.default_rng([seed, t]))
         for t, (target, edit) in enumerate(edits.items())
@@ -78,7 +66,7 @@ def matched(
     own : sequence of int
         K units.
     count : int
-        Number of sets.
+        Number of sets; a ValueError says where there are fewer.
     tolerance : float
         How far the sum may be from that of the own units, as a share of it.
     rng : numpy.random.Generator
@@ -87,11 +75,6 @@ def matched(
     -------
     numpy.ndarray
         Shape (count, K), each set in rising order.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer sets.
     """
     size, others = len(own), np.setdiff1d(np.arange(len(energy)), own)
     if count > comb(len(others), size):

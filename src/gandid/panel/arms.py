@@ -64,10 +64,7 @@ class Coordinates(NamedTuple):
     def name(self, study_dose: float = 1.0) -> str:
         """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `live@0.3`, `capped:all#7`.
 
-        Parameters
-        ----------
-        study_dose : float
-            The study's own dose, which is not named.
+        `study_dose` is the study's own dose, which is not named.
         """
         stem = f"twin:{self.network}" if self.network != "own" else f"{self.control}:{self.held}"
         if not self.edit:
@@ -103,15 +100,8 @@ def study_block(
 ) -> Block:
     """The study's own arms: reference, live, every held set, every other network, and their unedited arms at last.
 
-    Parameters
-    ----------
-    held : sequence of (control, held)
-    networks : sequence of str
-        Names of the twins.
-    dose : float
-        Share of the way to the ablated value.
-    segmenters : int
-        How many there are.
+    `held` are pairs (control, held), `networks` the names of the twins, `dose` is the share of the way to the ablated value, and
+    `segmenters` is how many there are.
     """
     live = Coordinates(dose=dose)
     edited = [live._replace(control=control, held=which, strength=1.0) for control, which in held]
@@ -133,13 +123,7 @@ def dose_blocks(study: Block, doses: Sequence[float]) -> list[Block]:
 def sites_block(study: Block, sites: Sequence[str], seed: int) -> list[Block]:
     """The block of the coalitions of sites, held by the study's first exact control; none where the study has all of them.
 
-    Parameters
-    ----------
-    study : Block
-    sites : sequence of str
-        The sites that respond, in the order of the network.
-    seed : int
-        Random seed for the orders, where there are more than `EXACT` sites.
+    `sites` are those that respond, in the order of the network; `seed` is that of the orders, where there are more than `EXACT`.
     """
     held = next(arm for arm in study.arms if arm.edit and arm.control in EXACT_CONTROLS)
     known = {(arm.control, arm.held) for arm in study.arms if arm.edit}
@@ -172,16 +156,7 @@ def extra_blocks(
 
 
 def coalition_arm(names: Sequence[str], control: str, held: Sequence[str], sites: Sequence[str]) -> str:
-    """The name of the arm in which exactly some of the sites that respond are held.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Names of the panel's arms.
-    control : str
-        How they are held.
-    held, sites : sequence of str
-        The held sites, and all sites that respond, in the order of the network.
+    """The name, among those of a panel's arms, of the arm that holds exactly `held` of all `sites` that respond.
 
     Raises
     ------
