@@ -166,12 +166,19 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
         if one.verdict != MISSING:
             bars = [_bar(run, one.target, regime) for regime in (None, one.regime)]
         worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict][:1]
-        said = [told(run, outcome, row) for outcome, row in worth]
+        said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in worth]
         lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
     order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals
     return sorted(
         lines, key=lambda line: max(0, order.index(line["told"][0]["verdict"]) - 1) if line["told"] else len(order)
     )
+
+
+def _doubt(run: Run, one: Finding, outcome: str, row: Row) -> str:
+    """What speaks against an effect that matters: another segmenter that does not see it."""
+    second = run.whole("second", one.target, outcome)
+    second = second[second["arm"].isin(one.regime.names) & (second["verdict"] != row["verdict"])]
+    return "not confirmed by the second segmenter" if row["verdict"] in SOLID and len(second) else ""
 
 
 def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
