@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from gandid import did, outcomes
-from gandid.did import stopping
-from gandid.did.inference import CARRIED
-from gandid.did.sequences import half_width
-from gandid.did.totals import objects_inpainted
+import gandid
+from gandid import outcomes
+from gandid.estimation.stopping import half_widths, is_precise, next_look
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold
+from gandid.panel.arms import study_block
+from gandid.panel.schema import Classes, empty_panel
+from gandid.stats import CARRIERS, sequence_half_width
 
 SIZE = 16
 WIDTHS = np.arange(9)  # columns of the target's block; 0: absent
@@ -108,20 +109,28 @@ def truth(chance: np.ndarray) -> dict[tuple[str, str], float]:
 
 def panel(counts: dict[str, np.ndarray], drawn: np.ndarray) -> xr.Dataset:
     """A study of the drawn kinds, as `gandid.Study` stores it."""
-    return xr.Dataset(
-        {name: (("latent", "target", "arm", "object"), of[drawn][:, None]) for name, of in counts.items()},
-        coords={
-            "latent": np.arange(len(drawn)),
-            "target": ["a"],
-            "arm": ["reference", "live", "capped:first"],
-            "object": list(Seer.classes),
-            "edit": ("arm", [False, True, True]),
-            "control": ("arm", ["none", "none", "capped"]),
-            "held": ("arm", ["none", "none", "first"]),
-            "background": ("object", [name in Seer.background for name in Seer.classes]),
-        },
-        attrs={"image_pixels": SIZE * SIZE, "presence": 0.003},
+    blank = empty_panel(
+        [study_block([("capped", "first")])],
+        targets=["a"],
+        segmenters={"seer": Classes(Seer.classes, Seer.background)},
+        sites={"norm": True},
+        networks=["own"],
+        units=np.zeros((1, 1, 1, 1), np.int32),
+        values=None,
+        energy=np.ones((1, 1), np.float32),
+        attrs={"image_pixels": SIZE * SIZE, "alpha": 1.0},
     )
+    dims, measured = ("segmenter", "latent", "target", "arm", "object"), np.full((1, 3), len(drawn))
+    variables = {name: (dims, values[drawn][None, :, None]) for name, values in counts.items()}
+    bare = blank.drop_dims("latent").assign_coords(
+        latent=np.arange(len(drawn)), measured=(("segmenter", "arm"), measured)
+    )
+    return bare.assign(variables).assign_attrs(blank.attrs)
+
+
+def first(whole: xr.Dataset, latents: int) -> xr.Dataset:
+    """The same after so many latents."""
+    return whole.isel(latent=slice(latents)).assign_coords(measured=0 * whole["measured"] + latents)
 
 
 def studies(counts: dict[str, np.ndarray], chance: np.ndarray, latents: int, number: int) -> pd.DataFrame:
@@ -129,7 +138,7 @@ def studies(counts: dict[str, np.ndarray], chance: np.ndarray, latents: int, num
     rng, found = np.random.default_rng(0), []
     for study in track(range(number), description="studies", console=Console(stderr=True)):
         drawn = rng.choice(chance.size, latents, p=chance.ravel())
-        frame = did.estimate(panel(counts, drawn), flips=999, resamples=400, seed=study).to_frame()
+        frame = gandid.did(panel(counts, drawn), flips=999, resamples=400, seed=study).main
         found.append(frame[frame["outcome"].isin(["inpainted", "area"]) & frame["object"].isin(["b", "e", "r"])])
     return pd.concat(found, ignore_index=True)
 
@@ -141,7 +150,7 @@ def rates(found: pd.DataFrame, true: dict[tuple[str, str], float]) -> pd.DataFra
         known = true[str(outcome), str(name)]
         inside = (of["ci_low"] <= known) & (known <= of["ci_high"])
         row = {"outcome": outcome, "object": name, "true DID": known, "mean estimate": of["did"].mean()}
-        row |= {"carried by": f"{of['carried'].mean():.0f}", "interval covers": inside.mean()}
+        row |= {"carried by": f"{of['carriers'].mean():.0f}", "interval covers": inside.mean()}
         boot = (of["ci_boot_low"] <= known) & (known <= of["ci_boot_high"])
         row["bootstrap covers"] = boot.mean() if outcome in outcomes.RATIOS else np.nan
         row["p < 0.05"] = (of["p"] < 0.05).mean()
@@ -178,7 +187,7 @@ def misses_somewhere(numerator: np.ndarray, denominator: np.ndarray, true: float
     value = sums[0] / sums[1]
     squares = np.maximum(sums[2] - 2 * value * sums[3] + value**2 * sums[4], 0)
     se = np.sqrt(squares * n / np.maximum(n - 1, 1)) / sums[1]
-    return bool((np.abs(value - true) > half_width(se, n, np.cumsum(a != 0))).any())
+    return bool((np.abs(value - true) > sequence_half_width(se, n, np.cumsum(a != 0))).any())
 
 
 def stopped(counts: dict[str, np.ndarray], until: float, most: int, number: int) -> pd.DataFrame:
@@ -196,14 +205,15 @@ def stopped(counts: dict[str, np.ndarray], until: float, most: int, number: int)
             dict.fromkeys(true, False),
         )
         while True:
-            some = whole.isel(latent=slice(latents))
-            widths = stopping.half_widths(some).set_index("outcome")
+            some = first(whole, latents)
+            widths = half_widths(some).set_index("outcome")
             for outcome, value in true.items():
                 missed[outcome] |= bool(abs(widths["did"][outcome] - value) > widths["half_width"][outcome])
-            if latents == most or stopping.is_precise(widths, until, latents, most):
+            if latents == most or is_precise(widths, until, latents, most):
                 break
-            latents = stopping.next_look(latents, most)
-        end = objects_inpainted(some).iloc[0]
+            latents = next_look(latents, most)
+        end = gandid.did(some, flips=9, resamples=2).main
+        end = end[end["kind"] == "together"].iloc[0]
         inside = {"removed": np.nan, "inpainted": float(end["ci_low"] <= true["inpainted"] <= end["ci_high"])}
         for outcome, missing in missed.items():
             found.append({"outcome": outcome, "latents": latents, "missed": missing, "interval": inside[outcome]})
@@ -245,7 +255,7 @@ def main() -> None:
         show(title, found if common else found[found["object"] == "r"])
     show(
         f"Confidence sequences, {asked.studies:,} studies looked at after each of {asked.looks:,} latents, "
-        f"r in 5 % of them; from {CARRIED} latents that carry the effect on",
+        f"r in 5 % of them; from {CARRIERS} latents that carry the effect on",
         missed(counts, chances(0.05), asked.looks, asked.studies),
     )
     show(

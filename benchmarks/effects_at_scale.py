@@ -24,55 +24,33 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from gandid import did
-from gandid.studies.store import PanelStore, read_panel
+import gandid
+from gandid.panel.arms import study_block
+from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.store import PanelStore, read_panel
 
 SIZE = 256 * 256
 ARMS = ("reference", "live", "capped:first", "capped:all")
 GROUNDS = ("wall", "floor", "ceiling")
-SITES, QUANTILES = 9, (0.01, 0.5, 0.99)
+SITES, QUANTILES = 9, 3
 AT_ONCE = 1024
 JUDGED, CHECKED = 256, 8
 
 
 def empty(targets: int, classes: int) -> xr.Dataset:
     """A panel without latents."""
-    names = [*GROUNDS, "unknown", *(f"object {i}" for i in range(classes - len(GROUNDS) - 1))]
-    kinds = {
-        "pixels": (("latent", "target", "arm", "object"), np.int32),
-        "inside": (("latent", "target", "arm", "object"), np.int32),
-        "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
-        "natural": (("latent", "site"), np.float32),
-        "realism": (("latent", "target", "arm"), np.float32),
-        "gain": (("latent", "target"), np.float32),
-        "gain_outside": (("latent", "target"), np.float32),
-        "gain_error": (("latent", "target"), np.float32),
-        "placebo_gap": (("latent", "target"), np.float32),
-        "baseline_gap": (("latent", "arm"), np.float32),
-    }
-    sizes = {
-        "latent": 0,
-        "target": targets,
-        "arm": len(ARMS),
-        "object": classes,
-        "site": SITES,
-        "quantile": len(QUANTILES),
-    }
-    return xr.Dataset(
-        {name: (dims, np.zeros([sizes[dim] for dim in dims], dtype)) for name, (dims, dtype) in kinds.items()},
-        coords={
-            "latent": np.arange(0),
-            "target": names[4 : 4 + targets],
-            "arm": list(ARMS),
-            "object": names,
-            "site": [f"layer{i + 5}.norm" for i in range(SITES)],
-            "quantile": list(QUANTILES),
-            "edit": ("arm", np.array([arm != "reference" for arm in ARMS])),
-            "control": ("arm", ["none", "none", "capped", "capped"]),
-            "held": ("arm", ["none", "none", "first", "all"]),
-            "background": ("object", np.array([name in GROUNDS for name in names])),
-        },
-        attrs={"image_pixels": SIZE, "presence": 0.003, "generator": "random", "layer": "layer4", "ablation": "zero"},
+    names = (*GROUNDS, "unknown", *(f"object {i}" for i in range(classes - len(GROUNDS) - 1)))
+    return empty_panel(
+        [study_block([("capped", "first"), ("capped", "all")])],
+        targets=names[4 : 4 + targets],
+        segmenters={"random": Classes(names, GROUNDS)},
+        sites={f"layer{i + 5}.norm": True for i in range(SITES)},
+        networks=["own"],
+        units=np.zeros((1, 1, targets, 1), np.int32),
+        values=None,
+        energy=np.ones((1, targets), np.float32),
+        attrs={"image_pixels": SIZE, "generator": "random", "layer": "layer4", "ablation": "zero", "alpha": 1.0},
+        without=["uncertain"],
     )
 
 
@@ -108,7 +86,7 @@ def draw(first: int, n: int, targets: int, classes: int) -> dict[str, np.ndarray
     # The wall is what is left.
     outside[..., 0] = 0
     outside[..., 0] = np.maximum(SIZE - outside.sum(-1) - inside.sum(-1), 0)
-    strain = np.zeros((n, targets, len(ARMS), SITES, len(QUANTILES)), np.float32)
+    strain = np.zeros((n, targets, len(ARMS), SITES, QUANTILES), np.float32)
     strain[:, :, 2, 0] = rng.normal(0, 0.05, strain[:, :, 2, 0].shape)
     strain[:, :, 3] = rng.normal(0, 0.08, strain[:, :, 3].shape)
     number = np.arange(first, first + n)
@@ -117,10 +95,10 @@ def draw(first: int, n: int, targets: int, classes: int) -> dict[str, np.ndarray
     nothing = np.float32(np.nan)
     return {
         "latent": number,
-        "pixels": outside + inside,
-        "inside": inside,
+        "pixels": (outside + inside)[None],
+        "inside": inside[None],
         "strain": strain,
-        "natural": rng.gamma(20, 0.02, (n, SITES)).astype(np.float32),
+        "range": rng.gamma(20, 0.02, (n, SITES)).astype(np.float32),
         "realism": np.where((number < JUDGED)[:, None, None], score, nothing).astype(np.float32),
         "gain": np.where(present, rng.normal(1.3, 0.05, present.shape), nothing).astype(np.float32),
         "gain_outside": rng.normal(1.04, 0.01, present.shape).astype(np.float32),
@@ -152,15 +130,15 @@ def write(path: Path, latents: int, targets: int, classes: int) -> None:
         starts = range(0, latents, AT_ONCE)
         for some in range(0, len(starts), 4):
             drawn = [pool.submit(draw, s, min(AT_ONCE, latents - s), targets, classes) for s in starts[some : some + 4]]
-            for one in drawn:
-                store.append(one.result(), {})
+            for first, one in zip(starts[some : some + 4], drawn, strict=True):
+                store.write(ARMS, [0], first, one.result())
 
 
 def measure(path: Path) -> dict[str, float]:
     """Estimate the effects of a panel on disk, in this process."""
     start, cpu = time.perf_counter(), time.process_time()
-    effects = did.estimate(read_panel(path))
-    frame = effects.to_frame()
+    effects = gandid.did(read_panel(path))
+    frame = effects.main
     return {
         "latents": effects.latents,
         "estimates": len(frame),

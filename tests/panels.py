@@ -112,7 +112,7 @@ def panel_of(inside: np.ndarray, classes: Sequence[str], target: str = "a", size
     pixels[..., 0] += size * size - pixels.sum(axis=-1)
     dims = ("segmenter", "latent", "target", "arm", "object")
     measured = ("segmenter", "arm"), np.full((1, 3), inside.shape[1])
-    counts = blank[["units"]].assign(pixels=(dims, pixels), inside=(dims, inside))
+    counts = blank.drop_dims("latent").assign(pixels=(dims, pixels), inside=(dims, inside))
     return counts.assign_coords(latent=np.arange(inside.shape[1]), measured=measured).assign_attrs(blank.attrs)
 
 
@@ -135,7 +135,7 @@ def _blank(
         segmenters=dict.fromkeys(("synthetic", "another")[:segmenters], seen),
         sites=dict.fromkeys(sites, True),
         networks=["own", *networks],
-        units=np.broadcast_to(units, (1 + len(networks), 1 + draws, *units.shape)),
+        units=np.tile(units, (1 + len(networks), 1 + draws, 1, 1)),
         values=None,
         energy=np.ones((1 + draws, len(targets)), np.float32),
         attrs={

@@ -243,7 +243,7 @@ class TestDegenerate:
         assert did(bare, **FAST).frame["supported"].all()
 
 
-def networks(removed_live, removed_twin, targets=40, n=100, seed=0):
+def networks(removed_live, removed_twin, targets=20, n=100, seed=0):
     """A panel of two networks: their images, and so their holes, have nothing to do with each other."""
     rng = np.random.default_rng(seed)
     names = [f"t{i}" for i in range(targets)]
@@ -271,9 +271,9 @@ def test_sign_flips_between_two_networks_find_what_the_interval_finds():
 
 def test_sign_flips_between_two_networks_keep_their_level():
     rejected = [
-        pick(did(networks(0.9, 0.9, seed=seed), **FAST).main, outcome="removed")["p"] < 0.05 for seed in range(3)
+        pick(did(networks(0.9, 0.9, seed=seed), **FAST).main, outcome="removed")["p"] < 0.05 for seed in range(4)
     ]
-    assert 0.01 < np.concatenate(rejected).mean() < 0.11  # 120 tests
+    assert 0.01 < np.concatenate(rejected).mean() < 0.12  # 80 tests
 
 
 def test_a_twin_that_never_shows_the_target_has_no_effect_on_it():
@@ -324,7 +324,7 @@ def test_what_was_written_is_read_again(tmp_path):
     again = read_effects(tmp_path, panel)
     pd.testing.assert_frame_equal(again.frame, effects.frame, check_dtype=False)
     pd.testing.assert_frame_equal(again.checks, effects.checks, check_dtype=False)
-    assert (again.latents, again.units, again.gains) == (effects.latents, effects.units, effects.gains)
+    assert (again.latents, again.units) == (effects.latents, effects.units)
     assert (again.identical, again.sentences()) == (effects.identical, effects.sentences())
 
 

@@ -81,16 +81,21 @@ class TestDoses:
             np.testing.assert_allclose(both[column], both[f"{column}_did"], rtol=1e-9, atol=1e-13)
 
     def test_a_step_is_paired_by_latent(self):
-        """Two doses that differ by four pixels in every latent: a certain step between two uncertain effects."""
+        """Two doses that differ by four pixels of each hole: a nearly certain step between two uncertain effects."""
         panel = self.make(noise=0.2)
         for name in ("pixels", "inside"):
-            counts = panel[name].sel(arm=["live", "capped:all"]).values
-            panel[name].loc[{"arm": ["live@0.75", "capped:all@0.75"]}] = counts
-            for object_, more in (("chair", 4), ("window", -4)):
-                panel[name].loc[{"arm": "live@0.75", "object": object_}] += more
-        rows = pick(did(panel, **FAST).frame, contrast="step", dose=1.0).set_index("outcome")
-        assert rows.loc["removed", "did"] < 0 and rows.loc["removed", "ci_high"] < 0
-        assert pick(estimates(panel, "dose"), dose=1.0)["se"].max() > 3 * rows.loc["removed", "se"]
+            panel[name].loc[{"arm": ["live@0.75", "capped:all@0.75"]}] = (
+                panel[name].sel(arm=["live", "capped:all"]).values
+            )
+            painted = panel[name].sel(arm="live", object="painting").values
+            more = np.where(panel["inside"].sel(arm="live", object="painting").values > 4, 4, 0)
+            panel[name].loc[{"arm": "live@0.75", "object": "painting"}] = painted - more
+            panel[name].loc[{"arm": "live@0.75", "object": "chair"}] += more
+        rows = pick(did(panel, **FAST).frame, outcome="inpainted", dose=1.0)
+        chair = pick(rows, object="chair", contrast="dose").iloc[0]
+        together = pick(rows, object=TOGETHER).set_index("contrast")
+        assert chair["did"] == 0
+        assert together.loc["step", ["did", "se"]].tolist() == [0, 0] and together.loc["dose", "se"] > 0.01
 
     def test_an_effect_that_grows_with_the_dose_passes(self):
         row = check(self.make(noise=0.1), "dose").iloc[0]

@@ -88,18 +88,19 @@ def test_any_type_of_whole_numbers_will_do(dtype):
     pd.testing.assert_frame_equal(did(other, **FAST).frame, did(panel, **FAST).frame)
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """Pixels of 5,000 holes, and what live and held fill of them; the last columns' effects are carried by few latents."""
+    rng = np.random.default_rng(0)
+    hole = rng.integers(1, 400, 5000) * (rng.random(5000) < 0.3)
+    rare = rng.random((5000, 3)) < [0.5, 0.03, 0.01]
+    live = rng.binomial(hole[:, None], 0.2 * rare)
+    held = rng.binomial(hole[:, None], np.array([0.198, 0.15, 0.03]) * rare)
+    return hole.astype(float), live.astype(float), held.astype(float)
+
+
 class TestManyLatents:
     """Beyond `GROUPS` latents, errors, bootstrap and sign flips work on sums by group."""
-
-    @pytest.fixture(scope="class")
-    def drawn(self):
-        """Pixels of 5,000 holes, and what live and held fill of them; the last columns' effects are carried by few latents."""
-        rng = np.random.default_rng(0)
-        hole = rng.integers(1, 400, 5000) * (rng.random(5000) < 0.3)
-        rare = rng.random((5000, 3)) < [0.5, 0.03, 0.01]
-        live = rng.binomial(hole[:, None], 0.2 * rare)
-        held = rng.binomial(hole[:, None], np.array([0.198, 0.15, 0.03]) * rare)
-        return hole.astype(float), live.astype(float), held.astype(float)
 
     @staticmethod
     def grouped(values):

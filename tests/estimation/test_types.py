@@ -10,7 +10,7 @@ from panels import make_panel, panel_of
 from scipy import stats
 
 from gandid.estimation import did
-from gandid.estimation.types import COLUMNS, classify, rule, sentences, types
+from gandid.estimation.types import COLUMNS, classify, types
 
 THRESHOLDS = SimpleNamespace(removed=0.8, concentration=0.5, inpainted=0.05)
 NOISE = 4 * np.sqrt(0.25 / 2000)  # of a share of 2,000 resamples
@@ -130,24 +130,3 @@ def test_what_cannot_be_told_is_left_out():
     relation["ace"].loc[{"object": "lamp"}] = -0.1
     assert types(panel, relation, THRESHOLDS)["target"].tolist() == ["window"]
     assert types(make_panel(40, absent=["window"]), relation, THRESHOLDS)["target"].tolist() == []
-
-
-def test_in_words():
-    row = dict(
-        target="rug",
-        removed=0.934,
-        inpainted_objects=0.071,
-        share_top=0.66,
-        type="type-2",
-        p_disentangled=0.002,
-        p_type_1=0.028,
-        p_type_2=0.97,
-        removed_bound=0.8,
-        inpainted_bound=0.05,
-        concentration_bound=0.5,
-        unknown=0.3,
-    )
-    (text,) = sentences(pd.DataFrame([row]), {"rug": 20})
-    for fact in ("type-2", "0.97", "type-1 0.03", "93.4 %", "7.1 %", "30.0 %", "20 units", "66.0 %"):
-        assert fact in text
-    assert all(fact in rule(pd.DataFrame([row])) for fact in ("80 %", "50 %", "5 %"))

@@ -51,17 +51,6 @@ def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
     return pd.DataFrame(found, columns=CHECKS)
 
 
-def mean_gains(panel: xr.Dataset) -> dict[str, dict[str, float]]:
-    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
-    found: dict[str, dict[str, float]] = {str(target): {} for target in panel["target"].values}
-    for name in ("gain", "gain_outside"):
-        if name in panel:
-            for target, summary in zip(found, _summaries(panel, name, "target"), strict=True):
-                if summary.measured:
-                    found[target][name] = summary.mean
-    return found
-
-
 class _Summary(NamedTuple):
     """Of the values that were measured (not NaN) over latents."""
 
@@ -97,8 +86,8 @@ def _held(contents: Contents) -> list[Regime]:
 
 def _edited(contents: Contents, sums: Sums) -> list[tuple[str, int]]:
     """Live, held arms and networks: names, and places among the arms of the sums."""
-    pairs = [("live", contents.live), *((regime.name, regime.arm) for regime in contents.regimes)]
-    return [(name, sums.arms.index(contents.place(arm))) for name, arm in pairs]
+    names = ["live", *(regime.name for regime in contents.regimes)]
+    return list(zip(names, sums.index(contents.compared), strict=True))
 
 
 def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
@@ -149,10 +138,10 @@ def _means(contents: Contents, sums: Sums, name: str) -> tuple[np.ndarray, np.nd
         values = _read(panel, name, block, "target", "arm").astype(np.float64)
         known = sums.shown[block, :, None] & ~np.isnan(values)
         totals = np.stack([np.where(known, values, 0).sum(axis=0), known.sum(axis=0)])
-        return totals, values[:, 0, sums.arms.index(contents.reference)]
+        return totals, values[:, 0, 0]
 
     totals, unedited = zip(*stream(add_up, slices(panel, [name], len(sums.shown))), strict=True)
-    total, count = sum(totals)
+    total, count = np.sum(totals, axis=0)
     everywhere = np.concatenate(unedited)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), everywhere[~np.isnan(everywhere)]
 
@@ -233,25 +222,25 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
                 detail = f"largest change of {count} images when a site upstream of the edit is held"
                 yield row("placebo_site", value, 0.0, value == 0, "failed", target=target, detail=detail)
     if "gain_error" in panel:
-        gains = mean_gains(panel)
-        for target, (count, value, _) in zip(gains, _summaries(panel, "gain_error", "target"), strict=True):
+        names = [name for name in ("gain_error", "gain", "gain_outside") if name in panel]
+        by_name = {name: _summaries(panel, name, "target") for name in names}
+        for t, (target, (count, value, _)) in enumerate(zip(contents.targets, by_name["gain_error"], strict=True)):
             # NaN where the closed form does not hold: ablations other than to zero, other normalizations.
             if count:
                 detail = "largest relative deviation from the closed form"
                 for name, where in (("gain", "on the target's pixels"), ("gain_outside", "elsewhere")):
-                    if name in gains[target]:
-                        detail += f"; mean gain {gains[target][name]:.2f} {where}"
+                    if name in names and by_name[name][t].measured:
+                        detail += f"; mean gain {by_name[name][t].mean:.2f} {where}"
                 good = value <= bounds.gain_error
                 yield row("gain", value, bounds.gain_error, good, target=target, detail=detail)
 
 
 def _stability(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
-    at = np.eye(len(sums.arms))
-    live = at[sums.arms.index(contents.place(contents.live))]
+    live, *held = sums.at(contents.compared)
     for t, target in enumerate(contents.targets):
         every = {outcome: parts(contents, sums, t, outcome) for outcome in ("removed", "inpainted")}
-        for regime in contents.regimes:
-            gap, found = live - at[sums.arms.index(contents.place(regime.arm))], list[float]()
+        for regime, weights in zip(contents.regimes, held, strict=True):
+            gap, found = live - weights, list[float]()
             for part in every.values():
                 about = np.isin(part.kinds, ["target", "object"])
                 halves = [contrast(_half(part, about, half), gap, carriers=np.inf) for half in (~sums.late, sums.late)]

@@ -52,7 +52,6 @@ class Contents:
         self.dose = float(panel.attrs.get("alpha", 1.0))
         self.live = self.arms[self.names.index("live")]._replace(latents=0)
         """What is done in the arm `live`."""
-        self.reference = self.names.index("reference")
         self._places = {arm._replace(latents=0): place for place, arm in enumerate(self.arms)}
         if self.rows(self.study) == 0:
             raise ValueError("the panel has no latent")
@@ -62,14 +61,20 @@ class Contents:
         """Pixels from which a class counts as present."""
         return math.ceil(float(self.panel.attrs.get("presence", PRESENCE)) * self.size)
 
-    def place(self, arm: Coordinates) -> int | None:
-        """The place of an arm in the panel; None where it has none."""
-        return self._places.get(arm._replace(latents=0))
+    def place(self, arm: Coordinates) -> int:
+        """The place of an arm in the panel; raises `ValueError` where it has none."""
+        if (place := self._places.get(arm._replace(latents=0))) is None:
+            raise ValueError(f"the panel has no arm '{arm.name(self.dose)}'")
+        return place
 
     def baseline(self, arm: Coordinates) -> int:
         """The place of the arm that is an arm's unedited image; the reference where the panel has no other."""
-        place = self.place(arm.baseline)
-        return self.reference if place is None else place
+        return self._places.get(arm.baseline._replace(latents=0), self.names.index("reference"))
+
+    @property
+    def compared(self) -> list[Coordinates]:
+        """Live, and what the study compares it with."""
+        return [self.live, *(regime.arm for regime in self.regimes)]
 
     @cached_property
     def study(self) -> list[int]:

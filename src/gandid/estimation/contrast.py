@@ -80,9 +80,7 @@ def ratio_parts(sums: Sums, target: int, objects: np.ndarray, kinds: np.ndarray,
     return Parts(objects, kinds, inside @ weights.T, inside.sum(axis=2))
 
 
-def contrast(
-    parts: Parts, weights: npt.ArrayLike, level: float = 0.95, carriers: npt.ArrayLike | None = None
-) -> Estimate:
+def contrast(parts: Parts, weights: npt.ArrayLike, level: float = 0.95, carriers: float | None = None) -> Estimate:
     """Estimate ``sum_j w_j sum(a_j) / sum(b_j)`` for each of several vectors of weights w over arms.
 
     With ``P_g`` the weighted sum of influence values of group g and m groups that inform one of the arms, the variance is ``m / (m - 1)
@@ -97,8 +95,8 @@ def contrast(
     level
         Coverage of the t interval.
     carriers
-        Latents that carry each contrast, for the degrees of freedom (`gandid.stats.t_interval`), which broadcast to (W, K). By
-        default those in which the weighted numerators do not cancel.
+        Latents that carry the contrasts, for the degrees of freedom (`gandid.stats.t_interval`): infinity if all do. By default those
+        in which the weighted numerators do not cancel.
 
     Returns
     -------

@@ -6,19 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gandid.estimation.bounds import (
-    CONDITION,
-    ENERGY,
-    EXACT,
-    GONE,
-    SIMILAR,
-    TOGETHER,
-    UNEDITED,
-    UNLIKELY,
-    Bounds,
-    Row,
-    row,
-)
+from gandid.estimation import bounds as limits
+from gandid.estimation.bounds import TOGETHER, Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast
 from gandid.estimation.families import invert
@@ -27,6 +16,21 @@ from gandid.panel.arms import EXACT_CONTROLS
 from gandid.stats import bonferroni, signed_z
 
 OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %
+UNUSED = [
+    "kind",
+    "site",
+    "segmenter",
+    "p",
+    "q",
+    "se",
+    "se_live",
+    "se_held",
+    "detectable",
+    "cs_low",
+    "cs_high",
+    "moved",
+    "n",
+]
 LATENTS = 4096  # of which a placebo object is dealt out to the holes
 
 
@@ -34,6 +38,7 @@ def credibility(
     contents: Contents, sums: Sums, frame: pd.DataFrame, confusion: pd.DataFrame | None, bounds: Bounds
 ) -> list[Row]:
     """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
+    frame = frame[frame["contrast"] != "did"].drop(columns=UNUSED, errors="ignore")
     about = frame[(frame["outcome"] == "removed") | (frame["object"] == TOGETHER)]
     found = [*_placebo_object(contents), *_baseline_area(contents, sums)]
     doses = about[about["contrast"].isin(["dose", "step", "departure"])]
@@ -82,7 +87,7 @@ def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
     own = [regime.name for regime in contents.regimes if regime.control not in EXACT_CONTROLS]
     holes = few["inside"].sel(arm=["live", *own]).sum("object").transpose("latent", "target", "arm").values[order]
     areas = few["pixels"].isel(target=0).sel(arm="reference").mean("latent").values / contents.size
-    bound = float(stats.binom.ppf(0.999, OBJECTS, UNLIKELY)) / OBJECTS
+    bound = float(stats.binom.ppf(0.999, OBJECTS, limits.UNLIKELY)) / OBJECTS
     for t, target in enumerate(contents.targets):
         others = areas[(contents.kinds(target) == "object") & (areas > 0)]
         rng = np.random.default_rng([seed, t])
@@ -106,16 +111,16 @@ def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
     totals = (
         sums.pixels[:, 0].sum(axis=0) if contents.targets else sums.pixels[:0]
     )  # unedited images are the same for all
-    whole, reference = sums.latents.sum() * contents.size, sums.arms.index(contents.reference)
+    whole = sums.latents.sum() * contents.size
     for target in contents.targets:
         place = list(contents.classes).index(target)
-        for regime in contents.regimes:
-            baseline = sums.baselines[sums.arms.index(contents.place(regime.arm))]
-            usual, own = float(totals[reference, place] / whole), float(totals[baseline, place] / whole)
+        for regime, arm in zip(contents.regimes, sums.index(contents.compared[1:]), strict=True):
+            baseline = sums.baselines[arm]
+            usual, own = float(totals[0, place] / whole), float(totals[baseline, place] / whole)
             if usual > 0 and regime.control not in EXACT_CONTROLS:
-                value, bound = own / usual, SIMILAR if own < usual else 1 / SIMILAR
+                value, bound = own / usual, limits.SIMILAR if own < usual else 1 / limits.SIMILAR
                 detail = f"{own:.1%} of the control's unedited images, {usual:.1%} of the network's own"
-                good = SIMILAR <= value <= 1 / SIMILAR
+                good = limits.SIMILAR <= value <= 1 / limits.SIMILAR
                 yield row("baseline_area", value, bound, good, target=target, arm=regime.name, detail=detail)
 
 
@@ -126,36 +131,38 @@ def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
     comparisons. Where one regime has lost `GONE` of the target, live and held must meet again, so that steps of `removed` from there on do
     not count; the detail says how large its DID was on the way. An effect at dose 0 is *failed*.
     """
-    curve = some[some["contrast"] == "dose"].sort_values(["outcome", "dose"], ascending=[False, True], kind="stable")
-    unedited = curve[curve["dose"] == 0]
-    nothing = float(np.abs(unedited[["tau_live", "tau_held"]].to_numpy()).max(initial=0))
-    if nothing > UNEDITED:
+    curve, steps = (some[some["contrast"] == name] for name in ("dose", "step"))
+    nothing = float(curve.loc[curve["dose"] == 0, ["tau_live", "tau_held"]].abs().to_numpy().max())
+    about = {"target": target, "arm": arm}
+    if nothing > limits.UNEDITED:
         detail = "the largest effect at dose 0, where there is no edit"
-        return row("dose", nothing, UNEDITED, False, "failed", target=target, arm=arm, detail=detail)
-    steps = some[some["contrast"] == "step"].set_index(["outcome", "dose"])
-    falls, worst = list[float](), ("", 0.0)
+        return row("dose", nothing, limits.UNEDITED, False, "failed", detail=detail, **about)
+    falls = list[tuple[float, str, float, float, float]]()
     for outcome, rising in curve.groupby("outcome", sort=False):
+        step = steps[steps["outcome"] == outcome]
         largest = rising["did"].iloc[int(rising["did"].abs().argmax())]
-        reached = rising[["tau_live", "tau_held"]].max(axis=1).shift()
-        for dose in rising["dose"][(reached < GONE) | ((outcome != "removed") & reached.notna())]:
-            step = steps.loc[(outcome, dose)]
-            falls.append(float(-np.sign(largest) * signed_z(step["did"], step["p_t"])))
-            worst = (str(outcome), float(dose)) if falls[-1] == max(falls) > max(falls[:-1], default=-np.inf) else worst
+        z = -np.sign(largest) * signed_z(step["did"].to_numpy(), step["p_t"].to_numpy())
+        reached = rising[["tau_live", "tau_held"]].max(axis=1)
+        before = zip(z, reached, rising["dose"], step["dose"], step["did"].abs(), strict=False)
+        falls += [
+            (fall, str(outcome), last, dose, size)
+            for fall, gone, last, dose, size in before
+            if np.isfinite(fall) and (outcome != "removed" or gone < limits.GONE)
+        ]
     if not falls:
-        return row("dose", 0.0, 0.0, True, target=target, arm=arm, detail="a single dose")
-    value, bound = max(0.0, *falls), bonferroni(bounds.stability, len(falls))
+        return row("dose", 0.0, 0.0, True, detail="a single dose", **about)
+    worst = max(falls, key=lambda fall: fall[0])
+    value, bound = max(0.0, worst[0]), bonferroni(bounds.stability, len(falls))
     detail = "the DID shrinks at no step"
     if value > 0:
-        before = curve.loc[(curve["outcome"] == worst[0]) & (curve["dose"] < worst[1]), "dose"].max()
-        size = 100 * abs(steps.loc[worst, "did"])
-        detail = f"the DID of {worst[0]} shrinks by {size:.1f} points from dose {before:g} to {worst[1]:g}"
+        _, outcome, last, dose, size = worst
+        detail = f"the DID of {outcome} shrinks by {100 * size:.1f} points from dose {last:g} to {dose:g}"
     removed = curve[curve["outcome"] == "removed"]
     peak = removed.iloc[int(removed["did"].abs().argmax())]
     detail += (
         f"; worst of {len(falls)} steps, in standard errors; the DID of removed is largest at dose {peak['dose']:g}, "
     )
-    detail += f"{100 * peak['did']:+.1f} points"
-    return row("dose", value, bound, value <= bound, target=target, arm=arm, detail=detail)
+    return row("dose", value, bound, value <= bound, detail=f"{detail}{100 * peak['did']:+.1f} points", **about)
 
 
 def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
@@ -184,7 +191,7 @@ def _shapley_efficiency(some: pd.DataFrame, target: str) -> Row:
     )
     gap = float((summed["did"] - (summed["tau_live"] - summed["tau_held"])).abs().max())
     detail = "largest gap between the sum of the shares and the DID of holding all sites, on the same latents"
-    return row("shapley_efficiency", gap, EXACT, gap <= EXACT, "failed", target=target, detail=detail)
+    return row("shapley_efficiency", gap, limits.EXACT, gap <= limits.EXACT, "failed", target=target, detail=detail)
 
 
 def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> Row:
@@ -197,15 +204,15 @@ def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> R
     own, random = some[some["draw"] == 0].iloc[0], some[some["draw"] != 0]
     _, _, p = permuted(some)
     excludes = own["ci_low"] > 0 or own["ci_high"] < 0
-    unmatched = ~((random["energy"] - 1).abs() <= ENERGY)  # NaN, of silent units, is no match
-    same, loose = bool(excludes and p > UNLIKELY), bool(unmatched.mean() > 0.5)
+    unmatched = ~((random["energy"] - 1).abs() <= limits.ENERGY)  # NaN, of silent units, is no match
+    same, loose = bool(excludes and p > limits.UNLIKELY), bool(unmatched.mean() > 0.5)
     detail = (
         f"{outcome}: {100 * own['did']:+.1f} points, {len(random)} sets of random units {100 * random['did'].min():+.1f} to "
         f"{100 * random['did'].max():+.1f}, with {random['energy'].min():.0%} to {random['energy'].max():.0%} of the energy"
     )
     detail = f"random units do as much: {detail}" if same else detail
-    detail += f"; {unmatched.mean():.0%} of the sets miss the energy by more than {ENERGY:.0%}" if loose else ""
-    return row("placebo_units", p, UNLIKELY, not (same or loose), target=target, arm=arm, detail=detail)
+    detail += f"; {unmatched.mean():.0%} of the sets miss the energy by more than {limits.ENERGY:.0%}" if loose else ""
+    return row("placebo_units", p, limits.UNLIKELY, not (same or loose), target=target, arm=arm, detail=detail)
 
 
 def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -> Row:
@@ -214,7 +221,7 @@ def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -
     recalls = pd.Series({name: confusion.loc[name, name] for name in contents.classes[kept]}, dtype=float).fillna(0.0)
     worst, condition = str(recalls.idxmin()), invert(confusion)[1]
     detail = f"worst is {worst}; condition number of the confusion {condition:.2f}"
-    detail += "" if condition <= CONDITION else ": no correction"
+    detail += "" if condition <= limits.CONDITION else ": no correction"
     return row("ground_truth", recalls[worst], bounds.recall, bool(recalls[worst] >= bounds.recall), detail=detail)
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from gandid import outcomes
 from gandid.estimation import families
 from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
-from gandid.estimation.checks import checks, mean_gains
+from gandid.estimation.checks import checks
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
@@ -53,8 +53,6 @@ class Effects:
     """Number of edited units per target, where the panel names them."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """The panel's attributes."""
-    gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By target, the means over latents of `gain` and `gain_outside`, where the panel has them."""
 
     @property
     def main(self) -> pd.DataFrame:
@@ -108,7 +106,7 @@ class Effects:
         return [sentence(self, target, control or self.control) for target in self.targets]
 
     def summary(self) -> str:
-        """The whole in plain text: a table per held arm, the sentences, and the checks that did not pass."""
+        """The whole in plain text: a table per held arm, and the checks that did not pass."""
         from gandid.estimation.words import summary
 
         return summary(self)
@@ -197,8 +195,8 @@ def did(
         frame = pd.concat([frame, *more], ignore_index=True)
         rows = pd.DataFrame(credibility(contents, sums, frame, confusion, bounds), columns=CHECKS)
         judged = pd.concat([judged, rows], ignore_index=True)
-    about = {"level": level, "units": contents.units(), "attrs": dict(panel.attrs), "gains": mean_gains(panel)}
-    return Effects(_finished(contents, frame, judged), judged, int(sums.latents.sum()), **about)
+    table, latents = _finished(contents, frame, judged), int(sums.latents.sum())
+    return Effects(table, judged, latents, level, contents.units(), dict(panel.attrs))
 
 
 def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -224,14 +222,14 @@ def read_effects(folder: Path, panel: xr.Dataset) -> Effects:
     folder
         Of the run.
     panel
-        Its panel, of which units, attributes and gains are read.
+        Its panel, of which units and attributes are read.
     """
     frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     frame[TEXT] = frame[TEXT].astype(object).fillna("")
     judged = pd.read_csv(folder / "checks.csv", keep_default_na=False, na_values={"value": [""], "bound": [""]})
     contents = Contents(panel)
     rows = contents.rows(contents.study)
-    return Effects(frame, judged, rows, 0.95, contents.units(), dict(panel.attrs), mean_gains(panel))
+    return Effects(frame, judged, rows, 0.95, contents.units(), dict(panel.attrs))
 
 
 def _target(
@@ -239,11 +237,11 @@ def _target(
 ) -> pd.DataFrame:
     """The contrasts `did` of one target: all columns but `q` and `supported`, and `moved`."""
     found, values = list[pd.DataFrame](), list[np.ndarray]()
-    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
+    live, *held = sums.index(contents.compared)
     for outcome in outcomes.OUTCOMES:
         part, ratio = parts(contents, sums, t, outcome), outcome in outcomes.RATIOS
         estimate, flipped = study_contrast(part, live, held, level)
-        levels = contrast(part, np.eye(len(sums.arms))[[live, *held]], level, np.inf)
+        levels = contrast(part, sums.at(contents.compared), level, np.inf)
         n = (sums.either[t, held] if ratio else np.full(len(held), sums.latents.sum()))[:, None]
         half = sequence_half_width(estimate.se, n, estimate.carriers, level)
         columns = (
@@ -271,17 +269,20 @@ def _bootstrap(
     part: Parts, live: int, held: Sequence[int], level: float, resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
     """The bootstrap's columns of a ratio, (held arm, class): all arms share resamples, so their differences are paired."""
-    arms, classes = [live, *held], len(part.objects)
-    result = np.full((3, len(held), classes), np.nan)
-    if resamples > 1:
-        columns = part.numerator[:, arms].reshape(len(part.numerator), -1)
-        draws = bootstrap(columns, np.repeat(part.denominator[:, arms], classes, axis=1), resamples, seed)
-        draws = draws.reshape(resamples, len(arms), classes)
-        gaps = draws[:, :1] - draws[:, 1:]
-        # Resamples without the target say nothing about it.
-        usable = np.isfinite(gaps).sum(0) >= 2
-        result[0, usable] = np.nanstd(gaps[:, usable], 0, ddof=1)
-        result[1:, usable] = np.nanpercentile(gaps[:, usable], [50 * (1 - level), 50 * (1 + level)], 0)
+    result = np.zeros((3, len(held), len(part.objects)))
+    result[:, ~part.denominator[:, held].any(axis=0)] = np.nan
+    if resamples < 2 or not part.denominator[:, live].any():
+        return dict(zip(BOOTSTRAP, result * np.nan, strict=True))
+    # Most classes never take a pixel of most targets, in any resample.
+    moving = part.numerator[:, [live, *held]].any(axis=(0, 1))
+    columns = ((part.numerator[:, arm][:, moving], part.denominator[:, [arm]]) for arm in (live, *held))
+    draws = np.stack([bootstrap(above, below, resamples, seed) for above, below in columns], axis=1)
+    gaps = draws[:, :1] - draws[:, 1:]
+    found = np.full((3, *gaps.shape[1:]), np.nan)
+    usable = np.isfinite(gaps).sum(axis=0) >= 2  # resamples without the target say nothing about it
+    found[0, usable] = np.nanstd(gaps[:, usable], 0, ddof=1)
+    found[1:, usable] = np.nanpercentile(gaps[:, usable], [50 * (1 - level), 50 * (1 + level)], 0)
+    result[:, :, moving] = found
     return dict(zip(BOOTSTRAP, result, strict=True))
 
 

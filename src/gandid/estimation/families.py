@@ -82,13 +82,13 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     """
     if not contents.doses:
         return
-    arms = [arm for arm in contents.arms if arm.edit and arm.draw == 0 and arm.dose in contents.doses]
-    known = [[regime.arm._replace(dose=dose) for dose in contents.doses[1:]] for regime in contents.regimes]
-    wanted = {arm._replace(latents=0) for arm in arms} & {arm for of_regime in known for arm in of_regime}
-    wanted |= {contents.live._replace(dose=dose) for dose in contents.doses[1:]}
-    sums = gather(contents, [place for arm in wanted if (place := contents.place(arm)) is not None])
-    count, live = len(contents.doses), _at_doses(contents, sums, contents.live)
-    held = np.array([_at_doses(contents, sums, regime.arm) for regime in contents.regimes])
+    count = len(contents.doses)
+    arms = [[arm._replace(dose=dose) for dose in contents.doses[1:]] for arm in contents.compared]
+    sums = gather(contents, [contents.place(arm) for at_doses in arms for arm in at_doses])
+    unedited = [sums.arms.index(contents.baseline(arm)) for arm in contents.compared]
+    places = [[first, *sums.index(at_doses)] for first, at_doses in zip(unedited, arms, strict=True)]
+    live, *held = np.eye(len(sums.arms))[np.array(places)]  # each (dose, arm)
+    held = np.array(held)
     exact = {h: e for h, one in enumerate(contents.regimes) if (e := exact_control(contents.regimes, one)) is not None}
     every, apart = np.array(contents.doses), [contents.regimes[h] for h in exact]
     flat, gap = held.reshape(-1, len(sums.arms)), live - held
@@ -125,17 +125,6 @@ def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
     return min(fitting)[1] if fitting else None
 
 
-def _at_doses(contents: Contents, sums: Sums, arm: Any) -> np.ndarray:
-    """Weights of one arm at each dose, (dose, arm)."""
-    weights = np.zeros((len(contents.doses), len(sums.arms)))
-    for d, dose in enumerate(contents.doses):
-        place = contents.place(arm._replace(dose=dose)) if dose else contents.baseline(arm)
-        if place is None:
-            raise ValueError(f"the panel has no arm '{arm._replace(dose=dose).name(contents.dose)}'")
-        weights[d, sums.arms.index(place)] = 1
-    return weights
-
-
 # Sites
 
 
@@ -165,7 +154,7 @@ def shares(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     if game is None:
         return
     sums = gather(contents, game.arms)
-    at = np.eye(len(sums.arms))[[sums.arms.index(place) for place in game.arms]]
+    at = sums.at(contents.arms[place] for place in game.arms)
     live, held = (at[place] for place in (game.live, game.held))
     each = game.weights @ at  # (order, site, arm)
     for t, target in enumerate(contents.targets):
@@ -217,9 +206,8 @@ def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     draws = [0, *contents.draws]
     exact = [regime for regime in contents.regimes if regime.exact]
     arms = [arm._replace(draw=draw) for arm in (contents.live, *(regime.arm for regime in exact)) for draw in draws]
-    places = [contents.place(arm) for arm in arms]
-    sums = gather(contents, [place for place in places if place is not None])
-    at = np.eye(len(sums.arms))[[sums.arms.index(place) for place in places]].reshape(-1, len(draws), len(sums.arms))
+    sums = gather(contents, [contents.place(arm) for arm in arms])
+    at = sums.at(arms).reshape(-1, len(draws), len(sums.arms))
     energy, gaps = contents.panel["energy"].values[draws], (at[0] - at[1:]).reshape(-1, len(sums.arms))
     for t, target in enumerate(contents.targets):
         for outcome in WHOLE if visible(sums, t) else ():
@@ -244,9 +232,8 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         if not count or not held:
             continue
         both = [gather(contents, places, segmenter, count) for segmenter in (0, s)]
-        at = np.eye(len(both[0].arms))
-        live, *arms = (both[0].arms.index(contents.place(arm)) for arm in (contents.live, *(one.arm for one in held)))
-        first, other = (np.kron(side, at[live] - at[arms]) for side in ([[1, 0]], [[0, 1]]))
+        gap = both[0].at([contents.live]) - both[0].at(regime.arm for regime in held)
+        first, other = (np.kron(side, gap) for side in ([[1, 0]], [[0, 1]]))
         for t, target in enumerate(contents.targets):
             for outcome in WHOLE if target in contents.classes[contents.known(s)] else ():
                 found = _common(contents, both, t, outcome, s)
@@ -321,8 +308,7 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
     inverse[np.ix_(known, known)] = invert(confusion)[0]
     if not np.isfinite(inverse).all():
         return
-    at = np.eye(len(sums.arms))
-    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
+    gap = sums.at([contents.live]) - sums.at(contents.compared[1:])
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
@@ -331,10 +317,11 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
         # Undoing confusions moves pixels between classes and keeps their number, which is the denominator.
         removed = ratio_parts(sums, t, contents.classes[own], kinds[own], known - inverse[own])
         weights = np.concatenate([inverse[others], inverse[others].sum(axis=0, keepdims=True)])
-        names = np.append(contents.classes[others], TOGETHER), np.append(kinds[others], "together")
-        for outcome, found in (("removed", removed), ("inpainted", ratio_parts(sums, t, *names, weights))):
+        objects, about_them = np.append(contents.classes[others], TOGETHER), np.append(kinds[others], "together")
+        inpainted = ratio_parts(sums, t, objects, about_them, weights)
+        for outcome, found in (("removed", removed), ("inpainted", inpainted)):
             about = {"contrast": "corrected"} | labels(contents.regimes, target, outcome)
-            yield rows(found, about, estimated(contrast(found, at[live] - at[held], level)))
+            yield rows(found, about, estimated(contrast(found, gap, level)))
 
 
 # What follows from rows
@@ -359,8 +346,7 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     keys = ["target", "arm", "outcome"]
     seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
     for one in did.to_dict("records"):
-        arm = sums.arms.index(contents.names.index(one["arm"]))
-        gap = share[sums.baselines[arm]] - share[sums.arms.index(contents.reference)]
+        gap = share[sums.baselines[sums.arms.index(contents.names.index(one["arm"]))]] - share[0]
         about = contents.kinds(one["target"]) == ("target" if one["outcome"] == "removed" else "object")
         found = [("gap", float(gap[about].sum()))]
         if (key := tuple(one[name] for name in keys)) in seen.index:

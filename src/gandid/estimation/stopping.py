@@ -53,7 +53,7 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     """
     contents = Contents(panel)
     sums, found = gather(contents, contents.study), []
-    live, *held = (sums.arms.index(contents.place(arm)) for arm in (contents.live, *(r.arm for r in contents.regimes)))
+    live, *held = sums.index(contents.compared)
     for t, target in enumerate(contents.targets if held else []):
         for o, outcome in enumerate(("removed", "inpainted")):
             part = together(parts(contents, sums, t, outcome))

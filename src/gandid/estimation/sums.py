@@ -8,7 +8,7 @@ latent is a group by itself where there are no more than that, neighbours by num
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from gandid.estimation.contents import COUNTS, Contents
+from gandid.panel.arms import Coordinates
 from gandid.panel.store import read_counts
 
 GROUPS = 1024  # half of them in each half of the latents
@@ -35,7 +36,9 @@ class Sums:
     """
 
     arms: list[int]
-    """Places of the arms in the panel."""
+    """Places of the arms in the panel; the first is the reference."""
+    places: dict[Coordinates, int]
+    """Places of the arms here, by what is done in them."""
     latents: np.ndarray
     """Latents in each group, (G,)."""
     late: np.ndarray
@@ -61,6 +64,14 @@ class Sums:
     """Pixels called `unknown`, summed over the latents that show the target, (target, arm)."""
     unedited_unknown: np.ndarray
     """Pixels called `unknown` in each unedited image, (N,)."""
+
+    def index(self, arms: Iterable[Coordinates]) -> list[int]:
+        """Places of some arms."""
+        return [self.places[arm._replace(latents=0)] for arm in arms]
+
+    def at(self, arms: Iterable[Coordinates]) -> np.ndarray:
+        """Weights of some arms, each by itself: (of them, arm)."""
+        return np.eye(len(self.arms))[self.index(arms)]
 
     @property
     def hole(self) -> np.ndarray:
@@ -111,8 +122,8 @@ def gather(contents: Contents, arms: Sequence[int], segmenter: int = 0, rows: in
     GandidError
         If counts that are said to be measured are missing.
     """
-    live, baselines = contents.place(contents.live), [contents.baseline(contents.arms[arm]) for arm in arms]
-    wanted = list(dict.fromkeys([contents.reference, live, *arms, *baselines]))
+    first = contents.names.index("reference"), contents.place(contents.live)
+    wanted = list(dict.fromkeys([*first, *arms, *(contents.baseline(contents.arms[arm]) for arm in arms)]))
     rows = contents.rows(wanted, segmenter) if rows is None else rows
     counter = _Counter(contents, wanted, segmenter, rows)
     for one in stream(counter.count, slices(contents.panel, COUNTS, rows)):
@@ -125,7 +136,7 @@ class _Counter:
 
     def __init__(self, contents: Contents, arms: list[int], segmenter: int, rows: int):
         self.panel, self.segmenter = contents.panel, segmenter
-        self.live, self.reference = arms.index(contents.place(contents.live)), arms.index(contents.reference)
+        self.live = arms.index(contents.place(contents.live))
         classes, targets = list(contents.classes), contents.targets
         self.target = np.array([classes.index(name) for name in targets], int)
         self.others = np.array([contents.kinds(name, segmenter) == "object" for name in targets])
@@ -141,6 +152,7 @@ class _Counter:
         zeros = {name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")}
         self.sums = Sums(
             arms=arms,
+            places={contents.arms[arm]._replace(latents=0): place for place, arm in enumerate(arms)},
             latents=np.bincount(self.group, minlength=groups),
             late=np.arange(groups) >= numbers[0],
             **zeros,
@@ -175,13 +187,13 @@ class _Counter:
             name: np.stack([values[a:b].sum(0, dtype=np.int64) for a, b in pairwise(cuts)])
             for name, values in (("pixels", pixels), ("inside", inside), ("emerged", emerged))
         }
-        shown = pixels[:, np.arange(len(self.target)), self.reference, self.target] >= max(self.present, 1)
+        shown = pixels[:, np.arange(len(self.target)), 0, self.target] >= max(self.present, 1)
         found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
         found |= self._holes(inside)
         if self.unknown is not None and len(self.target):
             unknown = pixels[..., self.unknown].astype(np.int64)
             found |= {"unknown": np.einsum("nt,nta->ta", shown, unknown)}
-            found |= {"unedited_unknown": unknown[:, 0, self.reference]}
+            found |= {"unedited_unknown": unknown[:, 0, 0]}
         return found
 
     def _holes(self, inside: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,8 +7,7 @@ make this a rule are the study's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,6 @@ COLUMNS += [
 ]
 RESAMPLES = 2000
 SEED = 0
-UNKNOWN = 0.01  # share that turns into no class that the segmenter knows, from which it is worth a word
 
 
 class Thresholds(Protocol):
@@ -94,8 +92,8 @@ def types(panel: xr.Dataset, relation: xr.Dataset, thresholds: Thresholds) -> pd
         One row per target, columns `COLUMNS`. A target that fewer than two images show, or on which no unit has a positive ACE, has none.
     """
     contents = Contents(panel)
-    sums = gather(contents, [contents.names.index("live")])
-    live, rows = sums.arms.index(contents.names.index("live")), []
+    sums, rows = gather(contents, [contents.place(contents.live)]), []
+    (live,) = sums.index([contents.live])
     for t, target in enumerate(contents.targets):
         ace = relation["ace"].sel(object=target).values
         if sums.shown[:, t].sum() < 2 or not (ace > 0).any():
@@ -112,43 +110,11 @@ def types(panel: xr.Dataset, relation: xr.Dataset, thresholds: Thresholds) -> pd
         known = np.isfinite(draws).all(axis=1) & np.isfinite(shares)
         drawn = classify(draws[known, 0], draws[known, 1], shares[known], thresholds)
         kind = str(classify(removed, inpainted, own, thresholds))
-        row = (target, removed, inpainted, own, gini(ace), effective_units(ace), kind)
-        row += tuple((drawn == name).mean() for name in TYPES)
-        row += (thresholds.removed, thresholds.inpainted, thresholds.concentration, unnamed.sum() / hole.sum())
+        row = [target, removed, inpainted, own, gini(ace), effective_units(ace), kind]
+        row += [(drawn == name).mean() for name in TYPES]
+        row += [thresholds.removed, thresholds.inpainted, thresholds.concentration, unnamed.sum() / hole.sum()]
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def sentences(frame: pd.DataFrame, units: Mapping[str, int]) -> list[str]:
-    """One sentence per target of what `types` found; `units` says how many of each were edited."""
-    return [_sentence(row, units[row["target"]]) for row in frame.to_dict("records")]
-
-
-def rule(frame: pd.DataFrame) -> str:
-    """The thresholds in words, of a table that is not empty."""
-    first = frame.iloc[0]
-    return (
-        f"Types: type-1 entangled if less than {100 * first['removed_bound']:g} % of an object is removed or its edited units "
-        f"carry less than {100 * first['concentration_bound']:g} % of the positive ACE on it; otherwise type-2 entangled if "
-        f"other objects take {100 * first['inpainted_bound']:g} % of its pixels or more, and disentangled if not."
-    )
-
-
-def _sentence(row: Mapping[Any, Any], units: int) -> str:
-    chances = {name: row["p_" + name.replace("-", "_")] for name in TYPES}
-    chance = chances.pop(row["type"])
-    others = ", ".join(f"{name} {other:.2f}" for name, other in chances.items() if other >= 0.005)
-    sure = "above 0.99" if 0.995 <= chance < 1 else f"{chance:.2f}"
-    name = row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled"
-    removed, inpainted, own = (f"{100 * row[key]:.1f} %" for key in ("removed", "inpainted_objects", "share_top"))
-    unnamed = ""
-    if row["unknown"] >= UNKNOWN:
-        unnamed = f", {100 * row['unknown']:.1f} % into nothing that the segmenter knows"
-    carry = "1 unit carries" if units == 1 else f"{units} units carry"
-    return (
-        f"{row['target']} is {name} with probability {sure}{f' ({others})' if others else ''}: {removed} of it is removed, "
-        f"{inpainted} turns into other objects{unnamed}, and its {carry} {own} of the positive ACE."
-    )
 
 
 def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
 
 
 def summary(effects: "Effects") -> str:
-    """A header, a table per held arm, the sentences, and the checks that did not pass."""
+    """A header, a table per held arm, and the checks that did not pass."""
     facts = [
         f"{effects.latents:,} latents",
         *(effects.attrs[name] for name in ("generator", "layer") if name in effects.attrs),
@@ -56,8 +56,7 @@ def summary(effects: "Effects") -> str:
     for arm in effects.arms:
         lines += ["", f"{arm} · DID = live - held, in points of the target's original pixels", _table(effects, arm)]
     bad = effects.checks[effects.checks["verdict"] != "ok"]
-    lines += ["", *(f"- {text}" for text in effects.sentences()), ""]
-    lines.append(f"Checks: {len(effects.checks) - len(bad)} of {len(effects.checks)} ok")
+    lines += ["", f"Checks: {len(effects.checks) - len(bad)} of {len(effects.checks)} ok"]
     for (verdict, check), rows in bad.groupby(["verdict", "check"], sort=False):
         places = (f"{row.target} {row.arm} {row.value:.2g} against {row.bound:.2g}" for row in rows.itertuples())
         lines.append(f"  {verdict}: {check}: " + "; ".join(" ".join(place.split()) for place in places))
@@ -67,7 +66,9 @@ def summary(effects: "Effects") -> str:
 def out_of_support(checks: pd.DataFrame) -> str:
     """The support checks that an arm does not pass, each with its value and its bound; empty if it passes."""
     bad = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok")]
-    return ", ".join(f"{SUPPORT_WORDS[row.check]} {row.value:.2g} against {row.bound:.2g}" for row in bad.itertuples())
+    return ", ".join(
+        f"{SUPPORT_WORDS[str(row.check)]} {row.value:.2g} against {row.bound:.2g}" for row in bad.itertuples()
+    )
 
 
 def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
