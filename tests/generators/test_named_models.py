@@ -71,8 +71,6 @@ def test_models_are_listed_with_what_is_here(tmp_path, monkeypatch):
     assert rows["rooms"] == "64 px 3 MB here"
     assert rows["dissect/kitchen"] == "256 px 92 MB here"
     assert rows["ganzoo/celebahq-512"] == "512 px 277 MB to be downloaded"
-    for model in NAMED.values():
-        assert model.source in done.stdout and model.licence in done.stdout
     assert str(tmp_path) in done.stdout
 
 

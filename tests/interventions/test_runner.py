@@ -11,6 +11,8 @@ from gandid.generators import Generator
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold, insert
 
+pytestmark = pytest.mark.filterwarnings("ignore:the generator.s images range")  # random weights
+
 LAYER = "layer3"
 UNITS = (1, 4, 5)
 

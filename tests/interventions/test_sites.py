@@ -21,6 +21,8 @@ from gandid.interventions import (
     register_site,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:the generator.s images range")  # random weights
+
 CHANNELS = 6
 UNITS = (0, 3)
 

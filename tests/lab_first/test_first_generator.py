@@ -36,6 +36,7 @@ def test_a_resolution_fades_in_and_then_stays():
     assert alphas[10:] == [1.0] * 10
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     from dataclasses import asdict
 

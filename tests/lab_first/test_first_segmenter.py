@@ -16,6 +16,7 @@ from lab.first.segmenter import CLASSES, evaluate_segmenter, quality_bars, train
 TINY = {"seed": 5, "steps": 6, "batch": 2, "scenes": 16, "resolution": 32, "threads": 1, "save_every": 2}
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
     whole = train_segmenter(tmp_path / "whole", **TINY, progress=False)
 
