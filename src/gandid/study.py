@@ -130,17 +130,14 @@ class Study:
         `units` are how many are to be chosen for each target, as in `run`; `runner` is that of a twin.
         """
         runner = runner or self.runner
-        z, how = self.latents(range(latents), "ranking", runner), {"ranking": ranking, "targets": targets}
+        z = self.latents(range(latents), "ranking", runner)
+        count = units or self.unit_count(StudyConfig())
+        how: dict[str, Any] = {"ranking": ranking, "targets": targets, "count": count, "iou_threshold": iou_threshold}
         label = "ranking units" if runner is self.runner else "ranking a twin's units"
         while True:
             try:
                 with ProgressLine(progress, label, latents) as line, arithmetic(self.device, self.dtype):
-                    more: dict[str, Any] = {
-                        "count": units or self.unit_count(StudyConfig()),
-                        "iou_threshold": iou_threshold,
-                        "kept": kept,
-                    }
-                    return relate(runner, self.segmenter, z, line.advance, rows=self.rows, **how, **more)  # type: ignore[arg-type]
+                    return relate(runner, self.segmenter, z, line.advance, rows=self.rows, kept=kept, **how)
             except torch.OutOfMemoryError:
                 self.rows = fewer_rows(self.rows, self.device)
 

@@ -79,6 +79,13 @@ def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, sec
         assert rows[0] == rows[1]
 
 
+def test_a_second_segmenter_catches_up_with_a_growing_run(tmp_path, second):
+    run(tmp_path / "run", latents=20)
+    panel, made = run(tmp_path / "run", latents=40, second_segmenter=second)
+    assert made == {("study", (0,)): 20, ("study", (1,)): 40}
+    xr.testing.assert_identical(panel, run(None, second_segmenter=second)[0])
+
+
 def test_a_merged_run_is_extended_as_a_whole_one(tmp_path, second):
     for k in (1, 2):
         run(tmp_path / f"part-{k}", chunk=f"{k}/2", second_segmenter=second)

@@ -28,8 +28,9 @@ def missing_latents(panel: PanelStore, numbers: Sequence[int], batch: int, segme
     there = set(panel.latents)
     left = [number for number in numbers if number not in there]
     tasks, start = [], len(panel.latents)
+    together = bool((panel.measured[1:] == start).any(axis=1).all())  # else the other segmenters are to catch up first
     for chunk in chunked(left, chunk_length(batch, len(numbers))):
-        seconds = min(max(SECOND_LATENTS - numbers[0] - start, 0), len(chunk))
+        seconds = min(max(SECOND_LATENTS - numbers[0] - start, 0), len(chunk)) if together else 0
         tasks.append(Task(0, chunk, start, tuple(range(segmenters if seconds else 1)), seconds))
         start += len(chunk)
     return tasks

@@ -1,0 +1,40 @@
+"""The dry run counts the images that are made."""
+
+from planted import PlantedGenerator, PlantedSegmenter
+
+from gandid.config import StudyConfig
+from gandid.measure.plan import plan
+from gandid.study import Study
+
+
+class Counting(PlantedSegmenter):
+    images = 0
+
+    def __call__(self, images):
+        self.images += len(images)
+        return super().__call__(images)
+
+
+ASKED = {"targets": {"a": (0,), "b": (1,)}, "latents": 70}
+EXTRAS = {"dose": (0, 0.5, 0.8, 1), "placebos": 50, "sites": "shapley"}
+
+
+def measured(**asked):
+    """Images that a run of named units labels; its examples among them."""
+    segmenter = Counting()
+    Study(PlantedGenerator(), segmenter, layer="paint", seed=3).run(**ASKED, **asked)
+    return segmenter.images
+
+
+def test_it_counts_the_images_of_every_kind_of_arm():
+    study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=3)
+    plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
+    assert plain.images == 70 * (
+        1 + 2 * 4
+    )  # the reference; live and three held arms, since capped:first is frozen:first
+    assert whole.images - plain.images == measured(**EXTRAS) - measured()
+    assert (
+        whole.arms == 6 + 2 * 5 + 2 * 5
+    )  # two doses and two draws of live and four held arms; one site has no coalitions
+    assert whole.rows - plain.rows == 2 * (70 * 10 + 64 * 10)
+    assert whole.seconds > 0 and whole.disk > 0

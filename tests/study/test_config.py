@@ -1,0 +1,56 @@
+"""The configuration: every field is declared once, and what is wrong is told in a line."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from gandid.config import StudyConfig
+from gandid.errors import UsageError
+
+GROUPS = {"What", "How many", "Controls", "Credibility", "Machine"}
+
+
+def test_every_field_says_what_it_means_and_where_it_belongs():
+    for name, field in StudyConfig.model_fields.items():
+        assert field.description and field.description.endswith("."), name
+        assert field.json_schema_extra["group"] in GROUPS
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    asked = StudyConfig.check(
+        targets={"lamp": (3, 17)},
+        dose=True,
+        hold="first",
+        segmenter_scales=(0.5, 1.0),
+        until=0.01,
+        types={"removed": 0.5},
+    )
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(asked.model_dump(mode="json") | {"resolved": {"command": "gandid run"}}))
+    assert StudyConfig.read(path) == asked
+    assert StudyConfig.read(path, until=None).until is None
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"latent": 5}, "unknown setting 'latent': did you mean 'latents'"),
+        ({"types": {"remove": 0.5}}, "unknown setting 'types.remove': did you mean 'removed'"),
+        ({"units": 0}, "units: input should be greater than 0"),
+        ({"dose": (0.5, 2)}, "dose.1: "),
+        ({"dose": (0,)}, "one of them above 0"),
+        ({"twin": "x"}, "add --control twin"),
+        ({"chunk": "1/2", "placebos": 3}, "leave out --chunk"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line_that_names_the_file(tmp_path, values, line):
+    with pytest.raises(UsageError, match=line) as error:
+        StudyConfig.check("study.yaml", **values)
+    assert str(error.value).startswith("study.yaml: ") and "\n" not in str(error.value)
+
+
+def test_quick_rooms_load_no_torch():
+    code = "import sys, gandid, gandid.config, gandid.runs, gandid.panel.store; gandid.did; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
