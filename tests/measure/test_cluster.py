@@ -131,13 +131,13 @@ def test_a_chunk_that_fails_is_told_and_tried_again(cluster, tmp_path):
     study = Study(Stubborn(), PlantedSegmenter(), layer="paint", seed=5)
     study.rows = 16
     with pytest.warns(UserWarning, match=r"latents 32 to 47 could not be measured: .*latent 40 is refused"):
-        panel = study.run({"a": [0]}, latents=96, store=tmp_path / "run", executor=Ray(workers=2))
+        panel = study.run({"a": [0]}, control="capped", latents=96, store=tmp_path / "run", executor=Ray(workers=2))
     assert panel["latent"].values.tolist() == [*range(32), *range(48, 96)]
     # What is missing is measured by the same call once nothing stands in the way.
     study.generator.refuses = False
-    panel = study.run({"a": [0]}, latents=96, store=tmp_path / "run")
+    panel = study.run({"a": [0]}, control="capped", latents=96, store=tmp_path / "run")
     assert panel["latent"].values.tolist() == [*range(32), *range(48, 96), *range(32, 48)]
-    whole = study.run({"a": [0]}, latents=96)
+    whole = study.run({"a": [0]}, control="capped", latents=96)
     xr.testing.assert_identical(panel.sortby("latent"), whole)
 
 

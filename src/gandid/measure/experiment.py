@@ -24,6 +24,9 @@ class Layout(NamedTuple):
     An arm that is one and the same as another has no row block of its own; the first row block is the reference.
     """
 
+    network: str
+    targets: list[int]
+    """Places of the targets that are tried."""
     blocks: list[tuple[str | None, Coordinates]]
     """Target (None for unedited) and arm of each row block."""
     places: list[int]
@@ -109,7 +112,8 @@ class Experiment:
 
     def layouts(self, block: Block) -> list[Layout]:
         """The passes of a block: one per network, or where the targets are run apart, one per network and target."""
-        groups = [[target] for target in self.targets] if block.apart else [self.targets]
+        every = list(range(len(self.targets)))
+        groups = [[target] for target in every] if block.apart else [every]
         networks = dict.fromkeys(arm.network for arm in block.arms)
         return [self._layout(block, network, targets) for network in networks for targets in groups]
 
@@ -121,7 +125,7 @@ class Experiment:
         """Latents that are taken together: as many as make `rows` images, at most `most`."""
         return max(1, min(rows // len(self.layouts(block)[0].blocks), most))
 
-    def _layout(self, block: Block, network: str, targets: Sequence[str]) -> Layout:
+    def _layout(self, block: Block, network: str, targets: list[int]) -> Layout:
         places = [place for place, arm in enumerate(block.arms) if arm.network == network]
         arms = [block.arms[place] for place in places]
         reference = REFERENCE._replace(network=network)
@@ -129,14 +133,15 @@ class Experiment:
             (None, arm) for arm in dict.fromkeys([reference, *(arm.baseline for arm in arms)])
         ]
         tried = list(dict.fromkeys(self.canonical(arm) for arm in arms if arm.edit))
-        blocks += [(target, arm) for target in targets for arm in tried]
+        named = [self.targets[target] for target in targets]
+        blocks += [(target, arm) for target in named for arm in tried]
         at = {key: row for row, key in enumerate(blocks)}
         unedited = [at[None, arm.baseline] for arm in arms]
         rows = [
             [at[target, self.canonical(arm)] if arm.edit else base for arm, base in zip(arms, unedited, strict=True)]
-            for target in targets
+            for target in named
         ]
-        return Layout(blocks, places, np.array(rows), unedited)
+        return Layout(network, targets, blocks, places, np.array(rows), unedited)
 
     def panel(
         self,

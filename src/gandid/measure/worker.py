@@ -164,11 +164,10 @@ class Worker:
 
     def _measured(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
         """A batch of latents in every arm of a block."""
-        everyone, n = self.experiment.targets, len(numbers)
-        shape = len(segmenters), n, len(everyone), len(block.arms), len(self._objects)
+        n, arms = len(numbers), len(block.arms)
+        shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
         for layout in self.experiment.layouts(block):
-            at = [t for t, target in enumerate(everyone) if any(target == tried for tried, _ in layout.blocks)]
             labels: list[list[np.ndarray]] = [[] for _ in segmenters]
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
             for group, fresh, images, readings in self._images(layout, numbers, diagnosed):
@@ -179,19 +178,19 @@ class Worker:
                         diagnosis.add(group, fresh, images, readings, doubt, labels[0][0][0], segmenter.classes)
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
-                place = np.ix_([s], range(n), at, layout.places, columns)
-                targets = [everyone[t] for t in at]
+                place = np.ix_([s], range(n), layout.targets, layout.places, columns)
+                targets = [self.experiment.targets[target] for target in layout.targets]
                 for name, counts in _counted(segmenter, layout, targets, np.concatenate(labels[s])).items():
                     rows[name][place] = counts
             if diagnosis is not None:
-                diagnosis.put(rows, layout, len(block.arms))
+                diagnosis.put(rows, layout, arms)
         return rows
 
     def _images(
         self, layout: Layout, numbers: Sequence[int], read: bool
     ) -> Iterator[tuple[list[tuple[str | None, Coordinates]], slice, Tensor, Readings | None]]:
         """Row blocks that are run together, each time with the reference; which of them are new, their images, what sites took."""
-        runner, experiment = self.runners[layout.blocks[0][1].network], self.experiment
+        runner, experiment = self.runners[layout.network], self.experiment
         z = self._latents(numbers, "effects", runner)
         donors = self._latents(numbers, "donors", runner) if experiment.resamples else None
         size = max(1, self.rows // len(numbers) - 1)
@@ -205,12 +204,9 @@ class Worker:
                 yield group, fresh, runner.run(z, arms, donors=donors)[fresh], None
 
     def _diagnosis(self, layout: Layout, numbers: Sequence[int]) -> Diagnosis:
-        network = layout.blocks[0][1].network
         typical = {site: kept[[number % len(kept) for number in numbers]] for site, kept in self._typical.items()}
-        own = network == "own"
-        return Diagnosis(
-            self.runners[network], self.experiment, numbers, typical if own else None, self.setting.discriminator
-        )
+        asked = typical if layout.network == "own" else None
+        return Diagnosis(self.runners[layout.network], self.experiment, numbers, asked, self.setting.discriminator)
 
     @cached_property
     def _typical(self) -> dict[str, Tensor]:
