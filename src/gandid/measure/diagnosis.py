@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gandid.generators import Discriminator
 from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner
-from gandid.measure.experiment import Experiment, Layout
+from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.panel.arms import Coordinates
 from gandid.panel.schema import QUANTILES
 
@@ -91,7 +91,7 @@ class Diagnosis:
                 for name, values in zip(GAINS, gains, strict=True):
                     self._by_latent[name][:, t] = values
 
-    def put(self, rows: dict[str, np.ndarray], layout: Layout, arms: int) -> None:
+    def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
         """Write into a panel's rows, of so many arms, what is known of the arms of a layout; nothing of a twin is strained."""
         n, targets = len(self.judged), len(self.experiment.targets)
         for name, parts in self._by_block.items():

@@ -18,7 +18,7 @@ from gandid.segmenters import Segmenter
 Edits = Mapping[str, Edit]  # by target
 
 
-class Layout(NamedTuple):
+class RowBlocks(NamedTuple):
     """Row blocks of one pass through one network.
 
     An arm that is one and the same as another has no row block of its own; the first row block is the reference.
@@ -110,7 +110,7 @@ class Experiment:
         edit = None if target is None else replace(self.edits[arm.network, arm.draw][target], alpha=arm.dose)
         return Arm(edit, held, arm.strength)
 
-    def layouts(self, block: Block) -> list[Layout]:
+    def layouts(self, block: Block) -> list[RowBlocks]:
         """The passes of a block: one per network, or where the targets are run apart, one per network and target."""
         every = list(range(len(self.targets)))
         groups = [[target] for target in every] if block.apart else [every]
@@ -125,7 +125,7 @@ class Experiment:
         """Latents that are taken together: as many as make `rows` images, at most `most`."""
         return max(1, min(rows // len(self.layouts(block)[0].blocks), most))
 
-    def _layout(self, block: Block, network: str, targets: list[int]) -> Layout:
+    def _layout(self, block: Block, network: str, targets: list[int]) -> RowBlocks:
         places = [place for place, arm in enumerate(block.arms) if arm.network == network]
         arms = [block.arms[place] for place in places]
         reference = REFERENCE._replace(network=network)
@@ -141,7 +141,7 @@ class Experiment:
             [at[target, self.canonical(arm)] if arm.edit else base for arm, base in zip(arms, unedited, strict=True)]
             for target in named
         ]
-        return Layout(network, targets, blocks, places, np.array(rows), unedited)
+        return RowBlocks(network, targets, blocks, places, np.array(rows), unedited)
 
     def panel(
         self,

@@ -17,7 +17,7 @@ from gandid.generators import Discriminator
 from gandid.interventions import Readings, Runner, register_sites, registered_sites
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
-from gandid.measure.experiment import Experiment, Layout
+from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.panel.arms import Block, Coordinates
 from gandid.segmenters import Segmenter
 
@@ -187,7 +187,7 @@ class Worker:
         return rows
 
     def _images(
-        self, layout: Layout, numbers: Sequence[int], read: bool
+        self, layout: RowBlocks, numbers: Sequence[int], read: bool
     ) -> Iterator[tuple[list[tuple[str | None, Coordinates]], slice, Tensor, Readings | None]]:
         """Row blocks that are run together, each time with the reference; which of them are new, their images, what sites took."""
         runner, experiment = self.runners[layout.network], self.experiment
@@ -203,7 +203,7 @@ class Worker:
             else:
                 yield group, fresh, runner.run(z, arms, donors=donors)[fresh], None
 
-    def _diagnosis(self, layout: Layout, numbers: Sequence[int]) -> Diagnosis:
+    def _diagnosis(self, layout: RowBlocks, numbers: Sequence[int]) -> Diagnosis:
         typical = {site: kept[[number % len(kept) for number in numbers]] for site, kept in self._typical.items()}
         asked = typical if layout.network == "own" else None
         return Diagnosis(self.runners[layout.network], self.experiment, numbers, asked, self.setting.discriminator)
@@ -248,7 +248,7 @@ def _labelled(segmenter: Segmenter, images: Tensor, doubted: bool) -> tuple[np.n
     return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32), doubt
 
 
-def _counted(segmenter: Segmenter, layout: Layout, targets: Sequence[str], labels: np.ndarray) -> Rows:
+def _counted(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray) -> Rows:
     """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W)."""
     classes = list(segmenter.classes)
     counts, inside = outcomes.pixels(labels, len(classes))[layout.rows], []

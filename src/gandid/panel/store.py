@@ -63,7 +63,10 @@ class PanelStore:
         with verified(root):
             group = zarr.open_group(root, mode="r+", use_consolidated=False)
             self._arrays: dict[str, zarr.Array] = dict(group.arrays())
-            self._dims = {name: list(array.attrs["_ARRAY_DIMENSIONS"]) for name, array in self._arrays.items()}  # type: ignore[arg-type]
+            self._dims: dict[str, list[Any]] = {
+                name: list(array.attrs["_ARRAY_DIMENSIONS"])  # type: ignore[arg-type]
+                for name, array in self._arrays.items()
+            }
             self._attributes = self._arrays[MEASURED].attrs
             if isinstance(root, Path):
                 self._metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
