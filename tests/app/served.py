@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from gandid.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "gandid"]
 
 
 @dataclass

@@ -9,11 +9,11 @@ import pytest
 from gandid import Study, did, load_generator, load_segmenter
 from gandid.app import experiment
 from gandid.app.models import Model, Ranked
-from gandid.app.state import State, encode_region
-from gandid.app.stream import LATENTS, STEP, tallies
+from gandid.app.state import LATENTS, State, encode_region
+from gandid.app.stream import STEP, tallies
 from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
-from gandid.relation import top_units
+from gandid.ranking import top_units
 from gandid.segmenters import FunctionSegmenter
 
 STATE = State(layer="layer8", target="rug", number=3, count=6)
@@ -78,7 +78,7 @@ def test_the_levels_of_an_insertion_are_conditional_means(model: Model) -> None:
 
 
 def test_without_a_ranking_the_image_is_shown_alone(model: Model) -> None:
-    view = experiment.look(experiment.settle(STATE, model), model, Ranked(None, 0, 0, 4))
+    view = experiment.look(experiment.settle(STATE, model), model, Ranked())
     assert len(view.images) == 1
     assert not view.edited
 
@@ -107,13 +107,12 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(model: Model, ranked
     assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
     study = Study(model.for_numbers, model.segmenter, "layer8")
     panel = study.run({"rug": units}, control="capped", hold="all", latents=LATENTS)
-    frame = did.estimate(panel).to_frame().set_index(["outcome", "object"])
-    for row in got[-1].rows:
-        expected = frame.loc[(row.outcome, row.object)]
+    frame = did(panel).main.set_index(["outcome", "object"])
+    for row in got[-1].outcomes:
+        expected = frame.loc[(row.name, row.object)]
         assert (row.live, row.held, row.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
         assert (row.low, row.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
-    assert {row.outcome for row in got[-1].rows} == {"removed", "inpainted"}
-    assert got[-1].gain_map == pytest.approx(panel["gain_map"].values[0])
+    assert {row.name for row in got[-1].outcomes} == {"removed", "inpainted"}
 
 
 def test_abandoned_numbers_stop(model: Model, ranked: Ranked) -> None:

@@ -2,18 +2,20 @@
 
 import ast
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import typer
+from planted import PlantedGenerator, PlantedSegmenter
 
-from gandid import Study, cli, did
+from gandid import Study, cli
 from gandid.app import studies, words
-from gandid.app.models import Model
 from gandid.app.state import State
+from gandid.config import StudyConfig
 from gandid.errors import UsageError
-from gandid.studies.config import StudyConfig
+from gandid.report.findings import findings, headline
+from gandid.report.run import read
 
 STATES = [
     State(layer="layer8", target="rug"),
@@ -26,16 +28,19 @@ def config(state: State, latents: int = 512) -> StudyConfig:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_command_asks_for_the_study_that_the_page_shows(state: State) -> None:
-    asked, out = config(state, 300), Path("runs/with space")
-    program, command, *arguments = shlex.split(studies.command(asked, out))
-    assert (program, command) == ("gandid", "run")
-    context = typer.main.get_command(cli.app).commands["run"].make_context("run", arguments)
-    [layer] = context.params["layer"]
-    given = context.params | {"targets": cli._targets(context.params["target"]), "background": None, "layer": layer}
-    read = StudyConfig.check(**{name: given[name] for name in StudyConfig.model_fields if given.get(name) is not None})
-    assert read == asked
-    assert context.params["out_folder"] == out
+def test_the_command_asks_for_the_study_that_the_page_shows(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[StudyConfig, Path]] = []
+    monkeypatch.setattr(Study, "check", lambda study, config, folder: asked.append((config, folder)))
+    monkeypatch.setattr(Study, "execute", lambda *_, **__: None)
+    monkeypatch.setattr("gandid.terminal.show", lambda *_: None)
+    out = tmp_path / "with space"
+    program, *arguments = shlex.split(studies.command(config(state, 300), out))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert (program, ended.value.code) == ("gandid", 0)
+    assert asked == [(config(state, 300), out)]
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -67,11 +72,12 @@ def test_what_a_study_cannot_do_is_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run, one that is not finished, and something else."""
     runs = tmp_path_factory.mktemp("runs")
-    study = Study(model.generator, model.segmenter, "layer8")
-    study.run({"rug": (1, 2, 3)}, control="capped", hold="first", latents=8, store=runs / "rug <1>")
+    Study(PlantedGenerator(), PlantedSegmenter(), "paint").run(
+        {"a": [0]}, control="capped", hold="first", latents=8, store=runs / "rug <1>"
+    )
     (runs / "cut short").mkdir()
     (runs / "cut short" / "config.yaml").write_text("latents: 8\n")
     (runs / "notes.txt").write_text("no run")
@@ -80,19 +86,20 @@ def runs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_gallery_shows_finished_runs_with_their_headline(runs: Path) -> None:
     [entry] = studies.gallery(runs)
-    effects = did.estimate(studies.open_panel(runs / "rug <1>"))
-    assert (entry.name, entry.latents, entry.layer) == ("rug <1>", 8, "layer8")
-    assert entry.headline == effects.sentences()[0]
-    assert studies.gallery(runs) == [entry]  # now from what is remembered
+    run = read(runs / "rug <1>")
+    assert (entry.name, entry.latents, entry.layer, entry.targets) == ("rug <1>", 8, "paint", ("a",))
+    assert entry.headline == headline(run, findings(run))
+    assert studies.gallery(runs) == [entry]
     page = words.runs([entry], "runs")
     assert "rug &lt;1&gt;" in page and "<1>" not in page
     assert studies.gallery(runs / "nowhere") == []
     assert "No finished run" in words.runs([], "runs")
 
 
-def test_a_damaged_memory_of_headlines_is_made_anew(runs: Path) -> None:
-    (runs / studies.HEADLINES).write_text("[1, 2")
-    assert len(studies.gallery(runs)) == 1
+def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "rug <1>", tmp_path / "damaged")
+    (tmp_path / "damaged" / "checks.csv").write_text("nothing of the kind")
+    assert studies.gallery(tmp_path) == []
 
 
 def test_names_stay_inside_of_the_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One experiment on one image: from a state of the page to what it shows. No page here."""
+"""One experiment on one image: from a state of the page to what it shows. Gradio is not needed here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gandid import outcomes
 from gandid.app.models import Model, Ranked
 from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
 from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
-from gandid.relation import top_units
-from gandid.relation.passes import pictures
+from gandid.ranking import top_units
+from gandid.ranking.passes import pictures
 
 TRIED = 6  # objects among which the opening one is looked for
 SIZABLE = 0.03  # share of the image that its object has at least
@@ -22,7 +21,7 @@ SIZABLE = 0.03  # share of the image that its object has at least
 
 @dataclass(frozen=True)
 class View:
-    """What one state gives; the arms are original, ablated live and ablated held (one arm, while nothing is ranked yet)."""
+    """What one state gives; the arms are original, edited live and edited held (one arm, while nothing is ranked yet)."""
 
     state: State
     images: np.ndarray
@@ -54,14 +53,14 @@ def settle(state: State, model: Model) -> State:
     layer = state.layer if state.layer in model.layers else model.default_layer
     target = state.target if state.target in model.objects else model.objects[0]
     runner = model.runner(layer)
-    units = tuple(unit for unit in state.units or () if unit < runner.units) if state.units is not None else None
-    most = min(MOST_UNITS, runner.units)
-    state = replace(state, layer=layer, target=target, units=units or None, count=min(max(state.count, 1), most))
-    if state.region:
-        state = replace(state, region=encode_region(decode_region(state.region, _size(runner.map_size))))
-    if state.mode == "insert" and not state.region:
-        state = replace(state, region=encode_region(_middle(_size(runner.map_size))))
-    return state
+    units = tuple(unit for unit in state.units or () if unit < runner.units) or None
+    count = min(max(state.count, 1), MOST_UNITS, runner.units)
+    region, size = state.region, _size(runner.map_size)
+    if region:
+        region = encode_region(decode_region(region, size))
+    elif state.mode == "insert":
+        region = encode_region(_middle(size))
+    return replace(state, layer=layer, target=target, units=units, count=count, region=region)
 
 
 def chosen(state: State, ranked: Ranked) -> tuple[int, ...] | None:
@@ -92,23 +91,15 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
             change = edit(state, model, units)
             arms += [Arm(change), Arm(change, hold(state.control, state.hold, runner.downstream))]
         images, readings = runner.read(model.latents(state.seed, [state.number]), arms)
-        labels = model.segmenter(images[:, 0])
+        labels = model.segmenter(images[:, 0]).cpu().numpy()
         gain = readings.gain(runner.downstream[0], 1)[0] if len(arms) > 1 else torch.empty(0, 0)
-    seen = labels.cpu().numpy()
     region = decode_region(state.region, _size(runner.map_size)) if state.region else None
-    if state.mode == "insert" and region is not None:
-        measured = decode_region(state.region, (seen.shape[1], seen.shape[2]))
+    if state.mode == "insert":
+        measured = decode_region(state.region, _size(labels.shape[1:]))
     else:
-        measured = seen[0] == model.segmenter.classes.index(state.target)
-    return View(
-        state,
-        pictures(images[:, 0]),
-        seen,
-        readings.layer[0].float().cpu().numpy(),
-        gain.float().cpu().numpy(),
-        region,
-        measured,
-    )
+        measured = labels[0] == model.segmenter.classes.index(state.target)
+    activations = readings.layer[0].float().cpu().numpy()
+    return View(state, pictures(images[:, 0]), labels, activations, gain.float().cpu().numpy(), region, measured)
 
 
 @torch.inference_mode()
@@ -141,13 +132,19 @@ def opening(model: Model, ranked: Ranked) -> State:
     return found
 
 
+def difference(view: View) -> np.ndarray:
+    """What normalization did to the picture: live minus held, mean over colours, in [-1, 1] of the full range, (H, W)."""
+    live, held = view.images[1:3].astype(np.float32).mean(axis=-1) / 255
+    return live - held
+
+
 def _labels(model: Model, state: State, z: torch.Tensor, arms: Sequence[Arm]) -> np.ndarray:
     """Class of each pixel in each arm, (arms, n, H, W), as many images at a time as fit."""
-    runner, parts = model.runner(state.layer), []
-    for some in z.split(max(1, model.rows // len(arms))):
-        labels = model.segmenter(runner.run(some, arms).flatten(0, 1))
-        parts.append(labels.unflatten(0, (len(arms), len(some))).cpu().numpy())
-    return np.concatenate(parts, axis=1)
+    runner, labels = model.runner(state.layer), []
+    for part in z.split(max(1, model.rows // len(arms))):
+        images = runner.run(part, arms)
+        labels.append(model.segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2]).cpu().numpy())
+    return np.concatenate(labels, axis=1)
 
 
 def _size(size: Sequence[int]) -> tuple[int, int]:
@@ -157,19 +154,6 @@ def _size(size: Sequence[int]) -> tuple[int, int]:
 def _middle(size: tuple[int, int]) -> np.ndarray:
     """A quarter of the map, in its middle, bool (h, w)."""
     mask = np.zeros(size, bool)
-    mask[
-        size[0] // 4 : max(size[0] // 4 + 1, 3 * size[0] // 4), size[1] // 4 : max(size[1] // 4 + 1, 3 * size[1] // 4)
-    ] = True
+    rows, columns = (slice(n // 4, max(n // 4 + 1, 3 * n // 4)) for n in size)
+    mask[rows, columns] = True
     return mask
-
-
-def difference(view: View) -> np.ndarray:
-    """What normalization did to the picture: live minus held, mean over colours, in [-1, 1] of the full range, (H, W)."""
-    live, held = view.images[1:3].astype(np.float32).mean(axis=-1) / 255
-    return live - held
-
-
-def pooled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The share of each position of a map of `size` that a mask (H, W) covers."""
-    share = torch.from_numpy(mask[None, None].astype(np.float32))
-    return F.interpolate(share, size=size, mode="area")[0, 0].numpy()

@@ -8,8 +8,8 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,18 @@ from torch import Tensor, nn
 from gandid.errors import UsageError, told
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Runner
-from gandid.relation import relate
-from gandid.relation.insertion import levels
+from gandid.latents import latents
+from gandid.measure.memory import rows_that_fit
+from gandid.panel.schema import PRESENCE
+from gandid.ranking import relate
+from gandid.ranking.insertion import levels
+from gandid.runs import fingerprint, versions
 from gandid.segmenters import Segmenter, objects_of
-from gandid.studies.folder import fingerprint, versions
-from gandid.studies.latents import latents
-from gandid.studies.memory import rows_that_fit
-from gandid.studies.study import PRESENCE
 
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
 ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
 MOST_LAYERS = 16
-QUIET = (
-    0.6  # seconds for which the ranking rests after a move of the hand, so that the next one has the machine for itself
-)
+QUIET = 0.6  # seconds that the ranking rests after a move of the hand, so that the next one has the machine for itself
 GLANCE = 64  # images of 64 x 64 pixels, or as many fewer of larger ones: what is made while somebody waits
 
 
@@ -41,20 +39,24 @@ GLANCE = 64  # images of 64 x 64 pixels, or as many fewer of larger ones: what i
 class Ranked:
     """What is known of a layer's units so far."""
 
-    relation: xr.Dataset | None
-    """See `gandid.relation.relate`; None until the first stage is done."""
-    latents: int
+    relation: xr.Dataset | None = None
+    """See `gandid.ranking.relate`; None until the first stage is done."""
+    latents: int = 0
     """On which `relation` was measured."""
-    done: int
+    done: float = 0
     """Latents of the stage that is under way."""
-    of: int
-    """Latents of that stage; as many as `latents` when the last one is done."""
     problem: str = ""
-    """Why there will be none, in words."""
+    """Why there will be no ranking, in words."""
 
     @property
     def finished(self) -> bool:
+        """Whether no further stage will come."""
         return self.latents == STAGES[-1] or bool(self.problem)
+
+    @property
+    def stage(self) -> int:
+        """Latents of the stage that is under way."""
+        return next((n for n in STAGES if n > self.latents), self.latents)
 
 
 class Model:
@@ -92,7 +94,9 @@ class Model:
         self.rows = min(ROWS, rows_that_fit(runner, segmenter, self.latents(0, range(2))))
         self.glance = max(2, min(GLANCE, GLANCE * 64**2 // math.prod(runner.image_size)))
         self._moved = -QUIET
-        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache, self._rank_name(), self._rest, self.rows)
+        known = f"{fingerprint(generator)}{fingerprint(segmenter)}{versions()}{segmenter.classes}"
+        stem = hashlib.sha256(known.encode()).hexdigest()[:16]
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache / stem, self._rest, self.rows)
 
     def runner(self, layer: str) -> Runner:
         """The runner of a layer, for the hand; take the lock `hand` while it runs."""
@@ -103,7 +107,7 @@ class Model:
             self._runners[layer] = runner
         return self._runners[layer]
 
-    def latents(self, seed: int, numbers: range | list[int], stream: str = "effects") -> Tensor:
+    def latents(self, seed: int, numbers: Sequence[int], stream: str = "effects") -> Tensor:
         """Latents by number, on the generator's device."""
         return latents(seed, numbers, self.generator.latent_dim, stream).to(self.runner(self.default_layer).device)
 
@@ -111,12 +115,14 @@ class Model:
         """Note that the hand has moved: what goes on in the background rests."""
         self._moved = time.monotonic()
 
-    def _rest(self) -> None:
-        while (left := self._moved + QUIET - time.monotonic()) > 0:
-            time.sleep(left)
-
     def levels(self, layer: str, target: str) -> Tensor:
-        """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects")."""
+        """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects").
+
+        Raises
+        ------
+        UsageError
+            If the object is never seen.
+        """
         if layer not in self._levels:
             z = self.latents(0, range(self.glance), "ranking")
             self._levels[layer] = levels(self.runner(layer), self.segmenter, z, PRESENCE, self.rows).means
@@ -127,13 +133,16 @@ class Model:
             )
         return means
 
+    def _rest(self) -> None:
+        while (left := self._moved + QUIET - time.monotonic()) > 0:
+            time.sleep(left)
+
     def _find_layers(self, asked: str | None) -> tuple[str, ...]:
         """The layers that a generator names itself; else its modules that can be edited, in its order."""
         if asked is not None:
             self.runner(asked)  # raises if it cannot be edited
-        named = getattr(self.generator, "layers", None)
-        if named:  # each is tried when it is chosen: trying takes a second
-            return tuple(named)
+        if named := getattr(self.generator, "layers", None):
+            return tuple(named)  # each is tried when it is chosen: trying takes a second
         names = [name for name, _ in self.generator.named_modules() if name]
         found, problem = {asked} if asked is not None else set(), ""
         for name in names:
@@ -148,27 +157,16 @@ class Model:
             raise UsageError(f"none of the generator's layers can be edited: {problem}")
         return tuple(sorted(found, key=names.index))
 
-    def _rank_name(self) -> str:
-        parts = [
-            fingerprint(self.generator),
-            fingerprint(self.segmenter),
-            repr(versions()),
-            repr(self.segmenter.classes),
-        ]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
-
 
 class Rankings:
     """Ranks the units of the layers that were asked for, on more and more latents, in a thread of its own.
 
-    What has been measured is kept in a file per layer, so that the next start of the page has it at once. `rest` is called
-    between two passes, and may wait.
+    What has been measured is kept in a file per layer, whose path begins with `stem`, so that the next start of the page has it at
+    once. `rest` is called between two passes, and may wait.
     """
 
-    def __init__(
-        self, generator: Any, segmenter: Segmenter, cache: Path, name: str, rest: Callable[[], None], rows: int
-    ):
-        self.generator, self.cache, self.name, self.rows = generator, cache, name, rows
+    def __init__(self, generator: Any, segmenter: Segmenter, stem: Path, rest: Callable[[], None], rows: int):
+        self.generator, self.stem, self.rows = generator, stem, rows
         self.segmenter: Segmenter = _Resting(segmenter, rest)
         self._known: dict[str, Ranked] = {}
         self._wanted = ""
@@ -180,7 +178,7 @@ class Rankings:
         """What is known by now; from now on this layer is the one that is worked on."""
         with self._changed:
             self._wanted = layer
-            ranked = self._known.setdefault(layer, Ranked(None, 0, 0, STAGES[0]))
+            ranked = self._known.setdefault(layer, Ranked())
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="ranking")
                 self._thread.start()
@@ -211,44 +209,40 @@ class Rankings:
                 if self._closed:
                     return
                 layer = self._wanted
-                stage = next(n for n in STAGES if n > self._known[layer].latents)
+                stage = self._known[layer].stage
             try:
                 relation = self._rank(layer, stage)
             except _Abandoned:
                 continue
-            except (
-                Exception
-            ) as error:  # the thread's last: what went wrong is told on the page, which goes on without a ranking
-                self._tell(layer, problem=told(error))
+            except Exception as error:  # the last in this thread: the page says what went wrong, and goes on without
+                self._note(layer, problem=told(error))
                 continue
-            self._tell(
-                layer, relation=relation, latents=stage, done=0, of=next((n for n in STAGES if n > stage), stage)
-            )
+            self._note(layer, relation=relation, latents=stage, done=0)
 
     def _rank(self, layer: str, stage: int) -> xr.Dataset:
         runner = Runner(self.generator, layer)
         z = latents(0, range(stage), self.generator.latent_dim, "ranking").to(runner.device)
-        self.cache.mkdir(parents=True, exist_ok=True)
-        done = 0
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        done = 0.0
 
-        def on_progress(count: int) -> None:
+        def on_progress(count: float) -> None:
             nonlocal done
             done += count
-            self._tell(layer, done=done, of=stage)
+            self._note(layer, done=done)
             if self._closed or self._known[self._wanted].latents < self._known[layer].latents:
                 raise _Abandoned
 
-        kept: Path | None = self.cache / f"{self.name}-{layer}.ace"
+        kept: Path | None = self.stem.with_name(f"{self.stem.name}-{layer}.ace")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(filelock.FileLock(self.cache / f"{self.name}-{layer}.lock", blocking=False))
+                stack.enter_context(filelock.FileLock(f"{kept}.lock", blocking=False))
             except filelock.Timeout:  # another page of the same folder is at it
                 kept = None
             return relate(runner, self.segmenter, z, on_progress, rows=self.rows, kept=kept)
 
-    def _tell(self, layer: str, **news: Any) -> None:
+    def _note(self, layer: str, **news: Any) -> None:
         with self._changed:
-            self._known[layer] = Ranked(**{**vars(self._known[layer]), **news})
+            self._known[layer] = replace(self._known[layer], **news)
             self._changed.notify_all()
 
 

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from gandid import did
 from gandid.app.experiment import edit
 from gandid.app.models import Model
-from gandid.app.state import State
-from gandid.did.checks import SUPPORT
-from gandid.studies.design import Design, Held
-from gandid.studies.panel import empty_panel
-from gandid.studies.store import SUMMED, PanelStore
-from gandid.studies.study import PRESENCE
-from gandid.studies.worker import Worker
+from gandid.app.state import LATENTS, State
+from gandid.estimation import did
+from gandid.estimation.bounds import SHOWN, SUPPORT
+from gandid.measure.experiment import Experiment, classes_of
+from gandid.measure.worker import Setting, Task, Worker, facts
+from gandid.panel.arms import study_block
+from gandid.panel.schema import PRESENCE
+from gandid.panel.store import PanelStore
 
-LATENTS = 64
 STEP = 8  # latents between two estimates
 VISIBLE = 0.0005  # share from which an object has a row of its own
 
 
 @dataclass(frozen=True)
-class Row:
+class Outcome:
     """One outcome: live, held, their difference-in-differences and its 95 % interval; all are shares."""
 
-    outcome: str
+    name: str
+    """`removed`, `inpainted` or `area`."""
     object: str
     background: bool
     live: float
@@ -37,7 +37,7 @@ class Row:
     low: float
     high: float
     shown: bool
-    """Whether q < 0.05 within its family (`gandid.did.estimate`)."""
+    """Whether the q-value is below 0.05 (`gandid.did`)."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,11 @@ class Tally:
     """What the latents so far say."""
 
     latents: int
-    of: int
     images: int
     """In which the object is seen at all."""
-    rows: tuple[Row, ...]
+    outcomes: tuple[Outcome, ...]
     strange: tuple[str, ...]
     """The support checks that flag the held arm: then nothing is claimed from it."""
-    gain_map: np.ndarray
-    """Mean gain at the first site, (h, w)."""
 
 
 def tallies(model: Model, state: State, units: Sequence[int], abandoned: Callable[[], bool]) -> Iterator[Tally]:
@@ -60,61 +57,61 @@ def tallies(model: Model, state: State, units: Sequence[int], abandoned: Callabl
 
     Ends early once `abandoned()` is true, which is asked between the steps.
     """
+    block = study_block([(state.control, state.hold)], dose=state.alpha)
     with model.hand:
-        change = edit(state, model, units)
+        edits = {("own", 0): {state.target: edit(state, model, units)}}
         runner = model.runner(state.layer)
-    held = (Held(state.control, state.hold),)
+    inert = frozenset(site for site, responds in runner.responds.items() if not responds)
     shrinking = state.mode == "ablate" and runner.closed_form
-    still = not any(runner.responds[site] for site in held[0].sites(runner.downstream))
-    design = Design({state.target: change}, held, shrinking=shrinking, inert=frozenset(held if still else ()))
-    attrs = {"image_pixels": int(np.prod(runner.image_size)), "presence": PRESENCE, "alpha": state.alpha}
-    judged = model.discriminator is not None
-    store = PanelStore.create(None, empty_panel(runner, model.segmenter, design, attrs, judged=judged))
+    experiment = Experiment((block,), edits, tuple(runner.downstream), inert, shrinking)
+    store = PanelStore.create(
+        None,
+        experiment.panel(
+            runner,
+            {"segmenter": classes_of(model.segmenter)},
+            np.ones((1, 1)),
+            {"image_pixels": int(np.prod(runner.image_size)), "presence": PRESENCE, "alpha": state.alpha},
+            realism=model.discriminator is not None,
+            uncertain=hasattr(model.segmenter, "labels_and_confidence"),
+        ),
+    )
+    networks, segmenters = {"own": model.for_numbers}, [model.segmenter]
+    setting = Setting(
+        networks,
+        segmenters,
+        model.discriminator,
+        state.layer,
+        experiment,
+        state.seed,
+        STEP,
+        model.rows,
+        "fp32",
+        facts(runner),
+    )
     worker = None
     for start in range(0, LATENTS, STEP):
         if abandoned():
             return
         with model.numbers:
-            worker = worker or Worker(
-                model.for_numbers,
-                model.segmenter,
-                model.discriminator,
-                state.layer,
-                design,
-                state.seed,
-                "fp32",
-                STEP,
-                model.rows,
-            )
-            measured = worker.measure(range(start, start + STEP))
-        store.append(measured, {name: measured[name] for name in SUMMED})
+            worker = worker or Worker(setting)
+            rows = worker.measure(Task(0, tuple(range(start, start + STEP)), start, (0,), STEP))
+        store.write(store.arms, (0,), start, rows)
         yield _tally(store.read(), state)
 
 
 def _tally(panel: xr.Dataset, state: State) -> Tally:
-    effects = did.estimate(panel)
-    frame, checks = effects.to_frame(), effects.checks
-    outcomes = ("removed", "inpainted") if state.mode == "ablate" else ("area",)
-    rows = []
-    for outcome in outcomes:
-        for each in frame[frame["outcome"] == outcome].to_dict("records"):
-            name, itself = str(each["object"]), each["object"] == state.target
-            live, held, gap, low, high, q = (
-                float(each[column]) for column in ("tau_live", "tau_held", "did", "ci_low", "ci_high", "q")
-            )
-            if itself and outcome == "inpainted":
-                continue
-            if not itself and np.nanmax(np.abs([live, held, gap, 0])) < VISIBLE:
-                continue
-            background = each["kind"] != "object" and not itself
-            rows.append(Row(outcome, name, background, live, held, gap, low, high, shown=q < 0.05))
+    effects = did(panel, resamples=0)  # the bootstrap's intervals are not shown
+    names = ("removed", "inpainted") if state.mode == "ablate" else ("area",)
+    found = []
+    for row in effects.main.to_dict("records"):
+        name, itself = str(row["object"]), row["object"] == state.target
+        if row["outcome"] not in names or row["kind"] == "together" or (itself and row["outcome"] == "inpainted"):
+            continue
+        live, held, gap, low, high = (float(row[c]) for c in ("tau_live", "tau_held", "did", "ci_low", "ci_high"))
+        if itself or np.nanmax(np.abs([live, held, gap, 0])) >= VISIBLE:
+            background = row["kind"] != "object" and not itself
+            found.append(Outcome(row["outcome"], name, background, live, held, gap, low, high, row["q"] < SHOWN))
+    checks = effects.checks
     flagged = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok") & (checks["arm"] != "live")]
     seen = checks.loc[checks["check"] == "target_seen", "value"]
-    return Tally(
-        panel.sizes["latent"],
-        LATENTS,
-        int(seen.iloc[0]) if len(seen) else 0,
-        tuple(rows),
-        tuple(dict.fromkeys(flagged["check"])),
-        panel["gain_map"].values[0],
-    )
+    return Tally(effects.latents, int(seen.sum()), tuple(found), tuple(dict.fromkeys(flagged["check"])))

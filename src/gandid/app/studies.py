@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
-from gandid import did
 from gandid.app.state import State
+from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
-from gandid.files import replacing
-from gandid.studies.config import StudyConfig
-from gandid.studies.folder import is_finished, open_panel, read_config
-from gandid.studies.store import read_panel
+from gandid.panel.store import read_panel
+from gandid.report.findings import findings, headline
+from gandid.report.run import read
+from gandid.runs import is_finished, read_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 MOST_LATENTS = 100_000
-HEADLINES = ".headlines.json"  # in the folder of runs: what the gallery says of each, so that it is read once
+LINES = 200  # of a study's output that are kept
 
 
 def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter: str, latents: int) -> StudyConfig:
@@ -47,7 +46,7 @@ def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter
 
 
 def left_out(state: State) -> str:
-    """What of a state a study cannot do, in words; empty if nothing."""
+    """What a study cannot do of what a state asks for, in words; empty if it can do all."""
     parts = []
     if state.mode == "insert":
         parts.append("A study does not insert: it ablates these units.")
@@ -58,43 +57,40 @@ def left_out(state: State) -> str:
 
 def arguments(config: StudyConfig, out: Path) -> list[str]:
     """The words of the command that runs a study whose targets' units are named; what is at its default is left out."""
-    told: list[str] = ["run"]
-    default = StudyConfig()
-    for name in ("generator", "segmenter", "layer"):
-        value = getattr(config, name)
-        if value is not None and (value != getattr(default, name) or name == "layer"):
-            told += [f"--{name}", str(value)]
-    assert isinstance(config.targets, dict)
-    for target, units in config.targets.items():
-        told += ["--target", f"{target}={','.join(map(str, units))}"]
-    for name in ("control", "hold"):
-        for value in getattr(config, name):
-            told += [f"--{name}", value]
-    for name in ("alpha", "latents", "seed"):
-        if getattr(config, name) != getattr(default, name):
-            told += [f"--{name}", str(getattr(config, name))]
-    return [*told, "--out", str(out)]
+    words = ["run"]
+    for name, value in _changed(config).items():
+        if name == "targets":
+            words += [
+                word
+                for target, units in value.items()
+                for word in ("--target", f"{target}={','.join(map(str, units))}")
+            ]
+        else:
+            words += [
+                word for one in (value if isinstance(value, list) else [value]) for word in (f"--{name}", str(one))
+            ]
+    return [*words, "--out", str(out)]
 
 
 def command(config: StudyConfig, out: Path) -> str:
-    """As one would type it."""
+    """What one would type to run a study."""
     return shlex.join(["gandid", *arguments(config, out)])
 
 
 def python(config: StudyConfig, out: Path) -> str:
     """The same in Python."""
-    assert isinstance(config.targets, dict)
-    targets = "{" + ", ".join(f"{name!r}: {list(units)}" for name, units in config.targets.items()) + "}"
-    alpha = f" alpha={config.alpha}," if config.alpha != 1 else ""
+    options = {
+        name: value for name, value in _changed(config).items() if name not in ("generator", "segmenter", "layer")
+    }
+    seed = options.pop("seed", 0)
+    lines = "".join(f"    {name}={value!r},\n" for name, value in options.items())
     return f"""import gandid
 
 generator = gandid.load_generator({config.generator!r})
 segmenter = gandid.load_segmenter({config.segmenter!r})
-study = gandid.Study(generator, segmenter, layer={config.layer!r}, seed={config.seed})
+study = gandid.Study(generator, segmenter, layer={config.layer!r}, seed={seed})
 panel = study.run(
-    targets={targets},
-    control={list(config.control)}, hold={list(config.hold)}, latents={config.latents},{alpha}
-    store={str(out)!r},
+{lines}    store={str(out)!r},
 )
 print(gandid.did(panel).summary())
 """
@@ -102,8 +98,12 @@ print(gandid.did(panel).summary())
 
 def as_yaml(config: StudyConfig) -> str:
     """The configuration for `gandid run --config`; what is at its default is left out."""
-    values = config.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
+    return yaml.safe_dump(_changed(config), sort_keys=False, default_flow_style=None, width=100)
+
+
+def _changed(config: StudyConfig) -> dict[str, Any]:
+    """The fields that are not at their default."""
+    return config.model_dump(mode="json", exclude_defaults=True)
 
 
 def free_name(runs: Path, wanted: str) -> str:
@@ -115,29 +115,33 @@ def free_name(runs: Path, wanted: str) -> str:
 
 @dataclass
 class Job:
-    """A study that runs in a process of its own, which outlives no page: `stop` ends it, and a later start goes on."""
+    """A study that runs in a process of its own: `stop` ends it, and a later start goes on."""
 
     name: str
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
-    """The last that it said."""
+    """The last lines of its output."""
     stopped: bool = False
 
     def __post_init__(self) -> None:
+        """Begin to listen."""
         self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
-            del self.lines[:-200]
+            del self.lines[:-LINES]
 
     @property
     def running(self) -> bool:
+        """Whether the process has not ended."""
         return self.process.poll() is None
 
     @property
     def failed(self) -> bool:
+        """Whether the process has ended with an error of its own."""
         return not self.running and self.process.returncode != 0 and not self.stopped
 
     def stop(self) -> None:
@@ -166,26 +170,16 @@ class Jobs:
         if not NAME.fullmatch(name):
             raise UsageError("name the study with letters, digits, dots, dashes and underscores, such as rug-capped")
         if config.latents > MOST_LATENTS:
-            raise UsageError(
-                f"from the page a study has {MOST_LATENTS:,} latents at most: start a larger one in a terminal"
-            )
+            raise UsageError(f"a study from the page has at most {MOST_LATENTS:,} latents: use a terminal for more")
         with self._lock:
             if self.current is not None and self.current.running:
                 raise UsageError(f"the study {self.current.name} is still running: wait for it, or stop it")
             self.runs.mkdir(parents=True, exist_ok=True)
-            words = [
-                sys.executable,
-                "-c",
-                "from gandid.cli import main; main()",
-                *arguments(config, self.runs / name),
-                "--device",
-                self.device,
-            ]
+            words = [sys.executable, "-m", "gandid", *arguments(config, self.runs / name), "--device", self.device]
             process = subprocess.Popen(
                 words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
             )
             self.current = Job(name, process)
-            self.current.listener.start()
             return self.current
 
     def progress(self) -> tuple[int, int]:
@@ -195,7 +189,7 @@ class Jobs:
         try:
             whole = int(read_config(folder)["latents"])
             return int(read_panel(folder / "panel.zarr").sizes["latent"]), whole
-        except (UsageError, GandidError, OSError, KeyError, TypeError, ValueError):
+        except (GandidError, OSError, KeyError, TypeError, ValueError):
             return 0, 0
 
     def close(self) -> None:
@@ -221,40 +215,19 @@ def gallery(runs: Path) -> list[Entry]:
     """The finished runs of a folder, the latest first; what cannot be read is left out."""
     if not runs.is_dir():
         return []
-    known = _read_headlines(runs)
-    entries, fresh = [], {}
     folders = [f for f in runs.iterdir() if f.is_dir() and not f.name.startswith(".") and is_finished(f)]
-    for folder in sorted(folders, key=lambda f: (f / "effects.csv").stat().st_mtime, reverse=True):
-        stamp = f"{(folder / 'effects.csv').stat().st_mtime_ns}"
-        told = known.get(folder.name)
-        if not told or told.get("stamp") != stamp:
-            try:
-                told = {"stamp": stamp, **_told(folder)}
-            except (GandidError, OSError, ValueError, KeyError, pd.errors.ParserError):
-                continue
-        fresh[folder.name] = told
-        about = {key: told[key] for key in ("headline", "layer", "latents")}
-        report = (folder / "report.html").is_file()
-        entries.append(Entry(folder.name, targets=tuple(told["targets"]), report=report, **about))
-    if fresh != known:
-        with replacing(runs / HEADLINES) as aside:
-            aside.write_text(json.dumps(fresh), encoding="utf-8")
-    return entries
+    stamps = {folder: (folder / "effects.csv").stat().st_mtime_ns for folder in folders}
+    ordered = sorted(folders, key=stamps.__getitem__, reverse=True)
+    entries = [_entry(folder, stamps[folder], (folder / "report.html").is_file()) for folder in ordered]
+    return [entry for entry in entries if entry is not None]
 
 
-def _told(folder: Path) -> dict[str, Any]:
-    config, effects = read_config(folder), did.estimate(open_panel(folder))
-    return {
-        "headline": effects.sentences()[0],
-        "targets": effects.targets,
-        "layer": str(config.get("layer", "")),
-        "latents": effects.latents,
-    }
-
-
-def _read_headlines(runs: Path) -> dict[str, Any]:
+@lru_cache(1000)
+def _entry(folder: Path, stamp: int, report: bool) -> Entry | None:
+    """What is shown of a run whose effects were written at the time `stamp`; None if it cannot be read."""
     try:
-        known = json.loads((runs / HEADLINES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        run = read(folder)
+        text = headline(run, findings(run))
+    except (GandidError, OSError, KeyError, ValueError):
+        return None
+    return Entry(folder.name, text, tuple(run.targets), str(run.attrs.get("layer", "")), run.latents, report)

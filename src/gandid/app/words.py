@@ -1,14 +1,16 @@
-"""The page's words and tables: from views, tallies and rankings to HTML. No torch, no page here."""
+"""The page's words and tables: from views, tallies and rankings to HTML. PyTorch and Gradio are not needed here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 
+from gandid.app.state import LATENTS, State
+from gandid.estimation.words import SUPPORT_WORDS
 from gandid.report.pictures import gradient, heat
 
 if TYPE_CHECKING:
@@ -19,13 +21,7 @@ if TYPE_CHECKING:
 
 MANY = 16  # objects up to which all can be chosen in every image
 WORTH = 0.005  # share from which a difference in one image is worth a word
-SUPPORT = {
-    "strain": "strain",
-    "realism": "realism",
-    "unknown": "unknown pixels",
-    "unknown_inside": "unknown pixels in the hole",
-    "uncertain": "uncertain pixels",
-}
+NAMES = {"removed": "{} removed", "inpainted": "becomes {}", "area": "area of {}"}
 
 
 def percent(share: float) -> str:
@@ -42,132 +38,96 @@ def points(share: float) -> str:
 def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: int) -> str:
     """What is seen in this image, in one or two sentences of plain text."""
     state, shares = view.state, view.shares(len(classes))
-    k = list(classes).index(state.target)
     if not view.measured.any():
         return f"There is no {state.target} in this image. Choose another object, or take the next image."
     if not view.edited:
         return f"This image has a {state.target}. The units that make it are being looked for."
-    some = f"the {units} {state.target} units" if units != 1 else f"one {state.target} unit"
-    part = "" if state.alpha == 1 else f" by {percent(state.alpha)}"
-    where = "all sites" if state.hold == "all" else "the first site"
+    what = f"the {units} {state.target} units" if units != 1 else f"one {state.target} unit"
+    what += "" if state.alpha == 1 else f" by {percent(state.alpha)}"
+    held_at = f"With normalization held at {'all sites' if state.hold == 'all' else 'the first site'}"
+    before, live, held = shares[:, list(classes).index(state.target)]
     if state.mode == "insert":
-        before, live, held = shares[:, k]
-        said = f"Inserting {some}{part} makes {percent(live)} of the region {state.target} (before: {percent(before)})."
+        text = f"Inserting {what} makes {percent(live)} of the region {state.target} (before: {percent(before)}). {held_at}"
         if abs(live - held) < WORTH:
-            return f"{said} With normalization held at {where} it is the same: here normalization has no part in it."
-        more = "adds" if live > held else "takes away"
-        return f"{said} With normalization held at {where} it is {percent(held)}: normalization {more} {points(live - held)}."
-    live, held = 1 - shares[1:, k]
+            return f"{text} it is the same: here normalization has no part in it."
+        verb = "adds" if live > held else "takes away"
+        return f"{text} it is {percent(held)}: normalization {verb} {points(live - held)}."
     within = " in the region" if state.region else ""
-    said = f"Ablating {some}{part}{within} removes {percent(live)} of this {state.target}."
-    others = [c for c in objects if c != state.target]
-    painted = {c: float(shares[1, i] - shares[2, i]) for i, c in enumerate(classes) if c in others}
-    most = max(painted, key=lambda c: abs(painted[c]), default="")
-    extra = ""
+    text = f"Ablating {what}{within} removes {percent(1 - live)} of this {state.target}. {held_at}"
+    others = [(k, name) for k, name in enumerate(classes) if name in objects and name != state.target]
+    painted = {name: float(shares[1, k] - shares[2, k]) for k, name in others}
+    most = max(painted, key=lambda name: abs(painted[name]), default="")
+    turns = ""
     if most and abs(painted[most]) >= 2 * WORTH:
-        extra = f" It turns {points(painted[most])} {'more' if painted[most] > 0 else 'less'} of it into {most}."
+        turns = f"turns {points(painted[most])} {'more' if painted[most] > 0 else 'less'} of it into {most}."
     if abs(live - held) < WORTH:
-        same = f"{said} With normalization held at {where} as much goes"
-        return (
-            f"{same}.{extra.replace(' It ', ' But normalization ')}"
-            if extra
-            else f"{same}: here normalization changes nothing of it."
-        )
-    if held > live:
-        return f"{said} With normalization held at {where}, {percent(held)} goes: normalization paints {points(live - held)} of it back.{extra}"
-    return f"{said} With normalization held at {where}, only {percent(held)} goes: normalization removes {points(live - held)} more.{extra}"
+        if turns:
+            return f"{text} as much goes. But normalization {turns}"
+        return f"{text} as much goes: here normalization changes nothing of it."
+    gap = points(live - held)
+    if live > held:
+        text = f"{text}, {percent(1 - held)} goes: normalization paints {gap} of it back."
+    else:
+        text = f"{text}, only {percent(1 - held)} goes: normalization removes {gap} more."
+    return f"{text} It {turns}" if turns else text
 
 
 def ranking(ranked: Ranked, layer: str, *, fresh: bool = False) -> str:
     """How far the ranking of a layer's units is."""
     if ranked.problem:
         return f"<p role='alert' class='problem'>The units of {escape(layer)} cannot be ranked: {escape(ranked.problem)}</p>"
+    done = f"{ranked.done:.0f} of {ranked.stage}"
     if ranked.latents == 0:
-        text = (
-            f"Finding the units of {layer} that make each object: {ranked.done:.0f} of {ranked.of} first images done …"
-        )
+        text = f"Finding the units of {layer} that make each object: {done} first images done …"
     elif ranked.finished:
         text = f"Units of {layer} ranked on {ranked.latents} images."
     else:
-        text = f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({ranked.done:.0f} of {ranked.of}) …"
+        text = f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({done}) …"
     then = " Then the page turns to an effect to begin with." if fresh else ""
     return f"<p role='status'>{escape(text)}{then}</p>"
 
 
 def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) -> str:
     """The table of this image."""
-    state = view.state
-    title = "This image"
+    state, shares, k = view.state, view.shares(len(classes)), list(classes).index(view.state.target)
     if not view.edited or not view.measured.any():
         why = "Nothing to count yet." if view.measured.any() else f"No {state.target} here, so nothing to count."
-        return _card(title, f"<p class='empty'>{escape(why)}</p>")
-    shares, k = view.shares(len(classes)), list(classes).index(state.target)
-    rows: list[tuple[str, str, float, float]] = []
+        return _card("This image", f"<p class='empty'>{escape(why)}</p>")
     if state.mode == "ablate":
-        rows.append((f"{state.target} removed", "target", 1 - shares[1, k], 1 - shares[2, k]))
-        verb = "becomes"
+        rows = [_row("target", f"{state.target} removed", *(1 - shares[1:, k]))]
+        verb, whole = "becomes", f"the {state.target}’s original pixels"
     else:
-        rows.append((f"{state.target} in the region", "target", shares[1, k], shares[2, k]))
-        verb = "stays or becomes"
-    for i in sorted(range(len(classes)), key=lambda i: -shares[1:, i].max()):
+        rows = [_row("target", f"{state.target} in the region", *shares[1:, k])]
+        verb, whole = "stays or becomes", "the region’s pixels"
+    for i in np.argsort(-shares[1:].max(axis=0), kind="stable"):
         if i != k and shares[1:, i].max() >= WORTH:
             kind = "background" if classes[i] in background or classes[i] == "unknown" else "object"
-            rows.append((f"{verb} {classes[i]}", kind, shares[1, i], shares[2, i]))
-    what = f"the {state.target}’s original pixels" if state.mode == "ablate" else "the region’s pixels"
-    body = "".join(
-        f"<tr class='{kind}'><th scope='row'>{escape(name)}</th><td>{100 * live:.1f}</td><td>{100 * held:.1f}</td>"
-        f"<td class='did'>{_signed(live - held)}</td></tr>"
-        for name, kind, live, held in rows
-    )
-    head = "<tr><th scope='col'>%</th><th scope='col'>live</th><th scope='col'>held</th><th scope='col'>live − held</th></tr>"
-    caption = f"Share of {escape(what)} ({int(view.measured.sum()):,})."
-    return _card(
-        title,
-        f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table>{_gain(view.gain, 'this image')}",
-    )
+            rows.append(_row(kind, f"{verb} {classes[i]}", *shares[1:, i]))
+    caption = f"Share of {escape(whole)} ({int(view.measured.sum()):,})."
+    return _card("This image", _table(caption, "live − held", rows) + _gain(view.gain))
 
 
-def numbers_all(tally: Tally | None, state: Any, waiting: str = "") -> str:
+def numbers_all(tally: Tally | None, state: State, waiting: str = "") -> str:
     """The table of the first latents, as far as they are measured."""
-    title = "First 64 images"
+    title = f"First {LATENTS} images"
     if tally is None:
-        return _card(title, f"<p class='empty'>{escape(waiting or 'Measuring …')}</p>")
-    done = "" if tally.latents >= tally.of else f"<progress max='{tally.of}' value='{tally.latents}'></progress> "
-    told = f"{done}{tally.latents} of {tally.of} measured; {tally.images} show a {escape(state.target)}."
-    if not tally.rows or not np.isfinite(tally.rows[0].did):
-        return _card(title, f"<p class='empty'>{told} Too few to estimate from.</p>")
-    names = {"removed": "{} removed", "inpainted": "becomes {}", "area": "area of {}"}
-    body = ""
-    for row in tally.rows:
-        kind = "background" if row.background else "target" if row.object == state.target else "object"
-        mark = " shown" if row.shown and not tally.strange else ""
-        body += (
-            f"<tr class='{kind}{mark}'><th scope='row'>{escape(names[row.outcome].format(row.object))}</th>"
-            f"<td>{_plain(row.live)}</td><td>{_plain(row.held)}</td>"
-            f"<td class='did'>{_signed(row.did)}<span>{_signed(row.low)} to {_signed(row.high)}</span></td></tr>"
-        )
-    head = "<tr><th scope='col'>%</th><th scope='col'>live</th><th scope='col'>held</th><th scope='col'>DID, 95 % interval</th></tr>"
+        return _card(title, f"<p class='empty'>{escape(waiting)}</p>")
+    bar = "" if tally.latents >= LATENTS else f"<progress max='{LATENTS}' value='{tally.latents}'></progress> "
+    caption = f"{bar}{tally.latents} of {LATENTS} measured; {tally.images} show a {escape(state.target)}."
+    if not tally.outcomes or not np.isfinite(tally.outcomes[0].did):
+        return _card(title, f"<p class='empty'>{caption} Too few to estimate from.</p>")
+    rows = []
+    for one in tally.outcomes:
+        kind = "background" if one.background else "target" if one.object == state.target else "object"
+        mark = " shown" if one.shown and not tally.strange else ""
+        interval = f"<span>{_signed(one.low)} to {_signed(one.high)}</span>"
+        rows.append(_row(kind + mark, NAMES[one.name].format(one.object), one.live, one.held, one.did, interval))
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
     note = f"Bold: beyond noise (q &lt; 0.05). Shares of {whole}."
     if tally.strange:
-        why = ", ".join(SUPPORT.get(name, name) for name in tally.strange)
-        note += f" <b class='flag'>The held images leave the network’s range ({escape(why)}): nothing is claimed from them.</b>"
-    table = (
-        f"<table><caption>{told}</caption><thead>{head}</thead><tbody>{body}</tbody></table><p class='note'>{note}</p>"
-    )
-    table += _gain(tally.gain_map, f"mean of {tally.latents}")
-    return _card(title, table)
-
-
-def _gain(values: np.ndarray, name: str) -> str:
-    """A gain map with its scale."""
-    low, high = min(1.0, float(values.min())), max(1.001, float(values.max()))
-    alt = f"Gain at the first site, {name}: from {values.min():.2f} to {values.max():.2f}."
-    return (
-        f"<figure class='gain'><img src='{heat(values, low, high, 'magma')}' alt='{escape(alt)}'><figcaption>Gain at the first "
-        f"site, {escape(name)}: how much more the surviving units are amplified.<span class='bar'><span>× {low:.2f}</span>"
-        f"<i style='background:{gradient('magma')}'></i><span>× {high:.2f}</span></span></figcaption></figure>"
-    )
+        why = escape(", ".join(SUPPORT_WORDS[name] for name in tally.strange))
+        note += f" <b class='flag'>The held images leave the network’s range ({why}): nothing is claimed from them.</b>"
+    return _card(title, _table(caption, "DID, 95 % interval", rows) + f"<p class='note'>{note}</p>")
 
 
 def units(target: str, ticked: int, *, by_hand: bool) -> str:
@@ -193,32 +153,33 @@ def choices(view: View, classes: Sequence[str], objects: Sequence[str]) -> list[
 
 def keep(texts: Mapping[str, str], note: str) -> str:
     """What reproduces the state: each text under its name, with a button that copies it."""
-    said = f"<p class='note'>{escape(note)}</p>" if note else ""
     blocks = "".join(
-        f"<div class='copy'><div class='copy-head'><h3>{escape(name)}</h3>"
-        f"<button type='button' data-copy>Copy {escape(name if name == 'Python' else name.lower())}</button></div>"
-        f"<pre tabindex='0' aria-label='{escape(name)}'>{escape(text)}</pre></div>"
+        f"<div class='copy'><div class='copy-head'><h3>{name}</h3>"
+        f"<button type='button' data-copy>Copy {name if name == 'Python' else name.lower()}</button></div>"
+        f"<pre tabindex='0' aria-label='{name}'>{escape(text)}</pre></div>"
         for name, text in texts.items()
     )
-    return f"{said}{blocks}<p class='copied' role='status' aria-live='polite'></p>"
+    head = f"<p class='note'>{escape(note)}</p>" if note else ""
+    return f"{head}{blocks}<p class='copied' role='status' aria-live='polite'></p>"
 
 
-def progress(job: Job | None, done: int, of: int) -> str:
+def progress(job: Job | None, done: int, whole: int) -> str:
     """How far a study is, in words, with the link to its report when it is there."""
     if job is None:
         return "<p class='empty'>No study has been started from this page yet.</p>"
-    name, link = escape(job.name), f"/runs/{quote(job.name)}/report.html"
+    name = escape(job.name)
     if job.running:
-        if not of:
+        if not whole:
             return f"<p role='status'>{name}: starting …</p>"
-        what = f"{done} of {of} latents measured" if done < of else "writing the report"
-        return f"<p role='status'>{name}: {what} …</p><progress max='{of}' value='{done}' aria-label='Progress of {name}'></progress>"
+        what = f"{done} of {whole} latents measured" if done < whole else "testing the effects, and writing the report"
+        bar = f"<progress max='{whole}' value='{done}' aria-label='Progress of {name}'></progress>"
+        return f"<p role='status'>{name}: {what} …</p>{bar}"
     if job.failed:
-        last = escape(next((line for line in reversed(job.lines) if line.strip()), "it said nothing"))
+        last = escape(next((line for line in reversed(job.lines) if line.strip()), "it gave no reason"))
         return f"<p role='alert' class='problem'>{name} failed: {last}</p>"
     if job.stopped:
         return f"<p role='status'>{name} was stopped. What it measured is kept: the same command goes on.</p>"
-    return f"<p role='status'>{name} is finished. <a class='report' href='{link}' target='_blank' rel='noopener'>Open its report</a></p>"
+    return f"<p role='status'>{name} is finished. {_report(job.name, 'Open its report')}</p>"
 
 
 def runs(entries: Sequence[Entry], folder: str) -> str:
@@ -230,22 +191,44 @@ def runs(entries: Sequence[Entry], folder: str) -> str:
         )
     cards = ""
     for entry in entries:
-        name = escape(entry.name)
-        link = f"/runs/{quote(entry.name)}/report.html"
-        title = f"<a href='{link}' target='_blank' rel='noopener'>{name}</a>" if entry.report else name
+        title = _report(entry.name, entry.name) if entry.report else escape(entry.name)
         facts = f"{escape(', '.join(entry.targets))} · {escape(entry.layer)} · {entry.latents:,} latents"
         cards += f"<li><h3>{title}</h3><p class='facts'>{facts}</p><p>{escape(entry.headline)}</p></li>"
     return f"<ul class='runs'>{cards}</ul>"
+
+
+def _report(run: str, text: str) -> str:
+    link = f"/runs/{quote(run)}/report.html"
+    return f"<a class='report' href='{link}' target='_blank' rel='noopener'>{escape(text)}</a>"
 
 
 def _card(title: str, body: str) -> str:
     return f"<section class='card'><h3>{escape(title)}</h3>{body}</section>"
 
 
+def _table(caption: str, last: str, rows: Iterable[str]) -> str:
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("%", "live", "held", last))
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _row(style: str, name: str, live: float, held: float, gap: float | None = None, interval: str = "") -> str:
+    """A row of shares; their difference, where none is given, is that of the two."""
+    cells = "".join(f"<td>{_signed(value).removeprefix('+')}</td>" for value in (live, held))
+    did = _signed(live - held if gap is None else gap)
+    return f"<tr class='{style}'><th scope='row'>{escape(name)}</th>{cells}<td class='did'>{did}{interval}</td></tr>"
+
+
+def _gain(values: np.ndarray) -> str:
+    """A gain map with its scale."""
+    low, high = min(1.0, float(values.min())), max(1.001, float(values.max()))
+    alt = f"Gain at the first site, this image: from {values.min():.2f} to {values.max():.2f}."
+    return (
+        f"<figure class='gain'><img src='{heat(values, low, high, 'magma')}' alt='{escape(alt)}'><figcaption>Gain at the first "
+        f"site, this image: how much more the surviving units are amplified.<span class='bar'><span>× {low:.2f}</span>"
+        f"<i style='background:{gradient('magma')}'></i><span>× {high:.2f}</span></span></figcaption></figure>"
+    )
+
+
 def _signed(share: float) -> str:
     text = f"{100 * share:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def _plain(share: float) -> str:
-    return _signed(share).removeprefix("+")
