@@ -272,9 +272,13 @@ def read_counts(
     """
     places = np.arange(panel.sizes["arm"]) if arms is None else np.asarray(arms, int)
     source = panel.encoding.get("source", "the panel")
+    together = len(places) > 0 and (np.diff(places) == 1).all()  # a slice is read much faster than picked places
     with verified(source):
-        counts = panel[name].isel(segmenter=segmenter, latent=rows, arm=places)
+        picked = slice(int(places[0]), int(places[-1]) + 1) if together else places
+        counts = panel[name].isel(segmenter=segmenter, latent=rows, arm=picked)
         values = counts.transpose("latent", "target", "arm", "object").values
+    if values.size == 0 or values.min() >= 0:
+        return values
     start, _, _ = rows.indices(panel.sizes["latent"])
     measured = panel["measured"].values[segmenter, places]
     absent = (values < 0).any(axis=(1, 3)) & (start + np.arange(len(values))[:, None] < measured)
