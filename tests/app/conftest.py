@@ -1,12 +1,16 @@
-"""What the tests of the page share: the embedded networks on a layer of few units, and the page as a real process."""
+"""What the tests of the page share: the embedded networks on a layer of few units, the page as a real process, and a browser."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from served import Served, serve
 
 from gandid import load_generator, load_segmenter
 from gandid.app.models import Model, Ranked
+
+if TYPE_CHECKING:
+    from browsing import Reader
 
 LAYER = "layer8"  # of 32 units: ranked within seconds
 
@@ -26,9 +30,19 @@ def ranked(model: Model) -> Ranked:
     return ranked
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = serve(tmp_path_factory.mktemp("runs"), "--layer", LAYER)
     yield served
     served.process.terminate()
     served.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
+    pytest.importorskip("selenium")
+    from browsing import Reader
+    from chromium import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield Reader(driver)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid import Study, did, load_generator, load_segmenter
 from gandid.app import experiment
@@ -15,6 +16,12 @@ from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
 from gandid.ranking import top_units
 from gandid.segmenters import FunctionSegmenter
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(PlantedGenerator(), PlantedSegmenter(), tmp_path_factory.mktemp("cache"), "paint")
+
 
 STATE = State(layer="layer8", target="rug", number=3, count=6)
 
@@ -100,25 +107,38 @@ def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, r
     assert view.shares(9)[1, k] != view.shares(9)[2, k]
 
 
-def test_the_numbers_that_stream_in_end_as_those_of_a_study(model: Model, ranked: Ranked) -> None:
-    state = experiment.settle(replace(STATE, hold="all"), model)
-    units = experiment.chosen(state, ranked)
-    got = list(tallies(model, state, units, abandoned=lambda: False))
+def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:
+    state = experiment.settle(State(target="a", hold="all"), planted)
+    got = list(tallies(planted, state, [0], abandoned=lambda: False))
     assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
-    study = Study(model.for_numbers, model.segmenter, "layer8")
-    panel = study.run({"rug": units}, control="capped", hold="all", latents=LATENTS)
+    panel = Study(PlantedGenerator(), PlantedSegmenter(), "paint").run(
+        {"a": [0]}, control="capped", hold="all", latents=LATENTS
+    )
     frame = did(panel).main.set_index(["outcome", "object"])
-    for row in got[-1].outcomes:
-        expected = frame.loc[(row.name, row.object)]
-        assert (row.live, row.held, row.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
-        assert (row.low, row.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
-    assert {row.name for row in got[-1].outcomes} == {"removed", "inpainted"}
+    for one in got[-1].outcomes:
+        expected = frame.loc[(one.name, one.object)]
+        assert (one.live, one.held, one.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
+        assert (one.low, one.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
+        assert one.shown == (expected["q"] < 0.05)
+    shares = {(one.name, one.object): one.did for one in got[-1].outcomes}
+    assert set(shares) == {("removed", "a"), ("inpainted", "b"), ("inpainted", "wall")}
+    positive = float((planted.latents(0, range(LATENTS)) > 0).float().mean())
+    assert shares["inpainted", "b"] == pytest.approx(positive)  # in closed form, see `planted`
+    assert got[-1].images == LATENTS
 
 
-def test_abandoned_numbers_stop(model: Model, ranked: Ranked) -> None:
-    state = experiment.settle(STATE, model)
+def test_abandoned_numbers_stop(planted: Model) -> None:
+    state = experiment.settle(State(target="a"), planted)
     asked = iter([False, True])
-    assert len(list(tallies(model, state, (1, 2), abandoned=lambda: next(asked)))) == 1
+    assert len(list(tallies(planted, state, [0], abandoned=lambda: next(asked)))) == 1
+
+
+def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
+    state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
+    last = list(tallies(planted, state, [0], abandoned=lambda: False))[-1]
+    assert {one.name for one in last.outcomes} == {"area"}
+    [area] = [one for one in last.outcomes if one.object == "a"]
+    assert area.live == pytest.approx(0.5)  # the right half, which was wall, is `a` too
 
 
 def test_any_network_has_the_layers_that_can_be_edited(tmp_path: Path) -> None:

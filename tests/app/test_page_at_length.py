@@ -16,7 +16,6 @@ pytest.importorskip("selenium")
 pytest.importorskip("gradio")
 
 from browsing import Reader
-from chromium import chromium
 from served import Served, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -43,12 +42,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     yield served
     served.process.terminate()
     served.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield Reader(driver)
 
 
 def test_from_a_fresh_page_to_a_study_and_its_report(reader: Reader, whole: Served, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ pytest.importorskip("selenium")
 pytest.importorskip("gradio")
 
 from browsing import Reader
-from chromium import chromium
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from served import Served
@@ -18,12 +17,6 @@ from served import Served
 pytestmark = pytest.mark.browser
 # A state with every part of the page at work, and independent of the ranking.
 LINK = "?number=3&layer=layer8&target=rug&units=3.17.5.9.21&count=5"
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield Reader(driver)
 
 
 @pytest.fixture

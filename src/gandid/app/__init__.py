@@ -39,7 +39,7 @@ def serve(
     browser : bool
         Whether to open the page.
     device : str
-        Of the networks.
+        Device of the networks.
     told : callable
         Given the address, with its token, once the page answers.
 

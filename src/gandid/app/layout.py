@@ -10,7 +10,7 @@ import gradio as gr
 
 from gandid.app import words
 from gandid.app.models import Model
-from gandid.app.state import MOST_UNITS
+from gandid.app.state import MOST_UNITS, State
 from gandid.interventions import EXACT_CONTROLS
 
 HERE = Path(__file__).parent / "static"
@@ -31,7 +31,8 @@ STUDY = (
 class Layout:
     """The parts of the page; make it within `gr.Blocks`. Each attribute is a part that is read or changed.
 
-    `values` are the parts that say what is asked for, and `drawn` those that a move changes.
+    `values` are the parts that say what is asked for: those of a `State`, and the study's name and latents. `drawn` are the parts
+    that a move changes.
     """
 
     def __init__(self, model: Model):
@@ -51,25 +52,10 @@ class Layout:
                 self._uploads(model)
             with gr.Tab("Finished runs", id="runs") as self.finished:
                 self.gallery = _html("<p class='empty'>Looking …</p>", "gallery")
-        self.values = {
-            "generator": self.generator,
-            "seed": self.seed,
-            "number": self.number,
-            "layer": self.layer,
-            "target": self.target,
-            "units": self.units,
-            "count": self.count,
-            "alpha": self.alpha,
-            "control": self.control,
-            "hold": self.hold,
-            "mode": self.mode,
-            "region": self.region,
-            "name": self.name,
-            "latents": self.latents,
-        }
-        told = [self.canvas, self.finding, self.status, self.here, self.about, self.listed, self.keep]
+        self.values = {name: getattr(self, name) for name in (*State.__dataclass_fields__, "name", "latents")}
+        shown = [self.canvas, self.finding, self.status, self.here, self.about, self.listed, self.keep]
         moved = [self.target, self.layer, self.count, self.units, self.region, self.number]
-        self.drawn = [*told, self.experimented, *moved]
+        self.drawn = [*shown, self.experimented, *moved]
 
     def _pictures(self, model: Model) -> None:
         self.finding = _html("<h1>Making a first image …</h1>", "finding")

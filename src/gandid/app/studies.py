@@ -32,17 +32,9 @@ def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter
 
     A study edits everywhere and ablates: a region, or an insertion, is left out (`left_out` says so).
     """
-    return StudyConfig.check(
-        generator=generator,
-        segmenter=segmenter,
-        layer=state.layer,
-        targets={state.target: units},
-        control=state.control,
-        hold=state.hold,
-        alpha=state.alpha,
-        latents=latents,
-        seed=state.seed,
-    )
+    shared = {name: getattr(state, name) for name in ("layer", "control", "hold", "alpha", "seed")}
+    targets = {state.target: units}
+    return StudyConfig.check(generator=generator, segmenter=segmenter, targets=targets, latents=latents, **shared)
 
 
 def left_out(state: State) -> str:
@@ -60,15 +52,9 @@ def arguments(config: StudyConfig, out: Path) -> list[str]:
     words = ["run"]
     for name, value in _changed(config).items():
         if name == "targets":
-            words += [
-                word
-                for target, units in value.items()
-                for word in ("--target", f"{target}={','.join(map(str, units))}")
-            ]
-        else:
-            words += [
-                word for one in (value if isinstance(value, list) else [value]) for word in (f"--{name}", str(one))
-            ]
+            name, value = "target", [f"{target}={','.join(map(str, units))}" for target, units in value.items()]
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name}", str(one)]
     return [*words, "--out", str(out)]
 
 
