@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from planted import PlantedGenerator, PlantedSegmenter
+from planted_scene import SceneGenerator, SceneSegmenter
 
 from gandid.measure.executors import Local
+from gandid.panel.store import read_dataset
 from gandid.runs import merge, open_panel, read_config
 from gandid.study import Study
 
@@ -110,3 +112,21 @@ def test_estimates_are_made_again_and_images_are_not(tmp_path):
     assert (store / "effects.csv").stat().st_mtime_ns > before["effects.csv"]
     assert (store / "examples.npz").stat().st_mtime_ns == before["examples.npz"]
     assert "live@0.5" in open_panel(store)["arm"].values
+
+
+def test_a_finished_run_is_given_its_figure(tmp_path):
+    study = Study(SceneGenerator(), SceneSegmenter(), layer="scene", seed=3)
+    asked = {"targets": {"a": [0], "b": [1, 2]}, "units": 1, "latents": 12, "ranking_latents": 12}
+    counting = Counting()
+    panel = study.run(**asked, store=tmp_path / "run", executor=counting)
+    assert not (tmp_path / "run" / "relation.zarr").exists()  # all units were named
+    for figure in (True, False):
+        again = Counting()
+        xr.testing.assert_identical(study.run(**asked, store=tmp_path / "run", executor=again, figure=figure), panel)
+        assert again.measured == {}
+        assert read_config(tmp_path / "run")["figure"] is True  # it stays one, whether it is asked for again or not
+    inserted = read_dataset(tmp_path / "run" / "insertion.zarr")
+    assert set(map(str, inserted["target"].values)) == {"a", "b"}
+    assert read_dataset(tmp_path / "run" / "after.zarr").sizes["target"] == 2
+    assert (tmp_path / "run" / "types.csv").exists()
+    assert not list((tmp_path / "run").glob(".ranking*")) and not (tmp_path / "run" / ".figure").exists()
