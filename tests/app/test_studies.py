@@ -129,7 +129,6 @@ def test_a_study_that_fails_says_why(tmp_path: Path) -> None:
     jobs = studies.Jobs(tmp_path, "cpu")
     job = jobs.start(config(State(layer="layer99", target="rug")), "wrong")
     job.process.wait(120)
-    job.listener.join(10)
     assert job.failed
     assert "unknown layer" in words.progress(job, 0, 0)
     assert sys.executable not in words.progress(job, 0, 0)

@@ -69,4 +69,4 @@ def serve(
     page = Page(model, runs, device)
     blocks, look = build(page)
     app = make_app(blocks, look, token=token, runs=runs, close=page.close)
-    run(app, sock, token=token, browser=browser, told=told)
+    run(app, sock, token=token, browser=browser, announce=told)

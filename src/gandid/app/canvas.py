@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from gandid.app.experiment import View, difference
 from gandid.app.models import Model, Ranked
 from gandid.report import pictures
+from gandid.report.text import number
 
 LISTED = 48  # units that the list shows, beside those that are ticked
 FAINT = 0.05  # of the full brightness: the least that the colours of the difference reach to, or noise would look like an effect
@@ -23,49 +24,11 @@ def canvas_value(view: View, model: Model, query: str | None) -> dict[str, Any]:
     """What the pictures need, for `canvas.js`."""
     classes, state = list(model.segmenter.classes), view.state
     target = classes.index(state.target)
-    verb = "ablated" if state.mode == "ablate" else "inserted"
-    how = f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
-    panels = [
-        {
-            "title": "Original",
-            "src": pictures.picture(view.images[0]),
-            "alt": f"Image {state.number} of seed {state.seed}.",
-            "note": f"image {state.number} of seed {state.seed}<br>outlined: {escape(state.target)}",
-        }
-    ]
-    if view.edited:
-        named = [(f"{state.target} {verb}: live", "normalization as it is"), (f"{state.target} {verb}: held", how)]
-        for arm, (title, regime) in enumerate(named, start=1):
-            change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
-            panels.append(
-                {
-                    "title": title[0].upper() + title[1:],
-                    "src": pictures.picture(view.images[arm]),
-                    "alt": f"The image with {title} ({regime}).",
-                    "gone": pictures.path(change.vanished),
-                    "came": pictures.path(change.appeared),
-                    "note": f"{regime}<br>" + _key(f"{escape(state.target)} vanished", "objects appeared"),
-                }
-            )
-        moved = difference(view)
-        most = max(FAINT, float(np.abs(moved).max()))
-        gone, came = _objects_moved(view, model)
-        panels.append(
-            {
-                "title": "What normalization did",
-                "src": pictures.heat(moved, -most, most, "RdBu_r"),
-                "alt": f"Signed difference of the two edited images, up to {100 * most:.0f} percent of the full brightness.",
-                "gone": pictures.path(gone),
-                "came": pictures.path(came),
-                "note": "live − held: <i class='key more'></i> brighter <i class='key less'></i> darker<br>"
-                + _key("objects lost", "objects gained"),
-            }
-        )
     seen = view.labels if len(classes) <= 256 else view.labels % 256
     return {
         "size": list(view.labels.shape[1:]),
         "map": list(view.activations.shape[1:]),
-        "panels": panels,
+        "panels": _panels(view, model),
         "waiting": ["", "Live: soon", "Held: soon", "What normalization did: soon"],
         "labels": [base64.b64encode(each.astype(np.uint8).tobytes()).decode() for each in seen],
         "outline": pictures.path(view.labels[0] == target),
@@ -78,16 +41,57 @@ def canvas_value(view: View, model: Model, query: str | None) -> dict[str, Any]:
     }
 
 
+def _panels(view: View, model: Model) -> list[dict[str, str]]:
+    """The pictures, one after the other."""
+    state, classes = view.state, list(model.segmenter.classes)
+    image, target = f"image {state.number} of seed {state.seed}", escape(state.target)
+    panels = [
+        {
+            "title": "Original",
+            "src": pictures.picture(view.images[0]),
+            "alt": f"{image.capitalize()}.",
+            "note": f"{image}<br>outlined: {target}",
+        }
+    ]
+    if not view.edited:
+        return panels
+    title = f"{state.target} {'ablated' if state.mode == 'ablate' else 'inserted'}"
+    regimes = "normalization as it is", f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
+    for arm, (name, regime) in enumerate(zip(("live", "held"), regimes, strict=True), start=1):
+        change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
+        panels.append(
+            {
+                "title": f"{title[0].upper()}{title[1:]}: {name}",
+                "src": pictures.picture(view.images[arm]),
+                "alt": f"The image with {title}, {name} ({regime}).",
+                "note": f"{regime}<br>{_key(f'{target} vanished', 'objects appeared')}",
+            }
+            | _outlines(change.vanished, change.appeared)
+        )
+    # Pixels that lose, and that gain, an object by normalization's being live instead of held.
+    numbers, (live, held) = [classes.index(name) for name in model.objects], view.labels[1:3]
+    gone, came = (live != held) & np.isin(held, numbers), (live != held) & np.isin(live, numbers)
+    moved = difference(view)
+    most = max(FAINT, float(np.abs(moved).max()))
+    colours = "<i class='key more'></i> brighter <i class='key less'></i> darker"
+    panels.append(
+        {
+            "title": "What normalization did",
+            "src": pictures.heat(moved, -most, most, "RdBu_r"),
+            "alt": f"Signed difference of the two edited images, up to {100 * most:.0f} percent of the full brightness.",
+            "note": f"live − held: {colours}<br>{_key('objects lost', 'objects gained')}",
+        }
+        | _outlines(gone, came)
+    )
+    return panels
+
+
+def _outlines(gone: np.ndarray, came: np.ndarray) -> dict[str, str]:
+    return {"gone": pictures.path(gone), "came": pictures.path(came)}
+
+
 def _key(gone: str, came: str) -> str:
     return f"<i class='key gone'></i> {gone} <i class='key came'></i> {came}"
-
-
-def _objects_moved(view: View, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (H, W) that lose, and that gain, an object by normalization's being live instead of held."""
-    numbers = [model.segmenter.classes.index(name) for name in model.objects]
-    live, held = view.labels[1:3]
-    differ = live != held
-    return differ & np.isin(held, numbers), differ & np.isin(live, numbers)
 
 
 def _colours(count: int) -> list[list[int]]:
@@ -112,7 +116,7 @@ def units_value(view: View, ranked: Ranked, ticked: Sequence[int]) -> dict[str, 
             {
                 "unit": unit,
                 "on": unit in ticked,
-                "facts": f"ACE {100 * ace[unit]:.2f} · IoU {iou[unit]:.2f} · energy {energy[unit]:.2f}",
+                "facts": f"ACE {number(100 * ace[unit], 2)} · IoU {iou[unit]:.2f} · energy {energy[unit]:.2f}",
                 "map": base64.b64encode(scaled.tobytes()).decode(),
             }
         )

@@ -13,7 +13,7 @@ import gradio as gr
 
 from gandid.app import experiment, studies, words
 from gandid.app.canvas import canvas_value, units_value
-from gandid.app.layout import Layout
+from gandid.app.layout import Components
 from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State, read_query
 from gandid.app.stream import tallies
@@ -33,10 +33,10 @@ Changes = dict[Any, Any]  # by part of the page, its new value or an update of i
 class Events:
     """The events of the page.
 
-    A method that an event calls is given the values of `Layout.values`, in their order, and returns what changes on the page.
+    A method that an event calls is given the values of `Components.values`, in their order, and returns what changes on the page.
     """
 
-    def __init__(self, page: Page, parts: Layout):
+    def __init__(self, page: Page, parts: Components):
         self.page, self.parts = page, parts
 
     def connect(self, blocks: gr.Blocks) -> None:

@@ -28,7 +28,7 @@ STUDY = (
 )
 
 
-class Layout:
+class Components:
     """The parts of the page; make it within `gr.Blocks`. Each attribute is a part that is read or changed.
 
     `values` are the parts that say what is asked for: those of a `State`, and the study's name and latents. `drawn` are the parts

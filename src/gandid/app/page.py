@@ -14,7 +14,7 @@ import gradio as gr
 
 from gandid.app import experiment, studies
 from gandid.app.events import Events
-from gandid.app.layout import CHECKPOINTS, Layout, look
+from gandid.app.layout import CHECKPOINTS, Components, look
 from gandid.app.models import Model, Ranked
 from gandid.app.state import State
 from gandid.errors import GandidError, UsageError
@@ -120,5 +120,5 @@ class Page:
 def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:
     """The blocks of the page, and its look, for `server.make_app`."""
     with gr.Blocks(title="gandid: what does normalization do?", analytics_enabled=False, fill_width=True) as blocks:
-        Events(page, Layout(page.model)).connect(blocks)
+        Events(page, Components(page.model)).connect(blocks)
     return blocks, look()

@@ -156,17 +156,19 @@ class Bodies:
 
     def _refused(self, body: bytes) -> Response | None:
         """The answer to a body that is not let through."""
-        named: list[Any] = []
+        paths: list[Any] = []
 
-        def note(pairs: list[tuple[str, Any]]) -> None:  # of each object, a name that is given twice included
-            named.extend(value for key, value in pairs if key == "path")
+        def note(
+            pairs: list[tuple[str, Any]],
+        ) -> None:  # called for each object; a name that is given twice comes twice
+            paths.extend(value for key, value in pairs if key == "path")
 
         try:
             if body:
                 json.loads(body, object_pairs_hook=note)
         except (ValueError, RecursionError):  # a form: Gradio has more routes that take files than the upload
             return PlainTextResponse("The body is no JSON.", 400)
-        if all(isinstance(name, str) and name in self.uploaded for name in named):
+        if all(isinstance(name, str) and name in self.uploaded for name in paths):
             return None
         return PlainTextResponse("A file must be uploaded first.", 403)
 
@@ -242,8 +244,10 @@ def listen(host: str, port: int | None) -> socket.socket:
     raise UsageError(f"cannot listen on {where} ({problem}): choose another --port or --host")
 
 
-def serve(app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool, told: Callable[[str], None]) -> None:
-    """Serve until interrupted; `told` is given the address to open, once it answers."""
+def serve(
+    app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool, announce: Callable[[str], None]
+) -> None:
+    """Serve until interrupted; `announce` is given the address to open, once it answers."""
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
     address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
@@ -251,18 +255,18 @@ def serve(app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            told(address)
+            announce(address)
             if browser:
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    logging.getLogger("uvicorn.error").addFilter(_worth_telling)
+    logging.getLogger("uvicorn.error").addFilter(_matters)
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         Server(config).run(sockets=[sock])
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Whether a message of the server is more than that it cut off, at its end, the streams that open pages keep."""
+def _matters(record: logging.LogRecord) -> bool:
+    """Whether a message of the server is more than that it cut off, when it ended, the streams that open pages keep."""
     cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not cut_off and "graceful shutdown" not in record.getMessage()
 

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from gandid.runs import is_finished, read_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 MOST_LATENTS = 100_000
-LINES = 200  # of a study's output that are kept
 
 
 def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter: str, latents: int) -> StudyConfig:
@@ -104,21 +103,10 @@ class Job:
     """A study that runs in a process of its own: `stop` ends it, and a later start goes on."""
 
     name: str
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-    """The last lines of its output."""
+    process: subprocess.Popen[bytes]
+    log: Path
+    """What it has printed."""
     stopped: bool = False
-
-    def __post_init__(self) -> None:
-        """Begin to listen."""
-        self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.listener.start()
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            del self.lines[:-LINES]
 
     @property
     def running(self) -> bool:
@@ -129,6 +117,12 @@ class Job:
     def failed(self) -> bool:
         """Whether the process has ended with an error of its own."""
         return not self.running and self.process.returncode != 0 and not self.stopped
+
+    @property
+    def reason(self) -> str:
+        """The last line that it has printed: of a study that has failed, why."""
+        lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it gave no reason"
 
     def stop(self) -> None:
         """Interrupt the study; what it has measured is kept."""
@@ -160,12 +154,12 @@ class Jobs:
         with self._lock:
             if self.current is not None and self.current.running:
                 raise UsageError(f"the study {self.current.name} is still running: wait for it, or stop it")
-            self.runs.mkdir(parents=True, exist_ok=True)
+            log = self.runs / ".cache" / "study.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
             words = [sys.executable, "-m", "gandid", *arguments(config, self.runs / name), "--device", self.device]
-            process = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
-            )
-            self.current = Job(name, process)
+            with log.open("wb") as out:
+                process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            self.current = Job(name, process, log)
             return self.current
 
     def progress(self) -> tuple[int, int]:

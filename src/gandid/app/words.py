@@ -175,8 +175,7 @@ def progress(job: Job | None, done: int, whole: int) -> str:
         bar = f"<progress max='{whole}' value='{done}' aria-label='Progress of {name}'></progress>"
         return f"<p role='status'>{name}: {what} …</p>{bar}"
     if job.failed:
-        last = escape(next((line for line in reversed(job.lines) if line.strip()), "it gave no reason"))
-        return f"<p role='alert' class='problem'>{name} failed: {last}</p>"
+        return f"<p role='alert' class='problem'>{name} failed: {escape(job.reason)}</p>"
     if job.stopped:
         return f"<p role='status'>{name} was stopped. What it measured is kept: the same command goes on.</p>"
     return f"<p role='status'>{name} is finished. {_report(job.name, 'Open its report')}</p>"

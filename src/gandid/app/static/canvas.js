@@ -20,7 +20,7 @@ let hovered = -1;             // class under the pointer
 
 const root = make('div', { class: 'stage' });
 const bar = make('div', { class: 'tools' });
-const said = make('p', { class: 'hint', role: 'status', 'aria-live': 'polite' });
+const message = make('p', { class: 'hint', role: 'status', 'aria-live': 'polite' });
 const legend = make('ul', { class: 'legend', hidden: '' });
 
 const radio = (value, text) => {
@@ -56,7 +56,7 @@ const figures = [0, 1, 2, 3].map((index) => {
   return { figure, picture, image, shade, lines, title, note };
 });
 root.append(...figures.map((f) => f.figure));
-element.replaceChildren(root, bar, said, legend);
+element.replaceChildren(root, bar, message, legend);
 const original = figures[0].picture;
 
 const at = (event) => {
@@ -84,13 +84,13 @@ const encode = () => {
 const send = () => trigger('input', { region: encode() });
 const choose = (k) => {
   if (isObject(k)) trigger('select', { object: view.classes[k] });
-  else said.textContent = `This is ${view.classes[k]}, which fills any hole: it has no units to ablate. Choose an object.`;
+  else message.textContent = `This is ${view.classes[k]}, which fills any hole: it has no units to ablate. Choose an object.`;
 };
 const hint = (k = -1) => {
   if (!view) return;
-  if (tool === 'brush') said.textContent = 'Drag over the original image; the edit applies only where it is brushed. With the keyboard: arrow keys and Space.';
-  else if (k < 0) said.textContent = 'Click an object in the original image to edit it. With the keyboard: arrow keys and Enter, or the list of objects.';
-  else said.textContent = isObject(k) ? `${view.classes[k]}: ${k === view.target ? 'this is being edited' : 'click to edit it'}` : `${view.classes[k]} (background)`;
+  if (tool === 'brush') message.textContent = 'Drag over the original image; the edit applies only where it is brushed. With the keyboard: arrow keys and Space.';
+  else if (k < 0) message.textContent = 'Click an object in the original image to edit it. With the keyboard: arrow keys and Enter, or the list of objects.';
+  else message.textContent = isObject(k) ? `${view.classes[k]}: ${k === view.target ? 'this is being edited' : 'click to edit it'}` : `${view.classes[k]} (background)`;
 };
 
 original.addEventListener('pointermove', (event) => {
@@ -198,7 +198,7 @@ const paint = () => {
   if (value.query !== null) history.replaceState(null, '', value.query ? `?${value.query}` : location.pathname);
   element.dataset.painted = Number(element.dataset.painted || 0) + 1;
   draw();
-  if (!said.textContent) hint();
+  if (!message.textContent) hint();
 };
 watch('value', paint);
 paint();
