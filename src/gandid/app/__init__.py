@@ -56,17 +56,15 @@ def serve(
         import gradio  # noqa: F401
     except ImportError as error:
         raise GandidError("the page needs gradio: pip install 'gandid[app]'") from error
+    from gandid.app import server
     from gandid.app.models import Model
     from gandid.app.page import Page, build
-    from gandid.app.server import choose_token, listen, make_app
-    from gandid.app.server import serve as run
     from gandid.generators import load_generator
     from gandid.segmenters import load_segmenter
 
-    token = choose_token(host, token)
-    sock = listen(host, port)
+    token = server.choose_token(host, token)
+    sock = server.listen(host, port)
     model = Model(load_generator(generator, device), load_segmenter(segmenter, device), runs / ".cache", layer)
     page = Page(model, runs, device)
-    blocks, look = build(page)
-    app = make_app(blocks, look, token=token, runs=runs, close=page.close)
-    run(app, sock, token=token, browser=browser, announce=told)
+    app = server.make_app(*build(page), token=token, runs=runs, close=page.close)
+    server.serve(app, sock, token=token, browser=browser, announce=told)

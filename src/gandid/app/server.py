@@ -60,11 +60,6 @@ class Guard:
 
     The token is taken from the address once and kept in a cookie, so that it does not stay in addresses, logs and histories.
     Without a token, requests must name a loopback address: a web page elsewhere whose name was made to point here does not.
-
-    Parameters
-    ----------
-    app : ASGI application
-    token : str, optional
     """
 
     def __init__(self, app: Any, token: str | None):
@@ -114,13 +109,8 @@ class Bodies:
     """Lets no request name a file but those that were uploaded, and lets nobody fetch what Gradio keeps.
 
     Wherever in a body an object has a `path`, Gradio takes it for a file: it opens it, or fetches it if it is an address, and
-    keeps a copy. Its own check (see `make_app`) admits addresses and whatever lies in the folder of uploads.
-
-    Parameters
-    ----------
-    app : ASGI application
-    uploaded : container of str
-        The names that the upload has answered.
+    keeps a copy. Its own check (see `make_app`) admits addresses and whatever lies in the folder of uploads. `uploaded` holds the
+    names that the upload has answered.
     """
 
     def __init__(self, app: Any, uploaded: Container[str]):
@@ -143,14 +133,10 @@ class Bodies:
         if refused is not None:
             await refused(scope, receive, send)
             return
-        read = False
+        whole = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def receive_again() -> Any:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return whole.pop() if whole else await receive()
 
         await self.app(scope, receive_again, send)
 
