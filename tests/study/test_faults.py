@@ -62,8 +62,11 @@ def agrees(panel, truth):
 def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(processes, tmp_path, extras):
     unbroken, store = tmp_path / "unbroken", tmp_path / "run"
     start = time.monotonic()
-    panel = killable.planted(unbroken, slow=0.03, **extras)
+    process = processes.Process(target=killable.planted, args=(unbroken,), kwargs={"slow": 0.03, **extras})
+    process.start()
+    process.join()
     moments, whole, seen, kills = random.Random(0), time.monotonic() - start, set(), 0
+    panel = open_panel(unbroken)
     while kills < KILLS:
         start = time.monotonic()
         process = processes.Process(target=killable.planted, args=(store,), kwargs={"slow": 0.03, **extras})
