@@ -409,8 +409,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda text, *_, **__: click.echo(f"gandid: {text}", err=True)
-            if not debug:
-                warnings.simplefilter("ignore", RuntimeWarning)  # results say where there is no number
+            # Results say where there is no number, and what libraries will change is nothing that a user can mend.
+            for kind in () if debug else (RuntimeWarning, FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", kind)
             rest = [word for word in words if word != "--debug"]
             status = app.main(rest, "gandid", standalone_mode=False, obj=words) or 0
     except click.exceptions.NoArgsIsHelpError as error:
