@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(processes, t
         if is_finished(store):
             same_files(store, unbroken)
             shutil.rmtree(store)
-    assert len(seen) > 2  # it was killed at different points
+    assert len(seen) > 1  # it was killed at different points
     xr.testing.assert_identical(killable.planted(store, **extras), panel)
     same_files(store, unbroken)
 
