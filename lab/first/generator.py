@@ -23,10 +23,11 @@ from torch import Tensor
 
 from gandid.errors import UsageError
 from gandid.files import replacing
-from gandid.generators.pggan import Discriminator, Growing
+from gandid.generators.pggan import Discriminator
 from gandid.generators.storage import save_discriminator, save_generator
 from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.first import rooms
+from lab.growing import Growing
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from gandid.errors import UsageError
 from gandid.generators import Generator, load_generator
-from gandid.generators.pggan import Discriminator, EqualConv2d, Growing, PixelNorm
+from gandid.generators.pggan import Discriminator, EqualConv2d, PixelNorm
 from gandid.generators.storage import read_generator, save_discriminator, save_generator
+from lab.growing import Growing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

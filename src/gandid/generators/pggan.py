@@ -190,30 +190,6 @@ class Generator(nn.Module):
         return self.suffix(self.prefix(z, last), last)
 
 
-class Growing(nn.Module):
-    """A generator while it grows: the maps of each resolution have an output of their own, and a new one fades in."""
-
-    def __init__(self, channels: Sequence[int], latent_dim: int, pixel_norm: bool = True):
-        super().__init__()
-        self.net = Generator(channels, latent_dim, pixel_norm)
-        norm = PixelNorm if pixel_norm else nn.Identity
-        self.outputs = nn.ModuleList(Output(norm(), width) for width in channels[:-1])
-        self.outputs.append(self.net.output)
-
-    def forward(self, z: Tensor, stage: int, alpha: float) -> Tensor:
-        """Images of stage `stage` (0 is 4x4), blended with the upsampled one before by `1 - alpha`."""
-        layer = f"layer{2 * stage}"
-        if stage == 0:
-            return self.outputs[0](self.net.prefix(z, "layer2"))
-        x = self.net.prefix(z, layer)
-        fine = self.net.get_submodule(f"layer{2 * stage + 1}")(x)
-        image = self.outputs[stage](self.net.get_submodule(f"layer{2 * stage + 2}")(fine))
-        if alpha < 1:
-            coarse = F.interpolate(self.outputs[stage - 1](x), scale_factor=2, mode="nearest")
-            image = torch.lerp(coarse, image, alpha)
-        return image
-
-
 class Discriminator(nn.Module):
     """The mirror image of the generator, with the minibatch standard deviation before its last convolution.
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gandid.report.charts import Chart, Curve, Line, curves, forest
 from gandid.report.findings import MARKS, NAMES, OUTCOMES, VERBS, Finding
-from gandid.report.run import Regime, Row, Run
+from gandid.report.run import Comparison, Row, Run
 from gandid.report.text import count, ends, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, PREVENTED
 
@@ -153,7 +153,7 @@ def _cells(label: str, rows: Sequence[Row | None]) -> dict[str, Any]:
     return {"label": label, "live": percent(found[0]["tau_live"]), "cells": cells}
 
 
-def _by_regime(run: Run, table: pd.DataFrame, mark: str, key: str) -> list[tuple[Regime, pd.DataFrame]]:
+def _by_regime(run: Run, table: pd.DataFrame, mark: str, key: str) -> list[tuple[Comparison, pd.DataFrame]]:
     """The rows of each regime, of arms that are named after it and a `mark`; those of identical arms once."""
     table = table[table["did"].notna()]
     arms = table["arm"].str.split(mark).str[0]
@@ -173,7 +173,7 @@ def _name(outcome: str) -> str:
     return NAMES[outcome].capitalize()
 
 
-def _ink(run: Run, regime: Regime) -> str:
+def _ink(run: Run, regime: Comparison) -> str:
     """The colour of a regime, and with it its mark."""
     return f"arm{run.regimes.index(regime) % 6 + 1}"
 

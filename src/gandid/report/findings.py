@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gandid.report import pictures
-from gandid.report.run import Examples, Regime, Row, Run
+from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.report.text import article, count, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, settling
 
@@ -37,7 +37,7 @@ class Finding:
     """What the leading regime says of one target: the whole effects on its removal and on in-painting by other objects."""
 
     target: str
-    regime: Regime
+    regime: Comparison
     rows: dict[str, Row]
     """By outcome."""
 
@@ -230,7 +230,7 @@ def edited(run: Run, target: str, place: int, arm: int) -> dict[str, str]:
     return plain(examples.images[place, arm], text) | outlines
 
 
-def _held(examples: Examples, regime: Regime) -> int:
+def _held(examples: Examples, regime: Comparison) -> int:
     return next(place for place, arm in enumerate(examples.arms) if arm in regime.names)
 
 
@@ -247,7 +247,7 @@ def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
     return int(np.argmax((counts[0] - counts[1]) * (-1 if row is not None and row["did"] < 0 else 1)))
 
 
-def _bar(run: Run, target: str, regime: Regime | None) -> dict[str, Any]:
+def _bar(run: Run, target: str, regime: Comparison | None) -> dict[str, Any]:
     """What became of a target's place, as the parts of a bar."""
     place = run.place(target, regime)
     words = (f"still {target}", "other objects", "background", "not recognized")

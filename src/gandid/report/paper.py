@@ -16,7 +16,7 @@ import numpy as np
 
 from gandid.report import pictures
 from gandid.report.charts import LIGHT
-from gandid.report.run import Regime, Run
+from gandid.report.run import Comparison, Run
 from gandid.report.text import ends, percent, points
 
 WIDTH = 7.2  # inches: two columns of most journals (183 mm)
@@ -82,7 +82,7 @@ def _targets(run: Run) -> list[str]:
     return [target for target in run.targets if run.estimable(target) and target in run.examples]
 
 
-def _held(run: Run) -> list[Regime]:
+def _held(run: Run) -> list[Comparison]:
     """The regimes that the figure shows: those of the study's first control, two at most."""
     control = run.regimes[0].name.split(":")[0]
     return [regime for regime in run.regimes if any(name.startswith(f"{control}:") for name in regime.names)][:2]
@@ -238,7 +238,7 @@ def _estimate(
     axes: Any,
     run: Run,
     target: str,
-    regime: Regime | None,
+    regime: Comparison | None,
     values: Sequence[float],
     y: float,
     limits: tuple[float, float],
@@ -258,7 +258,7 @@ def _estimate(
     axes.plot([value], [y], marker=marker, markerfacecolor=colour if sound else "white", **look)
 
 
-def _look(run: Run, regime: Regime | None) -> tuple[str, str]:
+def _look(run: Run, regime: Comparison | None) -> tuple[str, str]:
     """Colour and marker of a regime, or of the live arm (None)."""
     if regime is None:
         return LIVE, "o"

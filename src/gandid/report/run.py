@@ -38,7 +38,7 @@ NAMES = ("target", "object", "outcome", "contrast", "arm", "kind", "site", "chec
 
 
 @dataclass(frozen=True)
-class Regime:
+class Comparison:
     """A held arm as the page shows it: one regime under one name, or under several that are the same numbers."""
 
     names: tuple[str, ...]
@@ -114,13 +114,13 @@ class Run:
         return _relevant(self.config)
 
     @cached_property
-    def regimes(self) -> list[Regime]:
+    def regimes(self) -> list[Comparison]:
         """The held arms of the study, those that agree in every number joined."""
         groups: dict[bytes, list[str]] = {}
         for arm, rows in self.effects[self.effects["contrast"] == "did"].groupby("arm", sort=False):
             ordered = rows.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
             groups.setdefault(ordered.to_numpy(float).tobytes(), []).append(str(arm))
-        return [Regime(tuple(names)) for names in groups.values()]
+        return [Comparison(tuple(names)) for names in groups.values()]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], list[Row]]:
@@ -139,16 +139,16 @@ class Run:
         """The rows of a target's whole effect: on its removal, or on in-painting by all other objects together."""
         return self._whole.get((contrast, target, outcome), self.effects.iloc[:0])
 
-    def rows(self, target: str, outcome: str, regime: Regime | None = None) -> list[Row]:
+    def rows(self, target: str, outcome: str, regime: Comparison | None = None) -> list[Row]:
         """Live minus held, one row per object; of no regime in particular the first, for live is the same in all."""
         return self._rows.get((target, (regime or self.regimes[0]).name, outcome), [])
 
-    def row(self, target: str, outcome: str, regime: Regime) -> Row | None:
+    def row(self, target: str, outcome: str, regime: Comparison) -> Row | None:
         """The whole effect in a regime."""
         kind = "target" if outcome == "removed" else "together"
         return next((row for row in self.rows(target, outcome, regime) if row["kind"] == kind), None)
 
-    def place(self, target: str, regime: Regime | None = None) -> dict[str, float]:
+    def place(self, target: str, regime: Comparison | None = None) -> dict[str, float]:
         """What became of the target's place, live or in a held regime: shares of its original pixels that sum to 1."""
         effect, rows = "tau_live" if regime is None else "tau_held", self.rows(target, "inpainted", regime)
         parts = {
@@ -161,15 +161,15 @@ class Run:
         """Whether enough images show the target."""
         return any(row["estimable"] for row in self.rows(target, "removed"))
 
-    def supported(self, target: str, regime: Regime) -> bool:
+    def supported(self, target: str, regime: Comparison) -> bool:
         """Whether the regime's images stay in the network's range when this target is ablated."""
         return all(row["supported"] for row in self.rows(target, "removed", regime))
 
-    def leading(self, target: str) -> Regime:
+    def leading(self, target: str) -> Comparison:
         """The regime that speaks for a target: of those in range, an exact one, of the first control, that holds most."""
         control = self.regimes[0].name.split(":")[0]
 
-        def rank(regime: Regime) -> tuple[bool, bool, bool, bool]:
+        def rank(regime: Comparison) -> tuple[bool, bool, bool, bool]:
             first = any(name.startswith(f"{control}:") for name in regime.names)
             return self.supported(target, regime), regime.exact, first, regime.name.endswith(":all")
 

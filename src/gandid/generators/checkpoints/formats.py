@@ -21,24 +21,24 @@ from gandid.errors import UsageError
 from gandid.generators.checkpoints.inert import Settings, short
 
 
-class Layer(NamedTuple):
+class StoredLayer(NamedTuple):
     """Weight (out, in, k, k) before scaling by the equalized learning rate, and bias; the name is the file's."""
 
     name: str
     weight: Tensor
     bias: Tensor
 
-    def unscaled(self, gain: float = math.sqrt(2)) -> Layer:
+    def unscaled(self, gain: float = math.sqrt(2)) -> StoredLayer:
         """The same where the file's weights are used as they are, with no equalized learning rate."""
         return self._replace(weight=self.weight * math.sqrt(self.weight[0].numel()) / gain)
 
 
 @dataclass
-class Parts:
+class StoredNetwork:
     """All that makes a generator."""
 
-    layers: list[Layer]
-    output: Layer
+    layers: list[StoredLayer]
+    output: StoredLayer
     settings: dict[str, Any] = field(default_factory=dict)  # of `Generator`
 
 
@@ -49,9 +49,9 @@ class Weights:
     named: Mapping[str, Tensor]
     where: str = ""  # they are in the checkpoint
 
-    def layer(self, name: str, bias: str = "bias", weight: str = "weight", dimensions: int = 4) -> Layer:
+    def layer(self, name: str, bias: str = "bias", weight: str = "weight", dimensions: int = 4) -> StoredLayer:
         """One layer's."""
-        return Layer(name, self._take(f"{name}.{weight}", dimensions), self._take(f"{name}.{bias}", 1))
+        return StoredLayer(name, self._take(f"{name}.{weight}", dimensions), self._take(f"{name}.{bias}", 1))
 
     def last(self, pattern: str) -> int:
         """The largest number that a pattern finds in names; -1 if there is none."""
@@ -89,7 +89,7 @@ def _grown(stages: int, level: float, called: str, most: float = math.inf) -> in
 # The formats. In each the layers come in pairs, of which every first one but the first doubles the resolution.
 
 
-def read_dissect(weights: Weights, about: Mapping[str, Any]) -> Parts:
+def read_dissect(weights: Weights, about: Mapping[str, Any]) -> StoredNetwork:
     """GAN Dissection, its older naming, InterFaceGAN, and gandid's own names: the same scaling as here."""
     old = any(name.startswith("features.") for name in weights.named)
     if old:
@@ -102,19 +102,19 @@ def read_dissect(weights: Weights, about: Mapping[str, Any]) -> Parts:
     made, promised = 4 * 2 ** (len(layers) // 2 - 1), re.fullmatch(r"output_(\d{1,5})x\1", output)
     if promised and int(promised[1]) != made:
         raise UsageError(f"has '{output}', but the {len(layers)} layers there are make {made} px: some are missing")
-    return Parts(layers, weights.layer(output, bias, "conv.weight"))
+    return StoredNetwork(layers, weights.layer(output, bias, "conv.weight"))
 
 
-def read_gan_zoo(weights: Weights, about: Mapping[str, Any]) -> Parts:
+def read_gan_zoo(weights: Weights, about: Mapping[str, Any]) -> StoredNetwork:
     """PyTorch GAN Zoo: the bias is scaled as the weight is, the output has the gain of the others."""
     config = about["config"].state if isinstance(about.get("config"), Settings) else {}
     config = config if isinstance(config, dict) else {}
     equalized = bool(config.get("equalizedlR", True))
 
-    def layer(name: str, dimensions: int = 4) -> Layer:
+    def layer(name: str, dimensions: int = 4) -> StoredLayer:
         found = weights.layer(name, dimensions=dimensions)
         scale = math.sqrt(2 / found.weight[0].numel()) if equalized else 1.0
-        return Layer(name, found.weight * scale, found.bias * scale)  # as they are used
+        return StoredLayer(name, found.weight * scale, found.bias * scale)  # as they are used
 
     if config.get("categoryVectorDim", 0):
         raise UsageError("is of a class-conditional network, whose latents hold a class: no plain latents fit it")
@@ -125,7 +125,7 @@ def read_gan_zoo(weights: Weights, about: Mapping[str, Any]) -> Parts:
     dense = layer("formatLayer", dimensions=2)
     if dense.weight.shape[0] % 16:
         raise UsageError(f"holds 'formatLayer' of shape {tuple(dense.weight.shape)}, which makes no 4x4 maps")
-    first = Layer(
+    first = StoredLayer(
         "formatLayer",
         dense.weight.unflatten(0, (-1, 4, 4)).permute(0, 3, 1, 2).flip(2, 3),
         dense.bias.view(-1, 4, 4) if dense.bias.numel() == dense.weight.shape[0] else dense.bias,
@@ -145,10 +145,10 @@ def read_gan_zoo(weights: Weights, about: Mapping[str, Any]) -> Parts:
     settings: dict[str, Any] = {"slope": float(config.get("leakyReluLeak", 0.2)), "dense_bias": True}
     if not config.get("perChannelNormalization", True):
         settings |= {"pixel_norm": False, "unnormalized": ("layer1",)}
-    return Parts(layers, layer(f"toRGBLayers.{stages - 1}").unscaled(gain=1), settings)
+    return StoredNetwork(layers, layer(f"toRGBLayers.{stages - 1}").unscaled(gain=1), settings)
 
 
-def read_genforce(weights: Weights, about: Mapping[str, Any]) -> Parts:
+def read_genforce(weights: Weights, about: Mapping[str, Any]) -> StoredNetwork:
     """GenForce, InterFaceGAN's and SeFa's later files: the same scaling as here, upsampling layers perhaps transposed."""
     layers = [weights.layer(f"layer{number}") for number in range(weights.last(r"layer(\d{1,3})\.") + 1)]
     # Which of the two a layer is shows where it narrows; where none does, it is taken to be no transposed one.
@@ -156,10 +156,10 @@ def read_genforce(weights: Weights, about: Mapping[str, Any]) -> Parts:
         layers[2::2] = [_transposed(layer) for layer in layers[2::2]]
     lod = weights.named.get("lod")
     stages = _grown(len(layers) // 2, float(lod) if lod is not None and lod.numel() == 1 else 0.0, "lod")
-    return Parts(layers[: 2 * stages], weights.layer(f"output{stages - 1}"))
+    return StoredNetwork(layers[: 2 * stages], weights.layer(f"output{stages - 1}"))
 
 
-def read_pro_gan(weights: Weights, about: Mapping[str, Any]) -> Parts:
+def read_pro_gan(weights: Weights, about: Mapping[str, Any]) -> StoredNetwork:
     """pro-gan-pth: no normalization between the layers of 4 px; before version 3 none of the latent either."""
     old = any(name.startswith("initial_block.") for name in weights.named)
     conf = about.get("conf")
@@ -177,10 +177,10 @@ def read_pro_gan(weights: Weights, about: Mapping[str, Any]) -> Parts:
         layers[:1] = [first._replace(weight=first.weight * 4) for first in layers[:1]]
     else:
         layers, output = [layer.unscaled() for layer in layers], output.unscaled(gain=1)
-    return Parts(layers, output, {"unnormalized": ("layer1", "layer2") if old else ("layer2",)})
+    return StoredNetwork(layers, output, {"unnormalized": ("layer1", "layer2") if old else ("layer2",)})
 
 
-def read_karras(weights: Weights, about: Mapping[str, Any]) -> Parts:
+def read_karras(weights: Weights, about: Mapping[str, Any]) -> StoredNetwork:
     """The TensorFlow networks of Karras et al. (2018): kernels are (height, width, in, out)."""
     built, given = about.get("build_func_name"), about.get("static_kwargs")
     if built not in (None, "G_paper"):
@@ -189,7 +189,7 @@ def read_karras(weights: Weights, about: Mapping[str, Any]) -> Parts:
     if given.get("label_size", 0):
         raise UsageError("is of a class-conditional network, whose latents hold a class: no plain latents fit it")
 
-    def layer(name: str) -> Layer:
+    def layer(name: str) -> StoredLayer:
         found = weights.layer(name)
         return found._replace(weight=found.weight.permute(3, 2, 0, 1))
 
@@ -211,7 +211,7 @@ def read_karras(weights: Weights, about: Mapping[str, Any]) -> Parts:
     layers, output = layers[: 2 * stages], layer(f"ToRGB_lod{len(layers) // 2 - stages}")
     if not given.get("use_wscale", True):
         layers, output = [one.unscaled() for one in layers], output.unscaled(gain=1)
-    return Parts(
+    return StoredNetwork(
         layers,
         output,
         {
@@ -223,13 +223,13 @@ def read_karras(weights: Weights, about: Mapping[str, Any]) -> Parts:
     )
 
 
-def _transposed(layer: Layer) -> Layer:
+def _transposed(layer: StoredLayer) -> StoredLayer:
     """A transposed convolution's weight (in, out, k, k) as the convolution's (out, in, k, k) that does the same."""
     return layer._replace(weight=layer.weight.transpose(0, 1).flip(2, 3))
 
 
 # A name that tells each format from the others.
-FORMATS: list[tuple[str, Callable[[Weights, Mapping[str, Any]], Parts]]] = [
+FORMATS: list[tuple[str, Callable[[Weights, Mapping[str, Any]], StoredNetwork]]] = [
     (r"(layer\d{1,3}|features\.\d{1,3})\.conv\.", read_dissect),
     (r"(formatLayer|toRGBLayers\.\d+)\.", read_gan_zoo),
     (r"output\d{1,3}\.weight", read_genforce),

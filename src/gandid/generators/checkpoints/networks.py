@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gandid.errors import UsageError
-from gandid.generators.checkpoints.formats import FORMATS, Parts, Weights
+from gandid.generators.checkpoints.formats import FORMATS, StoredNetwork, Weights
 from gandid.generators.checkpoints.inert import Array, Network, short
 from gandid.generators.pggan import Generator
 from gandid.generators.storage import check_architecture
@@ -72,7 +72,7 @@ def find_generator(found: Any, network: str = "") -> Generator:
     return generator
 
 
-def assemble(parts: Parts) -> Generator:
+def assemble(parts: StoredNetwork) -> Generator:
     """Build the network of its parts.
 
     Raises
