@@ -120,12 +120,6 @@ def test_functions_and_modules_are_short():
     assert long == []
 
 
-def test_the_package_has_no_more_than_13000_lines():
-    kinds = ("*.py", "*.j2", "*.html", "*.css", "*.js")
-    files = [path for kind in kinds for path in PACKAGE.rglob(kind)]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 13_000
-
-
 def loaded(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after some code."""
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('modules', *sys.modules)"
