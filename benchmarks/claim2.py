@@ -72,6 +72,7 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
         edited = panel["units"].sel(networks="own", draws=0)
         units = {target: edited.sel(target=target).values for target in effects.targets}
         units = {target: numbers[numbers >= 0] for target, numbers in units.items()}
+        gain = {target: float(panel["gain"].sel(target=target).astype(float).mean()) for target in effects.targets}
         parts.append(
             rows.assign(
                 layer=effects.attrs["layer"],
@@ -79,7 +80,7 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
                 overlap=[float(overlap(ace[target], ace[other])) for target, other in named],
                 concentration=[float(share(ace[target], units[target])) for target, _ in named],
                 energy=[float(energy[other][units[target]].mean()) for target, other in named],
-                gain=[effects.gains.get(target, {}).get("gain", np.nan) for target, _ in named],
+                gain=[gain[target] for target, _ in named],
             )
         )
     if not parts:

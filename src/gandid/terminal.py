@@ -108,7 +108,9 @@ def show(folders: Sequence[Path], given: Mapping[str, Any]) -> None:
     if given["as_json"]:
         click.echo(json.dumps([_table(run, found) for run, found in runs], indent=2))
     elif not given["quiet"]:
-        for run, found in runs:
+        for place, (run, found) in enumerate(runs):
+            if place:
+                click.echo()
             _screen(run, found, given["verbose"])
     for run, found in runs:
         if all(one.verdict == MISSING for one in found):
