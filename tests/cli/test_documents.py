@@ -31,7 +31,7 @@ def test_commands_are_taken(path):
 
 
 def test_there_are_commands_to_check():
-    assert sum(map(len, map(commands, DOCUMENTS))) > 25
+    assert sum(map(len, map(commands, DOCUMENTS))) > 20
 
 
 def test_links_and_pictures_of_the_documents_exist():
