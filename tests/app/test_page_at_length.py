@@ -82,7 +82,9 @@ def test_from_a_fresh_page_to_a_study_and_its_report(reader: Reader, whole: Serv
     )
     assert "found-by-hand" in reader.text("body") and target in reader.text("main, body")
     # The server's policy lets the report be. What the page complains of is that it was left in the middle of its requests.
-    assert [problem for problem in reader.problems() if "/assets/" not in problem and "/gradio_api/" not in problem] == []
+    assert [
+        problem for problem in reader.problems() if "/assets/" not in problem and "/gradio_api/" not in problem
+    ] == []
 
 
 def test_moves_repaint_at_once(reader: Reader, whole: Served, capsys: pytest.CaptureFixture[str]) -> None:
