@@ -162,7 +162,7 @@ def run(ctx: click.Context, out: Path, file: Path | None, dry_run: bool, **given
 
     ray = given["executor"] == "ray"
     executor = Ray(given["address"], given["workers"], given["gpus_per_worker"]) if ray else Local()
-    command = shlex.join(["gandid", *ctx.obj])
+    command = shlex.join(["gandid", *(ctx.obj or sys.argv[1:])])
     with display(given) as progress:
         for study, one, folder in tasks:
             finish = reporting(progress)
