@@ -248,7 +248,7 @@ class _Canvas:
 
     def labels(self) -> Tensor:
         """Give the most frequent class of each pixel's samples, the later class on a tie: (n, R, R)."""
-        return _majority(torch.tensor(self.classes)[self.index.long()])
+        return majority(torch.tensor(self.classes)[self.index.long()], len(CLASSES))
 
     def _rows(self, present: Tensor, *values: Tensor | float) -> tuple[Tensor, list[Tensor]]:
         """Give the scenes in which a part is, and the values there."""
@@ -427,13 +427,13 @@ def _bench(canvas: _Canvas, plan: _Plan) -> None:
     canvas.box("chair", colour * 0.7, x, 0.77, 0.83, 0.46, present)
 
 
-def _majority(classes: Tensor) -> Tensor:
-    """Give the most frequent class of each block of samples; the later class on a tie (objects over background)."""
+def majority(classes: Tensor, count: int) -> Tensor:
+    """Give the most frequent of `count` classes in each block of samples; the later on a tie (objects over background)."""
     n, height, width = classes.shape
     blocks = classes.view(n, height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES)
     # A block has 9 samples, so each class's count fits into four bits of one integer.
     packed = (torch.ones((), dtype=torch.int64) << (4 * blocks)).sum(dim=(2, 4))
     best = torch.zeros_like(packed)
-    for c in range(len(CLASSES)):
-        best = torch.maximum(best, ((packed >> (4 * c)) & 15) * len(CLASSES) + c)
-    return best % len(CLASSES)
+    for c in range(count):
+        best = torch.maximum(best, ((packed >> (4 * c)) & 15) * count + c)
+    return best % count

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lab.rooms import SAMPLES, majority
+
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug")
 BACKGROUND = ("wall", "floor")
 OBJECTS = tuple(name for name in CLASSES if name not in BACKGROUND)
@@ -46,7 +48,6 @@ PARTS = {
 _PART = {name: index for index, name in enumerate(PARTS)}
 _CLASS_OF_PART = torch.tensor([CLASSES.index(name) for name in PARTS.values()])
 
-SAMPLES = 3  # samples per pixel and axis
 _DRAWS = 160  # random numbers per scene: a fixed number, so that scene i does not depend on how many are drawn
 _BATCH = 64  # scenes painted at once: the index maps of a batch stay in the cache
 
@@ -283,16 +284,4 @@ def _paint(draws: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     flat = index.flatten(1)
     colours = palette.transpose(1, 2).gather(2, flat[:, None, :].expand(-1, 3, -1)).view(n, 3, samples, samples)
     images = F.avg_pool2d(colours.mul_(light[:, None]).clamp_(0, 1), SAMPLES).mul_(2).sub_(1)
-    return images, _majority(_CLASS_OF_PART[index])
-
-
-def _majority(classes: Tensor) -> Tensor:
-    """Give the most frequent class of each block of samples; the later class on a tie (objects over background)."""
-    n, height, width = classes.shape
-    blocks = classes.view(n, height // SAMPLES, SAMPLES, width // SAMPLES, SAMPLES)
-    # A block has 9 samples, so each class's count fits into four bits of one integer.
-    packed = (torch.ones((), dtype=torch.int64) << (4 * blocks)).sum(dim=(2, 4))
-    best = torch.zeros_like(packed)
-    for c in range(len(CLASSES)):
-        best = torch.maximum(best, ((packed >> (4 * c)) & 15) * len(CLASSES) + c)
-    return best % len(CLASSES)
+    return images, majority(_CLASS_OF_PART[index], len(CLASSES))

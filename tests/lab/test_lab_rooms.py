@@ -128,4 +128,4 @@ def test_the_mask_is_the_class_of_most_samples():
     classes[0, :, :3] = torch.tensor([[2, 2, 2], [2, 2, 0], [0, 0, 0]])
     classes[0, :, 3:] = torch.tensor([[5, 1, 1], [1, 1, 11], [11, 11, 11]])
     # 5 of 9 are class 2; 4 of 9 each are classes 1 and 11: the later one, the object, has the pixel.
-    assert rooms._majority(classes).tolist() == [[[2, 11]]]
+    assert rooms.majority(classes, len(rooms.CLASSES)).tolist() == [[[2, 11]]]

@@ -2,6 +2,7 @@
 
 import pytest
 import xarray as xr
+from interrupted import Interrupted
 from planted_figure import HELD, planted_stores, read
 from planted_scene import SceneSegmenter
 
@@ -31,20 +32,12 @@ def same(one, other):
     assert sorted(path.name for path in one.iterdir()) == sorted(FILES)
 
 
-class Interrupted(SceneSegmenter):
-    """Fails after some batches, as if the process had been killed."""
-
-    left = 10**9
-
-    def __call__(self, images):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(images)
+class InterruptedSegmenter(Interrupted, SceneSegmenter):
+    """Labels as the planted segmenter does, until it is interrupted."""
 
 
 def test_stores_that_were_cut_short_go_on_where_they_were(unbroken, tmp_path):
-    segmenter, times = Interrupted(), 0
+    segmenter, times = InterruptedSegmenter(), 0
     while True:
         # With each attempt the memory holds fewer images.
         stores = planted_stores(tmp_path, segmenter, rows=max(16, 64 - 8 * times))
@@ -63,7 +56,7 @@ def test_stores_that_were_cut_short_go_on_where_they_were(unbroken, tmp_path):
 
 
 def test_what_was_begun_for_other_arms_is_not_mistaken_for_these(unbroken, tmp_path):
-    segmenter = Interrupted()
+    segmenter = InterruptedSegmenter()
     other = planted_stores(tmp_path, segmenter, edits={"c": ablate((0, 1)), "b": ablate((1,)), "a": ablate((3,))})
     segmenter.left = 4
     with pytest.raises(KeyboardInterrupt):

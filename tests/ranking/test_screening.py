@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from interrupted import Interrupted
 from planted_relation import RelationGenerator, RelationSegmenter
 
 from gandid.interventions import Runner
@@ -96,21 +97,17 @@ def test_only_targets_are_settled():
     assert np.isfinite(found[..., 0]).sum() < np.isfinite(screened(first, drop, shown)[..., 0]).sum()
 
 
-class Interrupted(RelationSegmenter):
-    """Fails after some batches, as if the process had been killed."""
-
-    left = 10**9
-
-    def __call__(self, images):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().__call__(images)
+class InterruptedSegmenter(Interrupted, RelationSegmenter):
+    """Labels as the planted segmenter does, until it is interrupted."""
 
 
 @pytest.mark.parametrize("ranking", ["exact", "screened", "optimized"])
 def test_a_ranking_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path, ranking):
-    segmenter, runner, z = Interrupted(), Runner(RelationGenerator(), "painter"), latents(2, range(8), 3, "ranking")
+    segmenter, runner, z = (
+        InterruptedSegmenter(),
+        Runner(RelationGenerator(), "painter"),
+        latents(2, range(8), 3, "ranking"),
+    )
     asked = {"ranking": ranking, "count": 2, "targets": ["a"], "rows": 4}
     kept, times, progress = tmp_path / "kept", 0, []
     whole = relate(runner, segmenter, z, progress.append, **asked)
