@@ -18,8 +18,6 @@ from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gandid.study import Study
 
 FLAGS = {"targets": "--target", "segmenter_scales": "--segmenter-scale"}  # where an option is not called as its field
@@ -221,7 +219,7 @@ def report(folder: Path, **given: Any) -> None:
     from gandid.runs import open_panel, write_estimates
     from gandid.terminal import display, reporting, show
 
-    write_estimates(folder, open_panel(folder), _confusion(folder))
+    write_estimates(folder, open_panel(folder))
     with display(given) as progress:
         reporting(progress)(folder)
     show([folder], given)
@@ -239,7 +237,7 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     from gandid.terminal import display, reporting, show
 
     with display(given) as progress:
-        join(runs, out, reporting(progress), _confusion(runs[0]))
+        join(runs, out, reporting(progress))
     show([out], given)
 
 
@@ -271,7 +269,7 @@ def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any)
         **{name: given[name] for name in ("runs", "host", "port", "token")},
         browser=not no_browser,
         device=_device(device),
-        told=lambda address: click.echo(f"The page is at {address} (Ctrl+C ends it)"),
+        announce=lambda address: click.echo(f"The page is at {address} (Ctrl+C ends it)"),
     )
 
 
@@ -366,15 +364,6 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
         Study(generator, segmenter, layer, config.seed, dtype=config.dtype, memory=memory, twins=twins)
         for layer in layers
     ]
-
-
-def _confusion(folder: Path) -> pd.DataFrame | None:
-    """How the segmenter of a run confuses classes, where that was measured."""
-    from gandid.runs import read_config
-    from gandid.segmenters import NAMED, confusion, load_segmenter
-
-    name = read_config(folder)["segmenter"]
-    return confusion(load_segmenter(name)) if name in NAMED else None
 
 
 def _bytes(text: str | None) -> int | None:

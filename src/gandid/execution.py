@@ -23,7 +23,7 @@ from gandid.measure.executors import Executor
 from gandid.measure.experiment import Experiment, ablations, classes_of, restored_edits
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, moments, possible_draws
-from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts, fewer_rows
+from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
 from gandid.panel.arms import Block, extra_blocks, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PRESENCE, blocks_of
@@ -171,13 +171,7 @@ class Execution:
         """Draw matched random sets of units; returns their energy over that of the target's own, (draw, target)."""
         study, config = self.study, self.config
         z = study.latents(range(config.ranking_latents), "ranking")
-        while True:
-            try:
-                with arithmetic(study.device, study.dtype):
-                    means, energies = moments(study.runner, z, study.rows)
-                break
-            except torch.OutOfMemoryError:
-                study.rows = fewer_rows(study.rows, study.device)
+        means, energies = study.fitted(lambda: moments(study.runner, z, study.rows))
         for draw, units in enumerate(drawn_units(edits["own", 0], energies, draws, config.seed), start=1):
             edits["own", draw] = ablations(units, config.ablation, config.alpha, means)
         sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
@@ -293,7 +287,7 @@ class Execution:
             measured = runs.open_panel(path)
             if not (path / "examples.npz").is_file():
                 runs.write_examples(path, self._examples(measured))
-            runs.write_estimates(path, measured, self.study.confusion)
+            runs.write_estimates(path, measured)
 
     def _revise(self, description: dict[str, Any]) -> None:
         """Write of a finished run what may be asked of it anew without measuring: bounds of the types, another half-width."""
@@ -346,12 +340,14 @@ class Execution:
             ("relation after ablation", runs.FIGURE[0], stores.after_images, stores.write_after),
             ("insertion", runs.FIGURE[1], stores.insertion_images, stores.write_insertion),
         ):
-            while not (path / name).is_dir():
-                try:
-                    with ProgressLine(self.progress, label, images()) as line, arithmetic(study.device, study.dtype):
-                        write(line.advance)
-                except torch.OutOfMemoryError:
-                    study.rows = stores.rows = fewer_rows(study.rows, study.device)
+
+            def measure(label: str = label, images: Callable = images, write: Callable = write) -> None:
+                stores.rows = study.rows
+                with ProgressLine(self.progress, label, images()) as line:
+                    write(line.advance)
+
+            if not (path / name).is_dir():
+                study.fitted(measure)
         stores.clear()
 
 

@@ -21,6 +21,7 @@ from gandid.errors import UsageError
 from gandid.estimation import Effects, did
 from gandid.estimation.types import types
 from gandid.files import is_aside, remove, replacing
+from gandid.generators import NAMED
 from gandid.panel.schema import blocks_of
 from gandid.panel.store import (
     LATENTS_PER_CHUNK,
@@ -32,6 +33,7 @@ from gandid.panel.store import (
     verified,
     write_dataset,
 )
+from gandid.segmenters import confusion
 
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.ranking.relate`
@@ -208,7 +210,7 @@ def write_examples(folder: Path, examples: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **examples)  # type: ignore[arg-type]
 
 
-def write_estimates(folder: Path, panel: xr.Dataset, confusion: pd.DataFrame | None = None) -> Effects:
+def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
     """Write what follows from the panel, `types.csv`, `effects.csv` and `checks.csv`, and return the effects.
 
     Parameters
@@ -216,15 +218,20 @@ def write_estimates(folder: Path, panel: xr.Dataset, confusion: pd.DataFrame | N
     folder : Path
         Folder of the run.
     panel : xarray.Dataset
-    confusion : pandas.DataFrame, optional
-        What the study's segmenter calls each class, where that is known.
     """
     write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
-    effects = did(panel, confusion=confusion)
+    effects = did(panel, confusion=known_confusion(folder))
     for name, table in (("effects.csv", effects.to_frame()), ("checks.csv", effects.checks)):
         with written(folder / name) as aside:
             table.to_csv(aside, index=False)
     return effects
+
+
+def known_confusion(folder: Path) -> pd.DataFrame | None:
+    """What the segmenter of a run calls each class, where that is known: of a generator that draws rooms, seen by their segmenter."""
+    config = read_config(folder)
+    model = NAMED.get(config["generator"])
+    return confusion(config["segmenter"]) if model is not None and model.segmenter == "rooms" else None
 
 
 def write_types(folder: Path, panel: xr.Dataset) -> None:
@@ -244,9 +251,7 @@ def written(path: Path) -> Iterator[Path]:
         yield aside
 
 
-def merge(
-    runs: Sequence[Path], out: Path, finish: Finish | None = None, confusion: pd.DataFrame | None = None
-) -> xr.Dataset:
+def merge(runs: Sequence[Path], out: Path, finish: Finish | None = None) -> xr.Dataset:
     """Write a run with the latents of several runs, which were measured apart, into a new folder.
 
     Parameters
@@ -257,8 +262,6 @@ def merge(
         A new folder.
     finish : callable, optional
         Called with `out` once the effects of the whole are there; see `Study.execute`.
-    confusion : pandas.DataFrame, optional
-        See `write_estimates`.
 
     Returns
     -------
@@ -305,7 +308,7 @@ def merge(
             if having:
                 (shutil.copytree if having.is_dir() else shutil.copy)(having, out / name)
         merged = open_panel(out)
-        write_estimates(out, merged, confusion)
+        write_estimates(out, merged)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pandas as pd
 import torch
 import xarray as xr
 from rich.progress import Progress
@@ -27,7 +26,9 @@ from gandid.measure.worker import arithmetic, fewer_rows
 from gandid.panel.arms import EXACT_CONTROLS
 from gandid.ranking import relate
 from gandid.ranking.gradients import check_gradients
-from gandid.segmenters import SECOND, Segmenter, confusion, load_segmenter, objects_of
+from gandid.segmenters import SECOND, Segmenter, load_segmenter, objects_of
+
+Result = TypeVar("Result")
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 SETTLED = (
@@ -134,10 +135,19 @@ class Study:
         count = units or self.unit_count(StudyConfig())
         how: dict[str, Any] = {"ranking": ranking, "targets": targets, "count": count, "iou_threshold": iou_threshold}
         label = "ranking units" if runner is self.runner else "ranking a twin's units"
+
+        def rank() -> xr.Dataset:
+            with ProgressLine(progress, label, latents) as line:
+                return relate(runner, self.segmenter, z, line.advance, rows=self.rows, kept=kept, **how)
+
+        return self.fitted(rank)
+
+    def fitted(self, work: Callable[[], Result]) -> Result:
+        """Do some work in the arithmetic of the study, with half as many `rows` whenever the device runs out of memory."""
         while True:
             try:
-                with ProgressLine(progress, label, latents) as line, arithmetic(self.device, self.dtype):
-                    return relate(runner, self.segmenter, z, line.advance, rows=self.rows, kept=kept, **how)
+                with arithmetic(self.device, self.dtype):
+                    return work()
             except torch.OutOfMemoryError:
                 self.rows = fewer_rows(self.rows, self.device)
 
@@ -287,12 +297,6 @@ class Study:
     def description(self, config: StudyConfig, command: str | None) -> dict[str, Any]:
         """What `config.yaml` says of a run."""
         return config.model_dump(mode="json") | {"resolved": self._resolved(config) | {"command": command}}
-
-    @cached_property
-    def confusion(self) -> pd.DataFrame | None:
-        """What the segmenter calls each class, where that is known: of a generator that draws rooms, seen by their segmenter."""
-        model = NAMED.get(self.name)
-        return confusion(self.segmenter) if model is not None and model.segmenter == "rooms" else None
 
     def ranking_file(self, beside: Path, config: StudyConfig) -> Path:
         """Where a ranking that is to be written to `beside` may be kept while it is under way: hidden, and of this one alone."""

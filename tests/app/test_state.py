@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gandid.app.state import State, decode_region, encode_region, read_query
-from gandid.interventions import EXACT_CONTROLS
+from gandid.panel.arms import EXACT_CONTROLS
 
 regions = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(bool, size))
 states = st.builds(

@@ -20,7 +20,7 @@ def serve(
     token: str | None = None,
     browser: bool = True,
     device: str = "cpu",
-    told: Callable[[str], None] = print,
+    announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -40,7 +40,7 @@ def serve(
         Whether to open the page.
     device : str
         Device of the networks.
-    told : callable
+    announce : callable
         Given the address, with its token, once the page answers.
 
     Raises
@@ -67,4 +67,4 @@ def serve(
     model = Model(load_generator(generator, device), load_segmenter(segmenter, device), runs / ".cache", layer)
     page = Page(model, runs, device)
     app = server.make_app(*build(page), token=token, runs=runs, close=page.close)
-    server.serve(app, sock, token=token, browser=browser, announce=told)
+    server.serve(app, sock, token=token, browser=browser, announce=announce)

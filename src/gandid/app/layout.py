@@ -11,7 +11,7 @@ import gradio as gr
 from gandid.app import words
 from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State
-from gandid.interventions import EXACT_CONTROLS
+from gandid.panel.arms import EXACT_CONTROLS
 
 HERE = Path(__file__).parent / "static"
 POLL = 1.0  # seconds between two looks at what goes on in the background

@@ -1,6 +1,6 @@
 """Experiments inside a generator: edits, sites, arms, and the runner that makes an experiment one batch."""
 
-from gandid.interventions.arms import CONTROLS, EXACT_CONTROLS, REFERENCE, Arm, hold
+from gandid.interventions.arms import REFERENCE, Arm, hold
 from gandid.interventions.edits import ABLATIONS, Edit, ablate, insert
 from gandid.interventions.normalizations import Adapter, Statistic, pixel_norm
 from gandid.interventions.runner import Readings, Runner, layers_of
@@ -14,7 +14,7 @@ from gandid.interventions.sites import (
 )
 
 __all__ = [
-    "ABLATIONS", "CONTROLS", "EXACT_CONTROLS", "REFERENCE", "Adapter", "Arm", "Edit", "Readings", "Runner", "Site",
+    "ABLATIONS", "REFERENCE", "Adapter", "Arm", "Edit", "Readings", "Runner", "Site",
     "Statistic", "ablate", "find_sites", "held_statistic", "hold", "insert", "layers_of", "pixel_norm", "register_site",
     "register_sites", "registered_sites",
 ]  # fmt: skip

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gandid.interventions.edits import Edit
 
-EXACT_CONTROLS = ("capped", "frozen")  # without an edit, holding by them changes nothing
-CONTROLS = (*EXACT_CONTROLS, "mean")
-
 
 @dataclass(frozen=True, eq=False)
 class Arm:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.measure.experiment import Experiment
 from gandid.panel.arms import REFERENCE
+from gandid.ranking.passes import pictures
 from gandid.segmenters import Segmenter
 
 EXAMPLES = 6
@@ -70,7 +70,7 @@ def collect(
             arms = [experiment.arm(target if study[a].edit else None, study[a]) for a in places]
             made, readings = its.read(z, arms, donors=donors if experiment.resamples else None)
             seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
-            images[t, : len(shown)][:, places] = _bytes(made).swapaxes(0, 1)
+            images[t, : len(shown)][:, places] = pictures(made).swapaxes(0, 1)
             labels[t, : len(shown)][:, places] = seen.cpu().numpy()
             if network == "own":
                 gain[t, : len(shown)] = readings.gain(runner.downstream[0], 1).cpu().numpy()
@@ -83,8 +83,3 @@ def collect(
         "labels": labels,
         "gain": gain,
     }
-
-
-def _bytes(images: Tensor) -> np.ndarray:
-    """Images (..., 3, H, W) in [-1, 1] as bytes (..., H, W, 3)."""
-    return images.float().add(1).mul(127.5).clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
