@@ -25,7 +25,7 @@ app: $(VENV)/.app
 	$(VENV)/bin/gandid app --runs runs
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not slow" $(TESTS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow $(TESTS)
