@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gandid.errors import UsageError
+from gandid.verdicts import RELEVANT
 
 Control = Literal["capped", "frozen", "mean", "twin"]
 Dtype = Literal["fp32", "bf16"]
@@ -106,6 +107,11 @@ class StudyConfig(BaseModel):
     )
     hold: Annotated[tuple[str, ...], Field(min_length=1)] = _field(
         ("first", "all"), "Controls", "Normalizations to hold: first, all, or names of sites joined by +."
+    )
+    relevant: Annotated[float, Field(ge=0.0005, lt=1)] = _field(
+        RELEVANT,
+        "Credibility",
+        "Smallest effect of interest, a share of the object's pixels, by which verdicts are passed.",
     )
     figure: bool = _field(
         False,

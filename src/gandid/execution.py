@@ -290,15 +290,17 @@ class Execution:
             runs.write_estimates(path, measured)
 
     def _revise(self, description: dict[str, Any]) -> None:
-        """Write of a finished run what may be asked of it anew without measuring: bounds of the types, another half-width."""
+        """Write of a finished run what may be asked of it anew without measuring: verdicts, bounds of the types, another half-width."""
         path, there = self.path, runs.read_config(self.path)  # type: ignore[arg-type]
         assert path is not None
-        keys = ["types", *runs.EXTENDS, *(["until", "max_latents"] if self.config.until is not None else [])]
-        revised = there | {key: description[key] for key in keys}
+        until = ["until", "max_latents"] if self.config.until is not None else []
+        revised = there | {key: description[key] for key in ("relevant", "types", *runs.EXTENDS, *until)}
         if self.config.until is not None:
             revised["resolved"] = there["resolved"] | {"stopped": self._stopped()}
         if revised != there:
             runs.write_config(path, revised)
+        if there.get("relevant") != revised["relevant"]:
+            runs.write_verdicts(path, runs.open_panel(path))
         if there["types"] != revised["types"] or not (path / runs.TYPES).is_file():
             runs.write_types(path, runs.open_panel(path))
 

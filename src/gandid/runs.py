@@ -18,7 +18,7 @@ import yaml
 
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
-from gandid.estimation import Effects, did
+from gandid.estimation import Effects, did, read_effects
 from gandid.estimation.types import types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
@@ -34,6 +34,7 @@ from gandid.panel.store import (
     write_dataset,
 )
 from gandid.segmenters import confusion
+from gandid.verdicts import RELEVANT
 
 LOCK = ".lock"
 RANKING = ".ranking"  # what a ranking that is under way has done, see `gandid.ranking.relate`
@@ -42,7 +43,15 @@ FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
 EXTENDS = ("figure", "sites", "dose", "placebos", "second_segmenter")  # what may be asked of a finished run
-MAY_DIFFER = ("resolved", "latents", "until", "max_latents", "types", *EXTENDS)  # between runs that are one study
+MAY_DIFFER = (
+    "resolved",
+    "latents",
+    "until",
+    "max_latents",
+    "relevant",
+    "types",
+    *EXTENDS,
+)  # between runs that are one study
 NOT_RESOLVED = ("command", "chosen", "images_per_second", "stopped")  # nor these of what was resolved
 
 Finish = Callable[[Path], Any]  # what is done with a run's folder once its effects are there: its report
@@ -220,11 +229,23 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
     panel : xarray.Dataset
     """
     write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
-    effects = did(panel, confusion=known_confusion(folder))
+    effects = did(panel, confusion=known_confusion(folder), relevant=read_relevant(folder))
     for name, table in (("effects.csv", effects.to_frame()), ("checks.csv", effects.checks)):
         with written(folder / name) as aside:
             table.to_csv(aside, index=False)
     return effects
+
+
+def write_verdicts(folder: Path, panel: xr.Dataset) -> None:
+    """Pass the verdicts of a finished run anew, by what its configuration says is relevant; nothing else of `effects.csv` changes."""
+    effects = read_effects(folder, panel, read_relevant(folder))
+    with written(folder / "effects.csv") as aside:
+        effects.to_frame().to_csv(aside, index=False)
+
+
+def read_relevant(folder: Path) -> float:
+    """The smallest effect of interest of a run."""
+    return float(read_config(folder).get("relevant", RELEVANT))
 
 
 def known_confusion(folder: Path) -> pd.DataFrame | None:

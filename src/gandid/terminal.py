@@ -40,6 +40,7 @@ COLUMNS = (
     "q",
     "n",
     "verdict",
+    "settled_by",
 )
 
 
@@ -124,7 +125,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         click.echo(text.translate(PLAIN), color=color)
 
     if verbose:
-        effects = read_effects(run.path, open_panel(run.path))
+        effects = read_effects(run.path, open_panel(run.path), run.relevant)
         echo("\n".join([effects.summary(), "", *effects.sentences(), ""]))
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()

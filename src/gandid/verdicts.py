@@ -1,17 +1,19 @@
 """Verdicts: whether normalization matters to an object, by the size of an effect and not by its significance alone.
 
-An effect is compared with the *smallest effect of interest*, a share of the object's pixels (a point, unless the study says otherwise).
-A verdict is passed on the whole interval: beyond the smallest effect of interest there is an effect that matters; within it there is none
-that does, which is an equivalence test (Schuirmann 1987); across it nothing is settled.
+An effect is compared with the *smallest effect of interest*, a share of the object's pixels (a point, unless the study says otherwise; of
+the image or of images for outcomes that are shares of those). A verdict is passed on the whole interval: beyond the smallest effect of
+interest there is an effect that matters; within it there is none that does, which is an equivalence test (Schuirmann 1987); across it
+nothing is settled, and neither is it where fewer images show the object than its interval, built on a normal limit, needs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:  # the command line reads the defaults before anything slow is loaded
+    import pandas as pd
 
 CAUSED = "caused by normalization"
 PREVENTED = "prevented by normalization"
@@ -22,6 +24,7 @@ MISSING = "not estimable"
 SOLID = (CAUSED, PREVENTED)
 # The smallest effect of interest: one percentage point of the object's pixels.
 RELEVANT = 0.01
+SEEN = 30  # images that show the object below which nothing is settled
 
 
 def never_differed(row: Mapping[Any, Any]) -> bool:
@@ -41,7 +44,7 @@ def interval(row: Mapping[Any, Any]) -> tuple[float, float]:
     return max(float(row["ci_low"]), -1.0), min(float(row["ci_high"]), 1.0)
 
 
-def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT) -> str:
+def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT, seen: int = SEEN) -> str:
     """The verdict on one effect.
 
     Parameters
@@ -50,6 +53,8 @@ def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT) -> str:
         A row of ``effects.csv``: `did`, `ci_low`, `ci_high`, `n`, `estimable` and `supported` are read.
     relevant
         The smallest effect of interest, a share in (0, 1).
+    seen
+        How many images must inform an effect. Networks are not images: the contrast `networks` is judged by its interval alone.
 
     Returns
     -------
@@ -61,6 +66,8 @@ def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT) -> str:
         return MISSING
     if not row["supported"]:
         return OUTSIDE
+    if row["n"] < seen and row.get("contrast") != "networks":
+        return UNSETTLED
     low, high = interval(row)
     if low > relevant:
         return CAUSED
@@ -69,13 +76,21 @@ def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT) -> str:
     return NEGLIGIBLE if -relevant <= low and high <= relevant else UNSETTLED
 
 
-def verdicts(effects: pd.DataFrame, relevant: float = RELEVANT) -> pd.Series:
-    """The verdict on every row of ``effects.csv``; see `verdict`."""
-    found = [verdict(row, relevant) for row in effects.to_dict("records")]
-    return pd.Series(found, index=effects.index, dtype=object)
+def judged(effects: pd.DataFrame, latents: int, relevant: float = RELEVANT, seen: int = SEEN) -> pd.DataFrame:
+    """The table of effects with its columns `verdict` and `settled_by`: of what is not settled, how many latents might settle it.
+
+    `settled_by` is of the contrast `did` alone, since others rest on the first latents only; see `verdict` and `settling`.
+    """
+    rows = effects.to_dict("records")
+    found = [verdict(row, relevant, seen) for row in rows]
+    wanted = [
+        (said == UNSETTLED and row["contrast"] == "did" and settling(row, latents, relevant, seen)) or math.nan
+        for row, said in zip(rows, found, strict=True)
+    ]
+    return effects.assign(verdict=found, settled_by=wanted).astype({"verdict": object, "settled_by": float})
 
 
-def settling(row: Mapping[Any, Any], latents: int, relevant: float = RELEVANT) -> int | None:
+def settling(row: Mapping[Any, Any], latents: int, relevant: float = RELEVANT, seen: int = SEEN) -> int | None:
     """How many latents would settle an effect that is not settled, if it is as large as estimated.
 
     An interval's width falls with the root of the number of latents. None where the estimate lies so close to the smallest
@@ -88,6 +103,7 @@ def settling(row: Mapping[Any, Any], latents: int, relevant: float = RELEVANT) -
         if not math.isfinite(half) or distance == 0:
             return None
         wanted = latents * (half / distance) ** 2
+    wanted = max(wanted, latents * seen / max(row["n"], 1))
     if not math.isfinite(wanted) or wanted > 1e6:
         return None
     step = 10 ** max(math.floor(math.log10(max(wanted, 1))) - 1, 0)

@@ -301,8 +301,18 @@ class TestWords:
 
     def test_noise_is_no_effect(self):
         plan = {"live": {"wall": 0.5, "painting": 0.2}, "first": {"wall": 0.5, "painting": 0.2}}
-        effects = did(make_panel(60, noise=0.05, plan=plan, holds=["first"]))
-        assert all("no effect beyond noise" in text for text in effects.sentences())
+        panel = make_panel(60, noise=0.05, plan=plan, holds=["first"])
+        assert all("not settled" in text for text in did(panel, **FAST).sentences())
+        assert all("no relevant effect" in text for text in did(panel, **FAST, relevant=0.2).sentences())
+
+    def test_an_effect_that_is_too_small_to_matter_or_that_too_few_images_show_is_not_claimed(self, panel):
+        assert set(pick(did(panel, **FAST, relevant=0.5).main, outcome="inpainted")["verdict"]) == {
+            "no relevant effect"
+        }
+        few = did(panel.isel(latent=slice(25)).assign_coords(measured=panel["measured"].clip(max=25)), **FAST)
+        removed = pick(few.main, outcome="removed", target="window")
+        assert (removed["q"] < 0.05).all() and set(removed["verdict"]) == {"not settled"}
+        assert all("not settled" in text for text in few.sentences())
 
     def test_it_prints_itself(self, effects):
         assert effects.summary() == str(effects)
@@ -324,6 +334,8 @@ def test_what_was_written_is_read_again(tmp_path):
     again = read_effects(tmp_path, panel)
     pd.testing.assert_frame_equal(again.frame, effects.frame, check_dtype=False)
     pd.testing.assert_frame_equal(again.checks, effects.checks, check_dtype=False)
+    rejudged = read_effects(tmp_path, panel, relevant=0.9).main["verdict"]
+    assert set(rejudged[again.main["verdict"] == "caused by normalization"]) == {"no relevant effect"}
     assert (again.latents, again.units) == (effects.latents, effects.units)
     assert (again.identical, again.sentences()) == (effects.identical, effects.sentences())
 

@@ -26,11 +26,17 @@ def effect(did: float = 0.0, low: float = 0.0, high: float = 0.0, **rest) -> dic
         (effect(math.nan, math.nan, math.nan, estimable=False), verdicts.MISSING),
         (effect(n=400), verdicts.NEGLIGIBLE),  # never differed: below 3 of 400 images, 0.75 %
         (effect(n=200), verdicts.UNSETTLED),  # below 1.5 %
+        (effect(-0.3, -0.4, -0.2, n=29), verdicts.UNSETTLED),  # hardly an image shows it
+        (effect(-0.3, -0.4, -0.2, n=30), verdicts.PREVENTED),
+        (effect(-0.3, -0.4, -0.2, n=6, contrast="networks"), verdicts.PREVENTED),  # six networks are six networks
     ],
 )
 def test_the_whole_interval_decides(row: dict, expected: str) -> None:
     assert verdicts.verdict(row) == expected
-    assert list(verdicts.verdicts(pd.DataFrame([row, row]))) == [expected] * 2
+    table = verdicts.judged(pd.DataFrame([{"contrast": "did"} | row] * 2), latents=500)
+    assert list(table["verdict"]) == [expected] * 2
+    wanted = verdicts.settling(row, 500) if expected == verdicts.UNSETTLED else None
+    assert table["settled_by"].fillna(0).tolist() == [wanted or 0] * 2
 
 
 def test_what_matters_is_the_users_to_say() -> None:
@@ -47,6 +53,7 @@ def test_the_latents_that_settle_an_effect_would() -> None:
         again = effect(0.02, 0.02 - half * 0.999, 0.02 + half * 0.999)
         assert (verdicts.verdict(again) == verdicts.CAUSED) == settled
     assert verdicts.settling(effect(0.01, 0.0, 0.02), latents) is None
+    assert verdicts.settling(effect(0.3, 0.2, 0.4, n=15), latents) == 1000  # until 30 images show it
     assert verdicts.settling(effect(0.0, -math.inf, math.inf), latents) is None
 
 

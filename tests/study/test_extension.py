@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import xarray as xr
+from pandas import read_csv
+from pandas.testing import assert_frame_equal
 from planted import PlantedGenerator, PlantedSegmenter
 from planted_scene import SceneGenerator, SceneSegmenter
 
@@ -76,6 +78,10 @@ def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, sec
     config = read_config(store)
     assert (config["dose"], config["placebos"], config["sites"]) == ([0, 0.5, 0.8, 1], 2, "shapley")
     assert config["second_segmenter"] == second
+    before = read_csv(store / "effects.csv")
+    before.assign(verdict="").to_csv(store / "effects.csv", index=False)
+    assert run(store, 80, relevant=0.9)[1] == {}  # judged anew, and nothing measured
+    assert_frame_equal(read_csv(store / "effects.csv"), before, check_exact=True)
     for name in ("effects.csv", "checks.csv"):
         rows = [sorted((folder / name).read_text().splitlines()) for folder in (store, tmp_path / "whole")]
         assert rows[0] == rows[1]

@@ -12,12 +12,13 @@ from gandid.app.experiment import edit
 from gandid.app.models import Model
 from gandid.app.state import LATENTS, State
 from gandid.estimation import did
-from gandid.estimation.bounds import SHOWN, SUPPORT
+from gandid.estimation.bounds import SUPPORT
 from gandid.measure.experiment import Experiment, classes_of
 from gandid.measure.worker import Setting, Task, Worker, facts
 from gandid.panel.arms import study_block
 from gandid.panel.schema import PRESENCE
 from gandid.panel.store import PanelStore
+from gandid.verdicts import SOLID
 
 STEP = 8  # latents between two estimates
 VISIBLE = 0.0005  # share from which an object has a row of its own
@@ -37,7 +38,7 @@ class Outcome:
     low: float
     high: float
     shown: bool
-    """Whether the q-value is below 0.05 (`gandid.did`)."""
+    """Whether the verdict is that normalization causes or prevents it (`gandid.verdicts`)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _tally(panel: xr.Dataset, state: State) -> Tally:
         live, held, gap, low, high = (float(row[c]) for c in ("tau_live", "tau_held", "did", "ci_low", "ci_high"))
         if itself or np.nanmax(np.abs([live, held, gap, 0])) >= VISIBLE:
             background = row["kind"] != "object" and not itself
-            found.append(Outcome(row["outcome"], name, background, live, held, gap, low, high, row["q"] < SHOWN))
+            found.append(Outcome(row["outcome"], name, background, live, held, gap, low, high, row["verdict"] in SOLID))
     checks = effects.checks
     flagged = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok") & (checks["arm"] != "live")]
     seen = checks.loc[checks["check"] == "target_seen", "value"]

@@ -123,7 +123,7 @@ def numbers_all(tally: Tally | None, state: State, waiting: str = "") -> str:
         interval = f"<span>{_signed(one.low)} to {_signed(one.high)}</span>"
         rows.append(_row(kind + mark, NAMES[one.name].format(one.object), one.live, one.held, one.did, interval))
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
-    note = f"Bold: beyond noise (q &lt; 0.05). Shares of {whole}."
+    note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
     if tally.strange:
         why = escape(", ".join(SUPPORT_WORDS[name] for name in tally.strange))
         note += f" <b class='flag'>The held images leave the network’s range ({why}): nothing is claimed from them.</b>"

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from gandid.verdicts import SEEN
+
 SUPPORT = ("strain", "realism", "unknown", "unknown_inside", "uncertain")
 CHECKS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]  # columns of checks.csv
 TOGETHER = "other objects"  # in tables, all other objects as one
-SHOWN = 0.05  # false discovery rate below which an effect counts as shown
 VISIBLE = 0.001  # shares smaller than this print as 0.0 % and are not worth a word
 UNLIKELY = 0.05  # level of the test of the target's own units against random ones
 ENERGY = 0.10  # by which the energy of random units may differ from that of the target's own
@@ -34,8 +35,8 @@ class Bounds:
     recall: float = 0.8
     """Share of an object's pixels, on renders, that a segmenter should call by its name: below, undoing its confusions makes
     errors of counts more than 1.7 times as large (`gandid.estimation.families.invert`)."""
-    seen: int = 30
-    """Images showing the target below which its intervals, built on a normal limit, are flagged."""
+    seen: int = SEEN
+    """Images showing the target below which its intervals, built on a normal limit, are flagged and settle nothing."""
     baseline_gap: float = 1e-3
     """Change of the unedited image, on the scale -1 .. 1, that float rounding may make: an eighth of one step
     of an 8-bit image."""

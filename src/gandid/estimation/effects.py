@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gandid import outcomes
+from gandid import outcomes, verdicts
 from gandid.estimation import families
 from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
 from gandid.estimation.checks import checks
@@ -18,6 +18,7 @@ from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
 from gandid.estimation.sums import Sums, gather
 from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
+from gandid.verdicts import RELEVANT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,10 +26,23 @@ if TYPE_CHECKING:
 # The columns that other programs rely on, in their order; what follows them may grow.
 COLUMNS = ["target", "object", "outcome", "control", "held", "tau_live", "tau_held", "did", "se", "ci_low", "ci_high"]
 COLUMNS += ["p", "q", "n"]
-MORE = ["contrast", "arm", "kind", "dose", "draw", "site", "segmenter", "estimable", "supported", "p_t"]
+MORE = [
+    "contrast",
+    "verdict",
+    "settled_by",
+    "arm",
+    "kind",
+    "dose",
+    "draw",
+    "site",
+    "segmenter",
+    "estimable",
+    "supported",
+    "p_t",
+]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-TEXT = ["target", "object", "outcome", "control", "held", "contrast", "arm", "kind", "site", "segmenter"]
+TEXT = ["target", "object", "outcome", "control", "held", "contrast", "verdict", "arm", "kind", "site", "segmenter"]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
@@ -53,6 +67,8 @@ class Effects:
     """Number of edited units per target, where the panel names them."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """The panel's attributes."""
+    relevant: float = RELEVANT
+    """The smallest effect of interest, a share of the object's pixels, by which the verdicts are passed."""
 
     @property
     def main(self) -> pd.DataFrame:
@@ -90,7 +106,7 @@ class Effects:
         `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
         original pixels for `removed` and `inpainted`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
         its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Hochberg q-value (of the contrast `did`
-        only); `n` the latents that inform it.
+        only); `n` the latents that inform it; `verdict` is passed on the interval (`gandid.verdicts`).
 
         Returns
         -------
@@ -139,6 +155,7 @@ def did(
     seed: int = 0,
     bounds: Bounds = DEFAULTS,
     confusion: pd.DataFrame | None = None,
+    relevant: float = RELEVANT,
 ) -> Effects:
     """Estimate ``DID = tau_live - tau_held`` for every target, class, outcome, control and held set, and all that bears on it.
 
@@ -164,6 +181,8 @@ def did(
         Bounds of the checks, which decide `supported`.
     confusion
         Of the first segmenter, rows the true class and columns the named one, for the contrast `corrected`.
+    relevant
+        The smallest effect of interest, a share, by which the verdicts are passed.
 
     Returns
     -------
@@ -195,8 +214,9 @@ def did(
         frame = pd.concat([frame, *more], ignore_index=True)
         rows = pd.DataFrame(credibility(contents, sums, frame, confusion, bounds), columns=CHECKS)
         judged = pd.concat([judged, rows], ignore_index=True)
-    table, latents = _finished(contents, frame, judged), int(sums.latents.sum())
-    return Effects(table, judged, latents, level, contents.units(), dict(panel.attrs))
+    latents = int(sums.latents.sum())
+    table = verdicts.judged(_finished(contents, frame, judged), latents, relevant, bounds.seen)
+    return Effects(table, judged, latents, level, contents.units(), dict(panel.attrs), relevant)
 
 
 def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +234,7 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> 
     return frame
 
 
-def read_effects(folder: Path, panel: xr.Dataset) -> Effects:
+def read_effects(folder: Path, panel: xr.Dataset, relevant: float = RELEVANT) -> Effects:
     """The effects of a run as they were written into its folder (`effects.csv`, `checks.csv`).
 
     Parameters
@@ -223,13 +243,17 @@ def read_effects(folder: Path, panel: xr.Dataset) -> Effects:
         Of the run.
     panel
         Its panel, of which units and attributes are read.
+    relevant
+        The smallest effect of interest, a share, by which the verdicts are passed.
     """
-    frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), na_values=[""], keep_default_na=False)
+    frame = frame.reindex(columns=[*COLUMNS, *MORE])
     frame[TEXT] = frame[TEXT].astype(object).fillna("")
-    judged = pd.read_csv(folder / "checks.csv", keep_default_na=False, na_values={"value": [""], "bound": [""]})
+    checks = pd.read_csv(folder / "checks.csv", na_values={"value": [""], "bound": [""]}, keep_default_na=False)
     contents = Contents(panel)
     rows = contents.rows(contents.study)
-    return Effects(frame, judged, rows, 0.95, contents.units(), dict(panel.attrs))
+    frame = verdicts.judged(frame, rows, relevant)
+    return Effects(frame, checks, rows, 0.95, contents.units(), dict(panel.attrs), relevant)
 
 
 def _target(

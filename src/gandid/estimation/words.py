@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gandid.estimation.bounds import SHOWN, SUPPORT, TOGETHER, VISIBLE
+from gandid.estimation.bounds import SUPPORT, TOGETHER, VISIBLE
+from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
 if TYPE_CHECKING:
     from gandid.estimation.effects import Effects
@@ -20,17 +21,17 @@ SUPPORT_WORDS = {
 MECHANISMS = {"capped": "Amplification by", "frozen": "Response of", "mean": "Departure from a constant of"}
 SITES = {"first": "the first normalization", "all": "all downstream normalizations"}
 VERBS = {
-    ("removed", True): "removes {size} points more of it",
-    ("removed", False): "self-repair, {size} points of it painted again",
-    ("inpainted", True): "in-paints {size} points of it with {object}",
-    ("inpainted", False): "keeps {object} from in-painting {size} points of it",
+    ("removed", CAUSED): "removes {size} points more of it",
+    ("removed", PREVENTED): "self-repair, {size} points of it painted again",
+    ("inpainted", CAUSED): "in-paints {size} points of it with {object}",
+    ("inpainted", PREVENTED): "keeps {object} from in-painting {size} points of it",
 }
 
 
 def sentence(effects: "Effects", target: str, control: str) -> str:
     """What ablating one target does, and how much of that normalization causes by a control, and by other networks.
 
-    Effects count as shown if their q-value is below `SHOWN` and their held arm is supported.
+    An effect is claimed where its verdict says that normalization causes or prevents it (`gandid.verdicts`).
     """
     rows = effects.main[effects.main["target"] == target]
     checks = effects.checks[effects.checks["target"].isin([target, ""])]
@@ -42,7 +43,7 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
     if why := out_of_support(checks[checks["arm"] == "live"]):
         parts.append(f"The ablated images themselves leave the range of the unedited ones ({why}).")
     spoken = rows[rows["control"].isin([control, "twin"])]
-    parts += [_held(one, checks[checks["arm"] == arm]) for arm, one in spoken.groupby("arm", sort=False)]
+    parts += [_held(effects, one, checks[checks["arm"] == arm]) for arm, one in spoken.groupby("arm", sort=False)]
     return " ".join(parts)
 
 
@@ -86,7 +87,7 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
     return text + f"; {_percent(total)} turn into other objects ({names or 'no one of them beyond noise'})."
 
 
-def _held(rows: pd.DataFrame, checks: pd.DataFrame) -> str:
+def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
     """What normalization causes, by one held arm."""
     control, held = rows["control"].iloc[0], rows["held"].iloc[0]
     lead = f"{MECHANISMS.get(control, '')} {SITES.get(held, held)} ({control} control, {held} held)"
@@ -97,20 +98,32 @@ def _held(rows: pd.DataFrame, checks: pd.DataFrame) -> str:
         return f"{lead}: exactly none, since {still['detail'].iloc[0]}."
     if why := out_of_support(checks):
         return f"{lead}: no claim, since the held arm leaves the network's range ({why})."
-    shown = rows[(rows["q"] < SHOWN) & (rows["did"].abs() >= VISIBLE / 2) & rows["kind"].isin(["target", "object"])]
+    found = rows[rows["verdict"].isin(SOLID) & rows["kind"].isin(["target", "object"])]
     claims = []
     for outcome in ("removed", "inpainted"):
-        one = shown[shown["outcome"] == outcome]
+        one = found[found["outcome"] == outcome]
         one = one.reindex(one["did"].abs().sort_values(ascending=False, kind="stable").index)
         for row in one[:NAMED].to_dict("records"):
-            verb = VERBS[outcome, row["did"] > 0].format(size=f"{100 * abs(row['did']):.1f}", object=row["object"])
+            verb = VERBS[outcome, row["verdict"]].format(size=f"{100 * abs(row['did']):.1f}", object=row["object"])
             ends = sorted((100 if row["did"] > 0 else -100) * row[end] for end in ("ci_low", "ci_high"))
             claims.append(f"{verb} [{ends[0]:.1f}, {ends[1]:.1f}]")
     if not claims:
-        return f"{lead}: no effect beyond noise on it or on another object."
+        return f"{lead}: {_nothing(effects, rows)}."
     if control in ("mean", "twin"):
         claims.append("if the two would have moved alike (parallel trends)")
     return f"{lead}: {'; '.join(claims)}."
+
+
+def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:
+    """What is said where no effect is claimed: that none is relevant, or that it is not settled."""
+    whole = rows[(rows["outcome"] == "removed") | ((rows["outcome"] == "inpainted") & (rows["object"] == TOGETHER))]
+    limit = f"{100 * effects.relevant:g} point{'' if effects.relevant == 0.01 else 's'}"
+    unsettled = whole[whole["verdict"] == UNSETTLED]
+    if unsettled.empty:
+        return f"no relevant effect, none on it or on other objects together reaches {limit}"
+    wanted = unsettled["settled_by"].max(skipna=False)
+    more = "" if pd.isna(wanted) else f"; {wanted:,.0f} latents might settle it"
+    return f"not settled whether it makes a difference of {limit}{more}"
 
 
 def _table(effects: "Effects", arm: str) -> str:
@@ -122,6 +135,7 @@ def _table(effects: "Effects", arm: str) -> str:
     for name, one in (("DID", removed), ("DID of in-painting by objects", inpainted)):
         ends = zip(one["did"], one["ci_low"], one["ci_high"], strict=True)
         cells[name] = [f"{100 * did:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for did, low, high in ends]
+        cells[f"verdict on {'removal' if name == 'DID' else 'in-painting'}"] = one["verdict"]
     cells[~removed["estimable"]] = "not estimable"
     marks = (removed["estimable"] & ~removed["supported"]).map({True: " *", False: ""})
     cells.index = cells.index + marks

@@ -11,7 +11,7 @@ import numpy as np
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.report.text import article, count, listed, number, percent, points, size
-from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, settling
+from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval
 
 OUTCOMES = ("removed", "inpainted")
 NAMES = {"removed": "removal", "inpainted": "in-painting by other objects"}
@@ -146,8 +146,8 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
         # Rounded up: a bound that is rounded down is none.
         text = f"{what} changes by less than {number(np.ceil(1000 * max(abs(low), abs(high))) / 10)}\u00a0%"
     elif verdict == UNSETTLED:
-        wanted = settling(row, run.latents, run.relevant)
-        text = f"{what} {points(row)} points" + (f"; {wanted:,} latents might settle it" if wanted else "")
+        wanted = "" if np.isnan(row["settled_by"]) else f"; {row['settled_by']:,.0f} latents might settle it"
+        text = f"{what} {points(row)} points{wanted}"
     else:
         text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
         said["interval"] = " to ".join(number(100 * end) for end in sorted((abs(low), abs(high))))

@@ -16,7 +16,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.panel.store import read_dataset, read_panel, verified
-from gandid.verdicts import RELEVANT, verdicts
+from gandid.verdicts import RELEVANT, judged
 
 Row = dict[Hashable, Any]
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Run:
     units: dict[str, list[int]]
     """By target, the units that were ablated, best first."""
     effects: pd.DataFrame
-    """``effects.csv`` with a column `verdict`."""
+    """``effects.csv``, its verdicts passed by `relevant`."""
     checks: pd.DataFrame
     relation: pd.DataFrame | None
     activity: xr.Dataset | None
@@ -205,15 +205,15 @@ def read(path: Path) -> Run:
             raise UsageError(f"'{path}' is not a finished run: it has no {name}")
     config = _read(path / "config.yaml", _config)
     panel = _read(path / "panel.zarr", _panel)
-    effects = _read(path / "effects.csv", _table)
+    latents = int(panel["measured"].values[0, 0])
     run = Run(
         path=path,
         config=config,
         attrs=dict(panel.attrs),
-        latents=int(panel["measured"].values[0, 0]),
+        latents=latents,
         objects=_objects(panel),
         units=_units(panel),
-        effects=effects.assign(verdict=verdicts(effects, _relevant(config))),
+        effects=judged(_read(path / "effects.csv", _table), latents, _relevant(config)),
         checks=_read(path / "checks.csv", _table).fillna({"target": "", "arm": "", "detail": ""}),
         relation=_optional(path / "relation.csv", _table),
         activity=_optional(path / "relation.zarr", _dataset),
