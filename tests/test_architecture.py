@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a room may know those below it and those of its own floor, as long as there is no circle.
 FLOORS = [
     {"errors", "files"},
-    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy"},
+    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy", "truth"},
     {"generators", "segmenters"},
     {"panel"},
     {"ranking", "estimation"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"gandid", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LIGHT = ("estimation", "panel", "stats", "outcomes", "config", "runs", "verdicts")
+LIGHT = ("estimation", "panel", "stats", "outcomes", "config", "runs", "truth", "verdicts")
 
 
 def trees() -> dict[Path, ast.Module]:

@@ -344,6 +344,7 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
     budget, device = _bytes(given["memory"]), _device(given["device"])
 
     from gandid.generators import load_generator
+    from gandid.generators.named import own_segmenter
     from gandid.measure.memory import default_budget
     from gandid.segmenters import load_segmenter
     from gandid.study import Study
@@ -351,14 +352,14 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
     # Workers without a GPU of their own share the memory of this machine, or of a GPU.
     share = min(1.0, given["gpus_per_worker"] or 1 / given["workers"]) if given.get("executor") == "ray" else 1.0
     memory = int(share * (budget or default_budget(device)))
+    generator = load_generator(config.generator, device)
     segmenter = load_segmenter(
-        config.segmenter,
+        config.segmenter or own_segmenter(config.generator),
         device,
         size=config.segmenter_size,
         scales=config.segmenter_scales,
         background=config.background,
     )
-    generator = load_generator(config.generator, device)
     twins = {name: load_generator(name, device) for name in config.twin}
     return [
         Study(generator, segmenter, layer, config.seed, dtype=config.dtype, memory=memory, twins=twins)

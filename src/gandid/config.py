@@ -49,9 +49,10 @@ class StudyConfig(BaseModel):
         "rooms", "What", "Generator to study: the name of a model, a checkpoint, or FILE.py:FACTORY."
     )
     segmenter: str = _field(
-        "rooms",
+        "",
         "What",
-        "Segmenter that labels the images: a name, a Hugging Face folder or model id, or FILE.py:FACTORY.",
+        "Segmenter that labels the images: a name, a Hugging Face folder or model id, or FILE.py:FACTORY; "
+        "an embedded generator's own by default.",
     )
     segmenter_size: Positive | None = _field(
         None, "What", "Input size of a Hugging Face segmenter in pixels; its own by default."

@@ -262,7 +262,8 @@ class Study:
 
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
-        return config.units or min(UNITS, max(1, self.runner.units // 5))
+        own = NAMED[self.name].units if self.name in NAMED else None
+        return config.units or own or min(UNITS, max(1, self.runner.units // 5))
 
     def held(self, config: StudyConfig) -> list[tuple[str, str]]:
         """The held arms of a configuration, as (control, held)."""

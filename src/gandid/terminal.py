@@ -134,7 +134,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     for one in found:
         outcome, row = _main_effect(one)
         values = "".join(f"{number(100 * row[name]):>{width}}" for name, width in (("tau_live", 6), ("tau_held", 7)))
-        difference = f"0 in {row['n']:,} images" if never_differed(row) else points(row)
+        difference = f"0 in {row['n']:,.0f} images" if never_differed(row) else points(row)
         style = {"bold": True, "fg": "green"} if one.verdict in SOLID else {"dim": True}
         verdict = click.style(one.verdict, **style)
         echo(f"{one.target[: first - 1]:<{first}}{OUTCOMES[outcome]:<11}{values}  {difference:<21}{verdict}")
@@ -150,11 +150,27 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
             f"Checks: {len(run.checks) - len(bad)} of {len(run.checks)} ok; flagged: {which or 'none'}.", WIDTH
         )
     )
+    _truths(run, echo)
     if stopped := run.config.get("resolved", {}).get("stopped"):
         echo(textwrap.fill(str(stopped), WIDTH))
     if not is_finished(run.path):
         echo(textwrap.fill(f"Not finished: this is the state after {run.latents:,} latents.", WIDTH))
     echo(f"Report: {run.path / 'report.html'}")
+
+
+def _truths(run: Run, echo: Callable[[str], None]) -> None:
+    """Of the planted standard, the estimates beside their truths."""
+    rows = run.checks[run.checks["check"] == "truth"]
+    if len(rows):
+        echo(f"\n{'ablated':<10}{'planted effect, points':<56}{'found':>7}{'true':>7}")
+    for (target, detail), some in rows.groupby(["target", "detail"], sort=False):
+        for (value, bound, verdict), arms in some.groupby(["value", "bound", "verdict"], sort=False):
+            words = f"{str(detail).partition(';')[0]}, {', '.join(arms['arm'])}"
+            lines = textwrap.wrap(words, 54)
+            mark = "" if verdict == "ok" else "  missed"
+            echo(f"{target:<10}{lines[0]:<56}{number(100 * value):>7}{number(100 * bound):>7}{mark}")
+            for line in lines[1:]:
+                echo(f"{'':<10}{line}")
 
 
 def _main_effect(one: Finding) -> tuple[str, Any]:

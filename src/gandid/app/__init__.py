@@ -60,11 +60,13 @@ def serve(
     from gandid.app.models import Model
     from gandid.app.page import Page, build
     from gandid.generators import load_generator
+    from gandid.generators.named import own_segmenter
     from gandid.segmenters import load_segmenter
 
     token = server.choose_token(host, token)
     sock = server.listen(host, port)
-    model = Model(load_generator(generator, device), load_segmenter(segmenter, device), runs / ".cache", layer)
+    network = load_generator(generator, device)
+    model = Model(network, load_segmenter(segmenter or own_segmenter(generator), device), runs / ".cache", layer)
     page = Page(model, runs, device)
     app = server.make_app(*build(page), token=token, runs=runs, close=page.close)
     server.serve(app, sock, token=token, browser=browser, announce=announce)

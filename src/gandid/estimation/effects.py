@@ -16,6 +16,7 @@ from gandid.estimation.checks import checks
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
+from gandid.estimation.standard import truths
 from gandid.estimation.sums import Sums, gather
 from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
 from gandid.verdicts import RELEVANT
@@ -213,6 +214,7 @@ def did(
         more = [*families.violations(contents, sums, frame), *families.networks(frame, level)]
         frame = pd.concat([frame, *more], ignore_index=True)
         rows = pd.DataFrame(credibility(contents, sums, frame, confusion, bounds), columns=CHECKS)
+        rows = pd.concat([rows, pd.DataFrame(truths(contents, frame), columns=CHECKS)])
         judged = pd.concat([judged, rows], ignore_index=True)
     latents = int(sums.latents.sum())
     table = verdicts.judged(_finished(contents, frame, judged), latents, relevant, bounds.seen)

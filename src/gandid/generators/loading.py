@@ -15,6 +15,7 @@ from gandid.generators.checkpoints import read_checkpoint
 from gandid.generators.download import fetch
 from gandid.generators.named import NAMED
 from gandid.generators.pggan import Discriminator, Generator
+from gandid.generators.planted import planted
 from gandid.generators.storage import read_discriminator
 
 
@@ -48,6 +49,8 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     if is_factory(name):
         return _make(name, device)
     path, network = Path(name), ""
+    if name == "planted":
+        return planted().to(device=device)
     if name in NAMED:
         path = fetch(NAMED[name])
     elif not path.exists() and "#" in name:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gandid.errors import UsageError
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -28,6 +30,8 @@ class NamedModel:
         Files of a model that ships with the package.
     segmenter : str, optional
         The embedded segmenter that knows its objects.
+    units : int, optional
+        How many units a study edits for each target unless told otherwise, where that is not the usual number.
     twin : str, optional
         The model of the same data and schedule that was trained without pixel normalization.
     url, sha256 : str
@@ -44,6 +48,7 @@ class NamedModel:
     weights: Path | None = None
     discriminator: Path | None = None
     segmenter: str | None = None
+    units: int | None = None
     twin: str | None = None
     url: str = ""
     sha256: str = ""
@@ -104,6 +109,18 @@ NAMED = {
             default_layer="layer4",
             why="as of rooms, whose twin without pixel normalization it is",
         ),
+        NamedModel(
+            name="planted",
+            resolution=8,
+            megabytes=0.0,
+            source="this package: written down by formula, not trained",
+            licence="MIT",
+            weights=Path(__file__).with_name("planted.py"),
+            segmenter="planted",
+            units=1,
+            default_layer="layer1",
+            why="its units are planted there, one for each object",
+        ),
         _dissect("bedroom", "proggan_bedroom-d8a89ff1.pth"),
         _dissect("church", "proggan_churchoutdoor-7e701dd5.pth"),
         _dissect("conferenceroom", "proggan_conferenceroom-21e85882.pth"),
@@ -118,3 +135,13 @@ NAMED = {
         _ganzoo("celeba", "celebaCropped_s5_i83000-2b0acc76.pth", 128, 275.3),
     )
 }
+
+
+def own_segmenter(generator: str) -> str:
+    """The name of the segmenter that a generator brings. Raises `UsageError` if it brings none."""
+    model = NAMED.get(generator)
+    if model is None or model.segmenter is None:
+        raise UsageError(
+            f"{generator} brings no segmenter of its own: name one that labels its images with --segmenter"
+        )
+    return model.segmenter

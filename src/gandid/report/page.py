@@ -38,6 +38,7 @@ ASKS = {
     "placebo_units": "Does the effect lie beyond those of random units?",
     "placebo_object": "Does a class of pixels dealt out at random show no effect?",
     "uncertain": "Is the segmenter as sure of edited images as of unedited ones?",
+    "truth": "Does each interval hold the effect that was planted?",
     "ground_truth": "Does the segmenter find the right class where it is known?",
     "second_segmenter": "Does another segmenter see the same effect?",
 }

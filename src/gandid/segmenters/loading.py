@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMED = {name: WEIGHTS / f"{name}.safetensors" for name in ("rooms", "rooms-dilated")}
-SECOND = {"rooms": "rooms-dilated", "rooms-dilated": "rooms"}  # which of the others checks a segmenter
+PLANTED = ("planted", "planted-careful")  # of the planted standard, `gandid.truth`
+PAIRS = (("rooms", "rooms-dilated"), PLANTED)
+SECOND = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}  # which of the others checks a segmenter
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 
@@ -40,6 +42,7 @@ def load_segmenter(
         One of
 
         - `"rooms"` or `"rooms-dilated"`, the segmenters that ship with the package, built and trained apart;
+        - `"planted"` or `"planted-careful"`, those of the planted standard, which differ in one pair of classes;
         - a `.safetensors` file that `save_segmenter` wrote;
         - a model of the Hugging Face library `transformers`: a folder, or an id on its hub such as
           `nvidia/segformer-b0-finetuned-ade-512-512`; see `gandid.segmenters.huggingface.load_huggingface`;
@@ -77,7 +80,11 @@ def load_segmenter(
         return segmenter
     if size is not None or scales is not None:
         raise UsageError(f"{name} takes no size or scales: only models of transformers do")
-    if is_file:
+    if name in PLANTED:
+        from gandid.segmenters.planted import planted_segmenter
+
+        segmenter = planted_segmenter(name)
+    elif is_file:
         from gandid.segmenters.network import read_segmenter
 
         segmenter = read_segmenter(NAMED.get(name, Path(name)), device)
@@ -85,7 +92,7 @@ def load_segmenter(
         segmenter = _make(name, device)
     else:
         raise UsageError(
-            f"unknown segmenter '{name}': the names are {', '.join(NAMED)}; or give a .safetensors file, the folder or hub "
+            f"unknown segmenter '{name}': the names are {', '.join((*NAMED, *PLANTED))}; or give a .safetensors file, the folder or hub "
             "id (owner/model) of a Hugging Face model, or FILE.py:FACTORY"
         )
     segmenter.name = name

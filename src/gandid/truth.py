@@ -1,9 +1,8 @@
-"""The planted standard: a generator whose weights are written down, in which every effect is known in closed form.
+"""The planted standard: what is planted in it, and the truth of every effect, in closed form. `gandid.generators.planted` is the network.
 
-It is a `Generator` of 8 px and 11 units a layer. Layer 1 lays out the plan below and is the layer to be edited. Layer 2
-starts with the first site and thresholds each object; layer 3 starts with the second, doubles the map and passes on.
-Layer 4 and the output have no normalization. There is one latent number per chance, three in all, and what is uniform is
-so exactly: a coordinate of a point on the sphere in three dimensions is (Archimedes).
+Layer 1 lays out a plan of objects and is the layer to be edited. Layer 2 starts with the first site and thresholds each object; layer 3
+starts with the second, doubles the map and passes on. Layer 4 and the output have no normalization. There is one latent number per
+chance, three in all, and what is uniform is so exactly: a coordinate of a point on the sphere in three dimensions is (Archimedes).
 
 Everywhere a *filler* of 1 keeps the statistic from vanishing. An object's own unit is `STRONG` at its place, 2, and
 another unit there may be *weak*, uniform from 0 to 1. Ablating the strong one divides the first site's statistic by
@@ -28,19 +27,15 @@ that through.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from gandid.generators.pggan import EqualConv2d, Generator
 
 # The places of the objects, by initial: T is the plant; a dot is bare wall.
 PLAN = ("WLPM", "WLPM", "T.CC", "TRR.")
 OBJECTS = {"W": "window", "L": "lamp", "P": "painting", "M": "mirror", "T": "plant", "C": "chair", "R": "rug"}
 CLASSES = ("wall", *OBJECTS.values())
 BACKGROUND = ("wall",)
+
+FIRST, SECOND = "layer2.norm", "layer3.norm"  # the sites after the layer that is edited
 
 # The units of layer 1: of each object its own, and others.
 EDITED = ("window", "lamp", "painting", "mirror", "plant", "chair", "rug", "weak rug", "stain", "inhibited", "filler")
@@ -72,104 +67,12 @@ def threshold(weak: float) -> float:
     return weak / math.sqrt(1 + weak**2)
 
 
-def planted() -> Generator:
-    """Build the generator, latents of length 3, images of 8 px."""
-    generator = Generator((UNITS, UNITS), 3, unnormalized=("layer4", "output"), eps=1e-12, slope=0.0, dense_bias=True)
-    generator.name = "planted"
-    unit, root = EDITED.index, math.sqrt(UNITS)
-    for parameter in generator.parameters():
-        parameter.data.zero_()
-
-    # Layer 1: the plan. Its convolution puts weight[., ., i, j] at row 3 - i, column 3 - j of the map.
-    weight, bias = torch.zeros(UNITS, 3, 4, 4), torch.zeros(UNITS, 4, 4)
-    bias[unit("filler")] = 1
-    for row, line in enumerate(PLAN):
-        for column, initial in enumerate(line):
-            if initial in OBJECTS:
-                bias[unit(OBJECTS[initial]), row, column] = STRONG
-            if initial == "T":
-                bias[unit("inhibited"), row, column] = 1
-            for name, (place, number) in CHANCE.items():
-                if place == initial:  # from 0 to 1, since a latent number is from -sqrt(3) to sqrt(3)
-                    bias[unit(name), row, column] = 0.5
-                    weight[unit(name), number, 3 - row, 3 - column] = 0.5 / math.sqrt(3)
-    layer1 = generator.get_submodule("layer1.conv")
-    _write(layer1, weight)
-    layer1.get_parameter("bias").data.copy_(bias)
-
-    # Layer 2: a threshold for each object, at the middle of the kernel; a unit draws the object that it is named after.
-    weight, bias = torch.zeros(UNITS, UNITS), torch.zeros(UNITS)
-    for name in ("lamp", "painting", "mirror", "plant", "chair"):
-        weight[unit(name), unit(name)], bias[unit(name)] = 1, -PRESENT * root
-    for name in ("window", "stain"):
-        weight[unit(name), unit(name)], bias[unit(name)] = 1, -threshold(BEYOND[name]) * root
-    weight[unit("rug"), unit("rug")] = weight[unit("rug"), unit("weak rug")] = 1
-    bias[unit("rug")] = -threshold(BEYOND["weak rug"]) * root
-    weight[unit("inhibited"), unit("inhibited")], weight[unit("inhibited"), unit("plant")] = RELEASE, -RELEASE
-    layer2 = generator.get_submodule("layer2.conv")
-    _write(layer2, weight)
-    layer2.get_parameter("bias").data.copy_(bias)
-
-    # Layer 3: what is drawn in full is 1; the inhibited unit glows beyond what a live site lets through.
-    layer3 = generator.get_submodule("layer3.conv")
-    _write(layer3, torch.eye(UNITS) / root)
-    layer3.get_parameter("bias").data[unit("inhibited")] = -GLOW
-    _write(generator.get_submodule("layer4.conv"), torch.eye(UNITS))
-
-    # The output: the wall, and what is drawn instead of it
-    wall = torch.tensor(COLOURS["wall"])
-    colours = torch.zeros(3, UNITS)
-    for name in EDITED:
-        colour = COLOURS.get("lamp" if name == "inhibited" else name)
-        if colour:
-            colours[:, unit(name)] = torch.tensor(colour) - wall
-    output = generator.get_submodule("output.conv")
-    _write(output, colours)
-    output.get_parameter("bias").data.copy_(wall)
-    return generator.eval().requires_grad_(False)
-
-
-def _write(conv: torch.nn.Module, weight: Tensor) -> None:
-    """Give a convolution this weight; (out, in) stands in the middle of the kernel."""
-    assert isinstance(conv, EqualConv2d)
-    size = conv.weight.shape[-1]
-    if weight.ndim == 2:
-        conv.weight.data[:, :, size // 2, size // 2] = weight / conv.scale
-    else:
-        conv.weight.data.copy_(weight / conv.scale)
-
-
-def weak(z: Tensor) -> dict[str, Tensor]:
-    """Give what the weak units of latents (n, 3) are: each (n,), uniform from 0 to 1."""
-    direction = torch.nn.functional.normalize(z, dim=1)
-    return {name: (1 + direction[:, number]) / 2 for name, (_, number) in CHANCE.items()}
-
-
-def careless(images: Tensor) -> Tensor:
-    """Label images (N, 3, H, W) by the nearest colour of a class: (N, H, W). A stain is nearest to the mirror."""
-    return _nearest(images, CLASSES)
-
-
-def careful(images: Tensor) -> Tensor:
-    """Label images (N, 3, H, W) by the nearest colour, (N, H, W), and know that a stain is wall."""
-    labels = _nearest(images, (*CLASSES, "stain"))
-    return torch.where(labels == len(CLASSES), CLASSES.index("wall"), labels)
-
-
-SEGMENTERS: dict[str, Callable[[Tensor], Tensor]] = {"careless": careless, "careful": careful}
-
-
-def _nearest(images: Tensor, names: tuple[str, ...]) -> Tensor:
-    palette = torch.tensor([COLOURS[name] for name in names]).to(images)
-    return (images[:, None] - palette[None, :, :, None, None]).square().sum(dim=2).argmin(dim=1)
-
-
 @dataclass(frozen=True)
 class Truth:
     """What is to be found of one pair and outcome when the target's unit in layer 1 is ablated: shares of its pixels.
 
     `first` is with the first site held, `second` with the second, and `both` with both, by the control. Without a
-    `segmenter`, for both of them.
+    `segmenter`, for both of them; `planted` takes a stain for a mirror, `planted-careful` does not.
     """
 
     target: str
@@ -180,6 +83,12 @@ class Truth:
     second: dict[str, float]
     both: dict[str, float]
     segmenter: str | None = None
+
+    def held(self, control: str, held: str) -> float:
+        """With the sites `held` given their statistic by `control`, both as an arm has them."""
+        if held in ("first", FIRST):
+            return self.first
+        return self.second[control] if held == SECOND else self.both[control]
 
     def shapley(self, control: str) -> tuple[float, float]:
         """Each site's share of what the two cause together, `live - both`."""
@@ -204,9 +113,30 @@ def truths() -> list[Truth]:
         *(plain(name, name, "removed", 1, 1) for name in OBJECTS.values() if name != "rug"),
         plain("rug", "rug", "removed", 1 - repaired, 1),
         plain("painting", "window", "inpainted", taken, 0),
-        plain("chair", "mirror", "inpainted", stained, 0, "careless"),
+        plain("chair", "mirror", "inpainted", stained, 0, "planted"),
         Truth("plant", "lamp", "inpainted", 0, 0, second=glows, both=glows),
     ]
+
+
+def expected(target: str, other: str, outcome: str, control: str, held: str, segmenter: str) -> tuple[float, float]:
+    """The true effects of ablating a target's unit, live and held: shares of the target's pixels.
+
+    Parameters
+    ----------
+    target, other, outcome
+        A pair of classes, and `removed` (where they are one) or `inpainted`.
+    control, held
+        `capped` or `frozen`, and the sites, as an arm has them.
+    segmenter
+        `planted` or `planted-careful`.
+    """
+    for truth in truths():
+        if (truth.target, truth.object, truth.outcome) == (target, other, outcome) and truth.segmenter in (
+            None,
+            segmenter,
+        ):
+            return truth.live, truth.held(control, held)
+    return 0.0, 0.0
 
 
 def vanishing_doses(name: str) -> dict[str, float]:

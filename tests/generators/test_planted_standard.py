@@ -1,24 +1,15 @@
 """The planted standard does what is written of it: latent by latent, and on average."""
 
+import numpy as np
 import pytest
 import torch
 
+import gandid
+from gandid.generators.planted import planted, weak
 from gandid.generators.storage import read_generator, save_generator
 from gandid.interventions import REFERENCE, Arm, Runner, ablate
-from lab.planted import (
-    BEYOND,
-    CLASSES,
-    EDITED,
-    OBJECTS,
-    PLAN,
-    SEGMENTERS,
-    careful,
-    careless,
-    planted,
-    truths,
-    vanishing_doses,
-    weak,
-)
+from gandid.segmenters.planted import careful, careless
+from gandid.truth import BEYOND, CLASSES, EDITED, OBJECTS, PLAN, truths, vanishing_doses
 
 N = 500
 FIRST, BOTH = ("layer2.norm",), ("layer2.norm", "layer3.norm")
@@ -91,7 +82,7 @@ def test_every_latent_does_what_its_weak_units_say(z, images):
 
 def test_every_pair_and_outcome_is_what_is_planted(images):
     """All that is not in the list is 0, in every regime, under both segmenters."""
-    for called, segmenter in SEGMENTERS.items():
+    for called, segmenter in {"planted": careless, "planted-careful": careful}.items():
         listed = {(t.target, t.object, t.outcome): t for t in truths() if t.segmenter in (None, called)}
         for target, arms in images.items():
             labels = {arm: segmenter(image) for arm, image in arms.items()}
@@ -147,3 +138,47 @@ def test_an_object_vanishes_at_its_dose(name, z):
             arms.append(Arm(edit, dict.fromkeys(held[regime], "frozen")))
     there = [share(careless(image), name, name).mean().item() for image in runner.run(z[:20], arms)]
     assert there == [1, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def panel():
+    study = gandid.Study(gandid.load_generator("planted"), gandid.load_segmenter("planted"))
+    return study.run(latents=64, control=["capped", "frozen"], sites="shapley")
+
+
+class TestAStudyOfIt:
+    """`gandid run --generator planted`: what is estimated is what is planted."""
+
+    def test_it_finds_the_units(self, panel):
+        chosen = panel["units"].values[0, 0]
+        assert [list(units[units >= 0]) for units in chosen] == [[EDITED.index(t)] for t in panel["target"].values]
+
+    def test_every_interval_holds_its_truth(self, panel):
+        rows = gandid.did(panel).checks.query("check == 'truth'")
+        assert set(rows["target"]) == {"rug", "painting", "chair", "plant"}
+        assert {-0.25, 0.4, 0.3, -1.0} <= set(rows["bound"].round(9))
+        assert (rows["verdict"] == "ok").all()
+
+    def test_an_estimate_that_is_wrong_is_told(self, panel):
+        wrong = panel.copy(deep=True)
+        rug = list(panel["target"].values).index("rug")
+        names = list(panel["arm"].values)
+        wrong["inside"][{"target": rug, "arm": names.index("live")}] = panel["inside"].isel(
+            target=rug, arm=names.index("capped:first")
+        )
+        rows = gandid.did(wrong).checks.query("check == 'truth' and target == 'rug'")
+        assert (rows["verdict"] == "flagged").all()
+
+    def test_shapley_shares_are_the_planted_ones(self, panel):
+        effects = gandid.did(panel).to_frame().query("contrast == 'share' and object in @OBJECTS.values()")
+        known = {(t.target, t.object, t.outcome): t.shapley("capped") for t in truths()}
+        for row in effects[effects["outcome"].isin(["removed", "inpainted"])].itertuples():
+            both = known.get((row.target, row.object, row.outcome), (0.0, 0.0))
+            truth = both[row.site == "layer3.norm"]
+            if np.isfinite(row.did):
+                assert abs(row.did - truth) <= max(3 * row.se, 1e-9), row
+
+    def test_other_studies_of_it_are_not_judged(self):
+        study = gandid.Study(gandid.load_generator("planted"), gandid.load_segmenter("planted"))
+        found = gandid.did(study.run(["rug"], latents=16, alpha=0.5)).checks
+        assert "truth" not in set(found["check"])
