@@ -20,8 +20,12 @@ from gandid.errors import GandidError, UsageError
 if TYPE_CHECKING:
     from gandid.study import Study
 
-FLAGS = {"targets": "--target", "segmenter_scales": "--segmenter-scale"}  # where an option is not called as its field
-NETWORKS = ("generator", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
+FLAGS = {
+    "targets": "--target",
+    "inputs": "--input",
+    "segmenter_scales": "--segmenter-scale",
+}  # where an option is not called as its field
+NETWORKS = ("generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
 LEAST_MEMORY = 16 * 2**20  # bytes
 FILE = click.Path(path_type=Path)
 COMPLETION = 'Shell completion: eval "$(_GANDID_COMPLETE=bash_source gandid)", or zsh_source, or fish_source'
@@ -352,7 +356,7 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
     # Workers without a GPU of their own share the memory of this machine, or of a GPU.
     share = min(1.0, given["gpus_per_worker"] or 1 / given["workers"]) if given.get("executor") == "ray" else 1.0
     memory = int(share * (budget or default_budget(device)))
-    generator = load_generator(config.generator, device)
+    generator = load_generator(config.generator, device, inputs=config.inputs)
     segmenter = load_segmenter(
         config.segmenter or own_segmenter(config.generator),
         device,
@@ -360,7 +364,7 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
         scales=config.segmenter_scales,
         background=config.background,
     )
-    twins = {name: load_generator(name, device) for name in config.twin}
+    twins = {name: load_generator(name, device, inputs=config.inputs) for name in config.twin}
     return [
         Study(generator, segmenter, layer, config.seed, dtype=config.dtype, memory=memory, twins=twins)
         for layer in layers

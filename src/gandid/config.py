@@ -48,6 +48,9 @@ class StudyConfig(BaseModel):
     generator: str = _field(
         "rooms", "What", "Generator to study: the name of a model, a checkpoint, or FILE.py:FACTORY."
     )
+    inputs: tuple[str, ...] = _field(
+        (), "What", "What a FILE.py:FACTORY takes beside latents: label=0..9 draws a class, label=3 fixes it."
+    )
     segmenter: str = _field(
         "",
         "What",
@@ -94,7 +97,7 @@ class StudyConfig(BaseModel):
     ranking_latents: Positive = _field(
         128, "How many", "Number of latents for ranking the units; others than those for the effects."
     )
-    seed: Annotated[int, Field(ge=0)] = _field(0, "How many", "Random seed for the latents.")
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = _field(0, "How many", "Random seed for the latents.")
     chunk: str | None = _field(
         None, "How many", "Measure only part K of N equal parts of the latents, written K/N, to be merged later."
     )
@@ -132,7 +135,7 @@ class StudyConfig(BaseModel):
     types: TypeBounds = _field(TypeBounds(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled.")
     dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
 
-    @field_validator("targets", "control", "twin", "hold", "background", "segmenter_scales", mode="before")
+    @field_validator("inputs", "targets", "control", "twin", "hold", "background", "segmenter_scales", mode="before")
     @classmethod
     def _one_is_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int, float)) else value

@@ -59,11 +59,15 @@ Finish = Callable[[Path], Any]  # what is done with a run's folder once its effe
 
 def fingerprint(network: Any) -> str:
     """SHA-256 of a network's weights, names and shapes included, and of its `settings` where it has any."""
+    import torch  # those who only read runs do without
+
     digest = hashlib.sha256(type(network).__qualname__.encode())
     if hasattr(network, "state_dict"):
         for name, value in sorted(network.state_dict().items()):
-            array = value.detach().cpu().contiguous().numpy()
-            digest.update(f"{name}{array.shape}{array.dtype}".encode() + array.tobytes())
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(
+                f"{name}{tuple(value.shape)}{str(value.dtype).removeprefix('torch.')}".encode() + raw.tobytes()
+            )
     digest.update(repr(getattr(network, "settings", "")).encode())
     return digest.hexdigest()
 

@@ -18,7 +18,7 @@ from gandid.config import Dtype, Ranking, StudyConfig, Threshold, did_you_mean
 from gandid.errors import UsageError
 from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
-from gandid.interventions import Runner, layers_of
+from gandid.interventions import REFERENCE, Runner, layers_of
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
 from gandid.measure.memory import rows_that_fit
@@ -26,13 +26,14 @@ from gandid.measure.worker import arithmetic, fewer_rows
 from gandid.panel.arms import EXACT_CONTROLS
 from gandid.ranking import relate
 from gandid.ranking.gradients import check_gradients
-from gandid.segmenters import SECOND, Segmenter, load_segmenter, objects_of
+from gandid.segmenters import SECOND, Segmenter, check_segmenter, load_segmenter, name_of, objects_of
 
 Result = TypeVar("Result")
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 SETTLED = (
     "generator",
+    "inputs",
     "segmenter",
     "segmenter_size",
     "segmenter_scales",
@@ -50,7 +51,7 @@ class Study:
     Parameters
     ----------
     generator : nn.Module
-        Maps latents (N, latent_dim) to images (N, 3, H, W) in [-1, 1]; see `gandid.load_generator`.
+        Makes images (N, 3, H, W) in [-1, 1] of latents; see `gandid.load_generator` and docs/generators.md.
     segmenter : Segmenter
         See `gandid.load_segmenter`.
     layer : str, optional
@@ -88,20 +89,23 @@ class Study:
             if name not in NAMED:
                 raise UsageError(f"name the layer to edit: this generator has {layers_of(generator)}")
             layer = NAMED[name].default_layer
-        self.generator: Any = generator
+        if not 0 <= seed < 2**64:
+            raise UsageError(f"seed is {seed}: choose a whole number from 0 to 2**64 - 1")
         self.segmenter, self.seed, self.name, self.dtype = segmenter, seed, name, dtype
         self.runner = Runner(generator, layer)
+        self.generator: Any = self.runner.generator
         if not self.runner.downstream:
             raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
         self.device = self.runner.device
         self.discriminator = load_discriminator(name, self.device)
+        self._check_segmenter(segmenter)
         with arithmetic(self.device, dtype):
             self.rows = rows_that_fit(self.runner, segmenter, self.latents(range(2)), memory)
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
         self._seconds: dict[str, Segmenter] = {}
 
     def __repr__(self) -> str:
-        segmenter = _name(self.segmenter)
+        segmenter = name_of(self.segmenter)
         return f"<gandid.Study of {self.name}, {self.layer} ({self.runner.units} units), seen by {segmenter}, seed {self.seed}>"
 
     @property
@@ -242,6 +246,11 @@ class Study:
     def targets(self, config: StudyConfig) -> dict[str, tuple[int, ...] | None]:
         """The targets of a configuration, and the units of each, or None where they are to be ranked."""
         asked = config.targets or self.objects
+        if not asked:
+            raise UsageError(
+                f"every class of {name_of(self.segmenter)} is background: name what to ablate with --target, or other background "
+                "classes with --background"
+            )
         named: dict[str, tuple[int, ...] | None] = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
         known = [name for name in self.segmenter.classes if name != "unknown"]
         for target, units in named.items():
@@ -286,14 +295,15 @@ class Study:
         """A segmenter that labels the same images as the study's, by name."""
         if name not in self._seconds:
             # The embedded pair knows the same classes.
-            paired = SECOND.get(_name(self.segmenter)) == name
+            paired = SECOND.get(name_of(self.segmenter)) == name
             background = self.segmenter.background if paired else None
             self._seconds[name] = load_segmenter(name, self.device, background=background)
+            self._check_segmenter(self._seconds[name])
         return self._seconds[name]
 
     def second_name(self, config: StudyConfig) -> str | None:
         """The name of the second segmenter: the one that is asked for, or else the embedded one's own."""
-        return config.second_segmenter or SECOND.get(_name(self.segmenter))
+        return config.second_segmenter or SECOND.get(name_of(self.segmenter))
 
     def description(self, config: StudyConfig, command: str | None) -> dict[str, Any]:
         """What `config.yaml` says of a run."""
@@ -309,6 +319,11 @@ class Study:
         """Latents of this study by number, (n, latent_dim)."""
         generator: Any = (runner or self.runner).generator
         return latents(self.seed, indices, generator.latent_dim, stream).to(self.device)
+
+    def _check_segmenter(self, segmenter: Segmenter) -> None:
+        """Ask a segmenter about two images of the generator; see `check_segmenter`."""
+        with arithmetic(self.device, self.dtype):
+            check_segmenter(segmenter, self.runner.run(self.latents(range(2)), [REFERENCE])[0])
 
     def _check(self, config: StudyConfig) -> None:
         named = self.targets(config)
@@ -344,8 +359,8 @@ class Study:
 
     def _own(self) -> dict[str, Any]:
         """What of a configuration this study has settled."""
-        asked = getattr(self.segmenter, "asked", {})
-        names = {"generator": self.name, "segmenter": _name(self.segmenter), "layer": self.layer}
+        asked = {**getattr(self.generator, "asked", {}), **getattr(self.segmenter, "asked", {})}
+        names = {"generator": self.name, "segmenter": name_of(self.segmenter), "layer": self.layer}
         return {**names, **asked, "seed": self.seed, "dtype": self.dtype}
 
     def _known_twins(self) -> dict[str, Runner]:
@@ -388,7 +403,3 @@ def short_names(names: Sequence[str]) -> list[str]:
     while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
         parts = [part[:-1] for part in parts]
     return ["/".join(part).removesuffix(".safetensors") for part in parts]
-
-
-def _name(segmenter: Segmenter) -> str:
-    return getattr(segmenter, "name", None) or type(segmenter).__name__

@@ -14,6 +14,7 @@ from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
 from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
 from gandid.ranking import top_units
 from gandid.ranking.passes import pictures
+from gandid.segmenters import labelled
 
 TRIED = 6  # objects among which the opening one is looked for
 SIZABLE = 0.03  # share of the image that its object has at least
@@ -91,7 +92,7 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
             change = edit(state, model, units)
             arms += [Arm(change), Arm(change, hold(state.control, state.hold, runner.downstream))]
         images, readings = runner.read(model.latents(state.seed, [state.number]), arms)
-        labels = model.segmenter(images[:, 0]).cpu().numpy()
+        labels = labelled(model.segmenter, images[:, 0]).cpu().numpy()
         gain = readings.gain(runner.downstream[0], 1)[0] if len(arms) > 1 else torch.empty(0, 0)
     region = decode_region(state.region, _size(runner.map_size)) if state.region else None
     if state.mode == "insert":
@@ -143,7 +144,7 @@ def _labels(model: Model, state: State, z: torch.Tensor, arms: Sequence[Arm]) ->
     runner, labels = model.runner(state.layer), []
     for part in z.split(max(1, model.rows // len(arms))):
         images = runner.run(part, arms)
-        labels.append(model.segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2]).cpu().numpy())
+        labels.append(labelled(model.segmenter, images.flatten(0, 1)).unflatten(0, images.shape[:2]).cpu().numpy())
     return np.concatenate(labels, axis=1)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gandid.errors import UsageError, told
 from gandid.generators import NAMED, load_discriminator
-from gandid.interventions import Runner
+from gandid.interventions import Runner, adapted
 from gandid.latents import latents
 from gandid.measure.memory import rows_that_fit
 from gandid.panel.schema import PRESENCE
@@ -76,7 +76,7 @@ class Model:
     """
 
     def __init__(self, generator: nn.Module, segmenter: Segmenter, cache: Path, layer: str | None = None):
-        self.generator: Any = generator
+        self.generator = generator = adapted(generator)
         self.segmenter = segmenter
         self.name = getattr(generator, "name", None) or type(generator).__name__
         self.objects = objects_of(segmenter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from gandid.generators.named import NAMED
 from gandid.generators.pggan import Discriminator, Generator
 from gandid.generators.planted import planted
 from gandid.generators.storage import read_discriminator
+from gandid.interventions import adapted, read_inputs
 
 
-def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu") -> Generator:
+def load_generator(
+    name_or_path: str | Path, device: str | torch.device = "cpu", *, inputs: Sequence[str] = ()
+) -> Generator:
     """Load a generator, ready for inference.
 
     Parameters
@@ -30,9 +33,11 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
         - a name (see `gandid models`; a public model is downloaded when it is first used);
         - the file of a PG-GAN in any public format (`checkpoints.read_checkpoint`). Of several generators in one file
           the moving average is taken; where that leaves more than one, `FILE#NETWORK` names it;
-        - `FILE.py:FACTORY`: the file is run, and `FACTORY()` returns a module that maps latents (N, latent_dim) to images
-          (N, 3, H, W) in [-1, 1] and has the attribute `latent_dim`. The file can import modules that lie beside it.
+        - `FILE.py:FACTORY`: the file is run, and `FACTORY()` returns a module that makes images (N, 3, H, W) in [-1, 1] of
+          latents; docs/generators.md says of which. The file can import modules that lie beside it.
     device : str or torch.device
+    inputs : sequence of str
+        What the generator of a factory takes beside latents, such as `label=0..9` (drawn) or `label=3` (fixed).
 
     Returns
     -------
@@ -47,7 +52,9 @@ def load_generator(name_or_path: str | Path, device: str | torch.device = "cpu")
     """
     name = str(name_or_path)
     if is_factory(name):
-        return _make(name, device)
+        return _make(name, device, inputs)
+    if inputs:
+        raise UsageError(f"{name} takes latents alone: leave out --input")
     path, network = Path(name), ""
     if name == "planted":
         return planted().to(device=device)
@@ -72,15 +79,17 @@ def load_discriminator(name: str, device: str | torch.device = "cpu") -> Discrim
     return read_discriminator(model.discriminator).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _make(name: str, device: str | torch.device) -> Any:
+def _make(name: str, device: str | torch.device, inputs: Sequence[str]) -> Any:
     """Call the factory of `FILE.py:FACTORY` and check what it returns."""
     generator = call_factory(name)
     if not isinstance(generator, nn.Module):
         raise UsageError(f"{name} returned a {type(generator).__name__}: it must return a torch.nn.Module")
-    if not isinstance(getattr(generator, "latent_dim", None), Integral):
-        raise UsageError(f"{name} returned a module without latent_dim: set it to the length of its latents")
-    made: Any = generator.to(device).eval()
+    try:
+        made = adapted(generator.to(device).eval(), read_inputs(inputs))
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
     made.name = name
     # The file decides the images as the weights do: a study's fingerprint counts it.
-    made.settings = {"file": digest(name)}
+    made.settings = {**getattr(made, "settings", {}), "file": digest(name)}
+    made.asked = {"inputs": tuple(inputs)}
     return made

@@ -126,6 +126,8 @@ class Generator(nn.Module):
         Whether `layer1` has a bias per channel and position, as a dense layer has.
     """
 
+    maps_rows = True  # see gandid.interventions.adapted
+
     def __init__(
         self,
         channels: Sequence[int],

@@ -2,6 +2,7 @@
 
 from gandid.interventions.arms import REFERENCE, Arm, hold
 from gandid.interventions.edits import ABLATIONS, Edit, ablate, insert
+from gandid.interventions.foreign import ForeignGenerator, adapted, read_inputs
 from gandid.interventions.normalizations import Adapter, Statistic, pixel_norm
 from gandid.interventions.runner import Readings, Runner, layers_of
 from gandid.interventions.sites import (
@@ -14,7 +15,7 @@ from gandid.interventions.sites import (
 )
 
 __all__ = [
-    "ABLATIONS", "REFERENCE", "Adapter", "Arm", "Edit", "Readings", "Runner", "Site",
-    "Statistic", "ablate", "find_sites", "held_statistic", "hold", "insert", "layers_of", "pixel_norm", "register_site",
+    "ABLATIONS", "REFERENCE", "Adapter", "Arm", "Edit", "ForeignGenerator", "Readings", "Runner", "Site",
+    "Statistic", "ablate", "adapted", "find_sites", "held_statistic", "hold", "insert", "layers_of", "pixel_norm", "read_inputs", "register_site",
     "register_sites", "registered_sites",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from gandid.errors import GandidError, UsageError, told
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.edits import ablate
+from gandid.interventions.foreign import adapted
 from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, held_statistic
 
@@ -61,8 +61,8 @@ class Runner:
     Parameters
     ----------
     generator : nn.Module
-        Maps latents (N, latent_dim) to images (N, 3, H, W), each a function of its latent alone; has the attribute
-        `latent_dim`. Any module whose normalizations are sites (`gandid.interventions.sites`).
+        Maps latents to images (N, 3, H, W), each a function of its latent alone; docs/generators.md says what it may be. Its
+        normalizations are sites (`gandid.interventions.sites`).
     layer : str
         Dotted name of the module whose output is edited; (N, C, h, w), taken before the next normalization.
 
@@ -93,21 +93,16 @@ class Runner:
         modules = dict(generator.named_modules())
         if layer not in modules or layer == "":
             raise UsageError(f"unknown layer '{layer}': this generator has {layers_of(generator)}")
-        length = getattr(generator, "latent_dim", None)
-        if not isinstance(length, Integral):
-            raise UsageError("the generator does not say how long its latents are: set its attribute latent_dim")
-        if isinstance(generator, torch.jit.ScriptModule):
-            raise UsageError(
-                "the generator is a TorchScript module, which runs no hooks: give the module it was made of"
-            )
+        self.generator: Any = adapted(generator)
         check_mode(generator)
-        self.generator: Any = generator
         self.layer = layer
         self._layer_module, self._sites = modules[layer], find_sites(generator)
         self._constants: dict[str, Statistic] = {}
         place = next(chain(generator.parameters(), generator.buffers()), torch.empty(0))
         self.device = place.device
-        self._trace(torch.randn(2, int(length), generator=torch.Generator().manual_seed(0)).to(place))
+        self._rounding = torch.finfo(getattr(self.generator, "dtype", torch.float32)).eps  # of the network's weights
+        z = torch.randn(2, self.generator.latent_dim, generator=torch.Generator().manual_seed(0))
+        self._trace(z.to(self.device))
 
     @torch.inference_mode()
     def run(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> Tensor:
@@ -223,7 +218,7 @@ class Runner:
                     constant = self._constants.get(name)
                     governed = _governed(self._sites[name], holding, (blocks, n), readings if read else None, constant)
                     stack.enter_context(governed)
-            inputs = z.repeat(len(arms), 1) if early else z.clone()  # a generator may write into its latents
+            inputs = z.repeat(len(arms), 1) if early else z
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         self._check_once(fans)
         for scales in (readings.taken, readings.held) if blocks > len(arms) else ():
@@ -286,13 +281,18 @@ class Runner:
     def _generate(self, z: Tensor) -> Tensor:
         """Images of latents as the generator makes them, with an error that says what a generator must be."""
         try:
-            images = self.generator(z.clone())  # into which it may write
+            images = self.generator(z)
         except (GandidError, torch.OutOfMemoryError):
             raise
         except Exception as error:
+            small = any(one.is_floating_point() and one.itemsize == 1 for one in self.generator.parameters())
+            advice = (
+                "weights of 8 bits do not compute everywhere, so give them another type (generator.to(torch.bfloat16))"
+                if small
+                else "docs/generators.md says how it tells what its latents are, and what else it takes"
+            )
             raise UsageError(
-                f"the generator fails on latents of shape {tuple(z.shape)} ({told(error)}): "
-                "where it takes others, wrap it in a module that gives it what it wants"
+                f"the generator fails on {len(z)} latents of {z.shape[1]} numbers ({told(error)}): {advice}"
             ) from error
         shape = getattr(images, "shape", ())
         if len(shape) != 4 or shape[:2] != (len(z), 3):
@@ -338,10 +338,9 @@ class Runner:
             return False
         return arms.shape[1:] == images.shape and all(self._agree(arm, images) for arm in arms)
 
-    @staticmethod
-    def _agree(one: Tensor, other: Tensor, tolerance: float = 1e-2) -> bool:
+    def _agree(self, one: Tensor, other: Tensor, tolerance: float = 1e-2) -> bool:
         """Whether images are the same up to rounding."""
-        limit = max(tolerance, 4 * torch.finfo(other.dtype).eps) * other.abs().max()
+        limit = max(tolerance, 16 * self._rounding) * other.abs().max()
         return bool((one - other).abs().max() <= limit)
 
 
@@ -355,7 +354,7 @@ def _is_root_mean_square(statistic: Statistic, x: Tensor) -> bool:
     """Whether a statistic is that of pixel normalization of `x` (n, C, h, w), up to its eps."""
     if statistic.mean is not None or statistic.scale.shape != (len(x), 1, *x.shape[2:]):
         return False
-    expected = x.square().mean(dim=1, keepdim=True).sqrt()
+    expected = x.float().square().mean(dim=1, keepdim=True).sqrt()
     return bool((statistic.scale - expected).abs().max() <= 1e-3 * expected.max())
 
 

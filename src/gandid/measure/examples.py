@@ -12,7 +12,7 @@ from gandid.latents import latents
 from gandid.measure.experiment import Experiment
 from gandid.panel.arms import REFERENCE
 from gandid.ranking.passes import pictures
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 EXAMPLES = 6
 AMONG = 1024  # latents among which they are looked for: those that the panel has first
@@ -69,7 +69,7 @@ def collect(
             )
             arms = [experiment.arm(target if study[a].edit else None, study[a]) for a in places]
             made, readings = its.read(z, arms, donors=donors if experiment.resamples else None)
-            seen = segmenter(made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
+            seen = labelled(segmenter, made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
             images[t, : len(shown)][:, places] = pictures(made).swapaxes(0, 1)
             labels[t, : len(shown)][:, places] = seen.cpu().numpy()
             if network == "own":

@@ -19,7 +19,8 @@ from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.panel.arms import Block, Coordinates
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled, name_of
+from gandid.segmenters.checks import check_labels
 
 COUNTED = ("pixels", "inside")
 CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
@@ -238,12 +239,13 @@ def calibrate(runner: Runner, experiment: Experiment, seed: int, rows: int) -> N
 
 def _labelled(segmenter: Segmenter, images: Tensor, doubted: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Labels of images (blocks, n, 3, H, W), and where the segmenter tells it the share of pixels that are uncertain, (blocks, n)."""
-    look, doubt = getattr(segmenter, "labels_and_confidence", None), None
+    look, doubt, flat = getattr(segmenter, "labels_and_confidence", None), None, images.flatten(0, 1)
     if doubted and look is not None:
-        labels, confidence = look(images.flatten(0, 1))
+        labels, confidence = look(flat)
+        labels = check_labels(labels, flat, len(segmenter.classes), name_of(segmenter))
         doubt = (confidence < UNCERTAIN).float().mean(dim=(1, 2)).view(images.shape[:2]).cpu().numpy()
     else:
-        labels = segmenter(images.flatten(0, 1))
+        labels = labelled(segmenter, flat)
     few = len(segmenter.classes) <= 256
     return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32), doubt
 

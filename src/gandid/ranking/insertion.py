@@ -25,7 +25,7 @@ from gandid.interventions import REFERENCE, Arm, Runner, insert
 from gandid.ranking.journal import Journal
 from gandid.ranking.passes import batches, passes, pictures
 from gandid.ranking.ratios import ratios_of_sums
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 LATENTS = 24  # of the effects', the first: not those from which the levels come
 GRID = 4  # positions along each side of the layer's map, at most
@@ -54,7 +54,7 @@ def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, row
         images, readings = runner.read(part, [REFERENCE])
         maps = readings.layer.float()
         # One image at a time: a map for each class is many times its labels.
-        masks = (F.one_hot(labels, classes).permute(2, 0, 1).float() for labels in segmenter(images[0]))
+        masks = (F.one_hot(labels, classes).permute(2, 0, 1).float() for labels in labelled(segmenter, images[0]))
         share = torch.stack([F.interpolate(mask[None], size=maps.shape[2:], mode="area")[0] for mask in masks])
         total += torch.einsum("nchw,nuhw->cu", share, maps).cpu().double()
         covered.append(share.sum(dim=(2, 3)).cpu().double())

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gandid.interventions import REFERENCE, Arm, Runner
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 TOGETHER = 16  # arms of a pass, the reference arm among them: its share of the work should be small
 
@@ -36,5 +36,5 @@ def passes(
     for start in range(0, len(arms), size):
         group = arms[start : start + size]
         images = runner.run(z, [REFERENCE, *group], donors=donors)[1:]
-        labels = segmenter(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        labels = labelled(segmenter, images.flatten(0, 1)).unflatten(0, images.shape[:2])
         yield slice(start, start + len(group)), images, labels

@@ -19,7 +19,7 @@ from gandid.interventions import Runner
 from gandid.ranking.gradients import STEPS, first_order, optimize
 from gandid.ranking.journal import Journal
 from gandid.ranking.screening import CONFIDENCE, SHARE, predict, screen
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 PAIR = ("unit", "object")
 
@@ -65,7 +65,7 @@ class Ablations:
             scale = torch.ones(len(units), self.runner.units, device=device)
             scale[torch.arange(len(units), device=device), units] = 0
             z = self.z[torch.from_numpy(distinct).to(device)]
-            labels = self.segmenter(self.runner.scaled(z, scale, torch.from_numpy(place).to(device)))
+            labels = labelled(self.segmenter, self.runner.scaled(z, scale, torch.from_numpy(place).to(device)))
             after.append(area(labels, self.area.shape[1]).numpy())
         return (self.area[latent] - np.concatenate(after)).astype(np.float32)
 

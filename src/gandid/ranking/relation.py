@@ -19,9 +19,10 @@ from gandid.ranking.journal import Journal
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
 from gandid.ranking.passes import pictures
 from gandid.ranking.rankings import Ablations, area
-from gandid.segmenters import Segmenter, objects_of
+from gandid.segmenters import Segmenter, labelled, objects_of
 
 CPU_ROWS = 64  # images made at once on a CPU: the maps of more of them do not stay in the cache
+HALF = float(np.finfo(np.float16).max)  # activations above it are kept in single precision
 PLACES = 6  # images per unit, on which it is most active (GAN Dissection, figure 2)
 
 
@@ -78,7 +79,7 @@ def relate(
     objects = objects_of(segmenter)
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
-    measured, thresholds, top = _measure(runner, segmenter, z, rows, shares)
+    measured, thresholds, top, largest = _measure(runner, segmenter, z, rows, shares)
     ablations = Ablations(runner, segmenter, z, measured["area"][1], rows, Journal(kept), on_progress)
     if ranking == "screened":
         ablated, attributes = rankings.screened(ablations, objects, targets, count)
@@ -86,7 +87,7 @@ def relate(
         ablated, attributes = rankings.optimized(ablations, targets), {}
     else:
         ablated, attributes = rankings.exact(ablations), {}
-    overlapping = _overlap(runner, segmenter, z, rows, thresholds, top)
+    overlapping = _overlap(runner, segmenter, z, rows, thresholds, top, largest)
     coords = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "object": list(segmenter.classes)}
     about = {"layer": runner.layer, "latents": len(z), "ranking": ranking, "iou_threshold": iou_threshold}
     return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
@@ -103,8 +104,8 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
 
 def _measure(
     runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, shares: Sequence[float]
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """First pass: area and energy, thresholds (shares, units), and each unit's most active latents (units, places)."""
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray, float]:
+    """First pass: area and energy, thresholds (shares, units), each unit's most active latents (units, places), the largest activation."""
     classes = len(segmenter.classes)
     areas, largest = np.empty((len(z), classes), np.float32), np.empty((len(z), runner.units), np.float32)
     energy = torch.zeros(runner.units, classes, dtype=torch.float64)
@@ -119,15 +120,16 @@ def _measure(
     energy /= energy.sum(dim=1, keepdim=True).clamp_min(1e-30)
     variables = {"area": (("latent", "object"), areas), "energy": (("unit", "object"), energy.numpy())}
     # Stable: among equal latents those that come first stay.
-    return variables, activations.above(shares), np.argsort(-largest, axis=0, kind="stable")[:PLACES].T
+    top = np.argsort(-largest, axis=0, kind="stable")[:PLACES].T
+    return variables, activations.above(shares), top, float(largest.max())
 
 
 def _overlap(
-    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray
+    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray, largest: float
 ) -> dict[str, Any]:
     """Second pass: the IoU with these thresholds, and each unit's activations and the images of its `top` latents."""
     overlap, shown = Overlap(thresholds, len(segmenter.classes)), np.unique(top)
-    top_map = np.empty((*top.shape, *runner.map_size), np.float16)
+    top_map = np.empty((*top.shape, *runner.map_size), np.float16 if largest <= HALF else np.float32)
     image = np.empty((len(shown), *runner.image_size, 3), np.uint8)
     for numbers, images, labels, maps in _unedited(runner, segmenter, z, rows):
         overlap.add(maps, labels)
@@ -152,4 +154,4 @@ def _unedited(
     """(which latents, images, labels, activations) of batches of unedited images."""
     for start in range(0, len(z), rows):
         images, readings = runner.read(z[start : start + rows], [REFERENCE])
-        yield slice(start, start + len(images[0])), images[0], segmenter(images[0]), readings.layer.float()
+        yield slice(start, start + len(images[0])), images[0], labelled(segmenter, images[0]), readings.layer.float()

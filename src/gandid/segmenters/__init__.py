@@ -9,13 +9,13 @@ from gandid.segmenters.names import BACKGROUND, UNKNOWN
 from gandid.segmenters.protocol import Segmenter, objects_of
 
 if TYPE_CHECKING:
-    from gandid.segmenters.checks import check_segmenter
+    from gandid.segmenters.checks import check_segmenter, labelled, name_of
     from gandid.segmenters.function import FunctionSegmenter
     from gandid.segmenters.loading import NAMED, SECOND, confusion, load_segmenter
     from gandid.segmenters.network import NetworkSegmenter, read_segmenter, save_segmenter
 
 _MODULES = {
-    "checks": ("check_segmenter",),
+    "checks": ("check_segmenter", "labelled", "name_of"),
     "function": ("FunctionSegmenter",),
     "loading": ("NAMED", "SECOND", "confusion", "load_segmenter"),
     "network": ("NetworkSegmenter", "read_segmenter", "save_segmenter"),
@@ -23,7 +23,7 @@ _MODULES = {
 
 __all__ = [
     "BACKGROUND", "NAMED", "SECOND", "UNKNOWN", "FunctionSegmenter", "NetworkSegmenter", "Segmenter", "check_segmenter",
-    "confusion", "load_segmenter", "objects_of", "read_segmenter", "save_segmenter",
+    "confusion", "labelled", "load_segmenter", "name_of", "objects_of", "read_segmenter", "save_segmenter",
 ]  # fmt: skip
 
 __getattr__ = attach(__name__, {name: module for module, names in _MODULES.items() for name in names})

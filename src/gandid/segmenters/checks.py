@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gandid.errors import GandidError, UsageError, told
+from gandid.segmenters.names import check_background
 from gandid.segmenters.protocol import Segmenter
 
 
@@ -45,6 +46,16 @@ def check_labels(labels: Any, images: torch.Tensor, classes: int, name: str) -> 
     return labels
 
 
+def labelled(segmenter: Segmenter, images: torch.Tensor) -> torch.Tensor:
+    """Labels of images (N, 3, H, W), int64 (N, H, W), by a segmenter that may be anybody's: see `check_labels`."""
+    return check_labels(segmenter(images), images, len(segmenter.classes), name_of(segmenter))
+
+
+def name_of(segmenter: Segmenter) -> str:
+    """What a segmenter is called: by its name, or its type's."""
+    return getattr(segmenter, "name", None) or type(segmenter).__name__
+
+
 @torch.inference_mode()
 def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
     """Refuse a segmenter whose labels of an image are no function of the image alone.
@@ -58,14 +69,21 @@ def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
     Raises
     ------
     UsageError
-        If it fails, gives no label of a class for each pixel, labels the same images otherwise the second time, or an image
+        If it has no classes and background, or they make no sense; if it fails, gives no label of a class for each pixel, labels the same images otherwise the second time, or an image
         otherwise when it is alone, or writes into the images that it is given.
     """
-    name = getattr(segmenter, "name", None) or type(segmenter).__name__
+    name = name_of(segmenter)
+    if not (isinstance(segmenter, Segmenter) and callable(segmenter)):
+        raise UsageError(
+            f"{name} is no segmenter: it is called with images, and has the attributes classes and background"
+        )
+    if len(set(segmenter.classes)) < len(segmenter.classes):
+        raise UsageError(f"the classes of {name} need names that are all different, not {list(segmenter.classes)}")
+    check_background(segmenter.background, segmenter.classes)
 
     def ask(about: torch.Tensor) -> torch.Tensor:
         try:
-            return check_labels(segmenter(about), about, len(segmenter.classes), name)
+            return labelled(segmenter, about)
         except UsageError:
             raise
         except GandidError as error:
