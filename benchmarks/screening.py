@@ -21,7 +21,7 @@ from gandid.ranking import top_units
 from gandid.ranking.gradients import soft_area
 from gandid.ranking.journal import Journal
 from gandid.ranking.rankings import Ablations, area
-from gandid.ranking.relation import CPU_ROWS
+from gandid.measure.memory import CPU_ROWS
 
 
 def timed(study, count, units, ranking):

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a room may know those below it and those of its own floor, as long as there is no circle.
 FLOORS = [
     {"errors", "files"},
-    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy", "truth"},
+    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy", "threads", "truth"},
     {"generators", "segmenters"},
     {"panel"},
     {"ranking", "estimation"},

@@ -31,6 +31,7 @@ from gandid.panel.store import PanelStore
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
 from gandid.segmenters import Segmenter
+from gandid.threads import can_be_copied
 
 if TYPE_CHECKING:
     from gandid.study import Study
@@ -208,15 +209,18 @@ class Execution:
     def setting(self) -> Setting:
         """What a worker needs."""
         study = self.study
+        networks = {name: runner.generator for name, runner in self.networks.items()}
+        segmenters = list(self.segmenters.values())
         return Setting(
-            {name: runner.generator for name, runner in self.networks.items()},
-            list(self.segmenters.values()),
+            networks,
+            segmenters,
             study.discriminator,
             study.layer,
             self.experiment,
             study.seed,
             int(self.attrs["batch"]),
             study.rows,
+            study.workers if can_be_copied([*networks.values(), *segmenters]) else 1,
             study.dtype,
             facts(study.runner),
         )

@@ -21,7 +21,7 @@ from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.interventions import REFERENCE, Runner, layers_of
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
-from gandid.measure.memory import rows_that_fit
+from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
 from gandid.measure.worker import arithmetic, fewer_rows
 from gandid.panel.arms import EXACT_CONTROLS
 from gandid.ranking import relate
@@ -84,6 +84,7 @@ class Study:
         memory: int | None = None,
         twins: Mapping[str, nn.Module] | None = None,
     ):
+        keep_freed_memory()
         name = getattr(generator, "name", None) or type(generator).__name__
         if layer is None:
             if name not in NAMED:
@@ -100,7 +101,9 @@ class Study:
         self.discriminator = load_discriminator(name, self.device)
         self._check_segmenter(segmenter)
         with arithmetic(self.device, dtype):
-            self.rows = rows_that_fit(self.runner, segmenter, self.latents(range(2)), memory)
+            fit = rows_that_fit(self.runner, segmenter, self.latents(range(2)), memory)
+        self.rows = min(fit, CPU_ROWS) if self.device.type == "cpu" else fit
+        self.workers = fit // self.rows
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
         self._seconds: dict[str, Segmenter] = {}
 

@@ -1,5 +1,6 @@
 """The PG-GAN against its definition, and against the original implementation's answers."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -81,6 +82,38 @@ def test_equalized_learning_rate():
     conv = EqualConv2d(64, 256, 3, 1)
     assert conv.weight.std().item() == pytest.approx(1, abs=0.02)
     assert (conv.weight * conv.scale).std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_weights_that_change_are_used_at_once(network):
+    """Kernels are scaled once; whatever changes the weights must reach the next image, trained or not."""
+    network, z = copy.deepcopy(network), torch.randn(1, network.latent_dim)
+    conv = network.layer3.conv
+
+    def changes(change):
+        with torch.inference_mode():
+            before = network(z)
+        change()
+        with torch.inference_mode():
+            return not torch.equal(before, network(z))
+
+    assert not changes(lambda: None)
+    with torch.no_grad():
+        assert changes(lambda: conv.weight.mul_(2))
+    assert changes(lambda: network.load_state_dict({name: 2 * value for name, value in network.state_dict().items()}))
+    optimizer = torch.optim.SGD([conv.weight.requires_grad_()], lr=1.0)
+    network(z).sum().backward()
+    assert changes(optimizer.step)
+    assert network.double()(z.double()).dtype == torch.float64
+
+
+def test_a_pass_without_gradients_leaves_nothing_that_one_with_them_cannot_use(network):
+    network = copy.deepcopy(network).requires_grad_(False)
+    z = torch.randn(1, network.latent_dim)
+    with torch.inference_mode():
+        network(z)
+    z.requires_grad_()
+    network(z).sum().backward()
+    assert z.grad.abs().sum() > 0
 
 
 def test_fading_in_goes_from_the_coarse_image_to_the_fine_one():

@@ -171,7 +171,7 @@ def test_half_precision_is_the_same_study_to_its_rounding():
 def test_a_memory_budget_bounds_the_batch():
     rows = [Study(tiny(), Thirds(), layer="layer2", memory=2**mib).rows for mib in (20, 21, 30)]
     assert 2 <= rows[0] < rows[1] <= 2 * rows[0] + 1
-    assert rows[2] == 128
+    assert rows[2] == 64
     with pytest.raises(UsageError, match="0 MiB of memory hold no pair of images: this study needs"):
         Study(tiny(), Thirds(), layer="layer2", memory=1000)
 

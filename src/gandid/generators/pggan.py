@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -61,14 +62,35 @@ class EqualConv2d(nn.Module):
         Either resampling is one strided convolution with the four shifted copies of the kernel summed: the same map at
         4/9 of the multiplications (`fused_scale` in the code of Karras et al. 2018).
         """
+        if resample is None:
+            return F.conv2d(x, self.kernel(), self.bias, padding=self.padding)
+        if resample == "up":
+            return F.conv_transpose2d(x, self.kernel("up"), self.bias, stride=2, padding=1)
+        return F.conv2d(x, self.kernel("down"), self.bias, stride=2, padding=1)
+
+    def kernel(self, resample: str | None = None) -> Tensor:
+        """The scaled weights, as `forward` convolves with them; made once for weights that are not being trained."""
+        weight = self.weight
+        if weight.requires_grad and torch.is_grad_enabled():
+            return self._scaled(resample)
+        version = 0 if weight.is_inference() else weight._version
+        state, kernels = (weight.data_ptr(), version, weight.dtype), _KERNELS.setdefault(self, {})
+        if kernels.get(resample, ((), weight))[0] != state:
+            with torch.inference_mode(False), torch.no_grad():  # a pass that is differentiated by its input may use it
+                kernels[resample] = state, self._scaled(resample)
+        return kernels[resample][1]
+
+    def _scaled(self, resample: str | None) -> Tensor:
         weight = self.weight * self.scale
         if resample is None:
-            return F.conv2d(x, weight, self.bias, padding=self.padding)
+            return weight
         kernel = F.pad(weight, (1, 1, 1, 1))
         kernel = kernel[..., 1:, 1:] + kernel[..., :-1, 1:] + kernel[..., 1:, :-1] + kernel[..., :-1, :-1]
-        if resample == "up":
-            return F.conv_transpose2d(x, kernel.flip(2, 3).transpose(0, 1), self.bias, stride=2, padding=1)
-        return F.conv2d(x, kernel * 0.25, self.bias, stride=2, padding=1)
+        return kernel.flip(2, 3).transpose(0, 1) if resample == "up" else kernel * 0.25
+
+
+# What `EqualConv2d.kernel` made last, by `resample`, and of which weights: beside the modules, so that it is not sent along with them.
+_KERNELS: WeakKeyDictionary[EqualConv2d, dict[str | None, tuple[tuple, Tensor]]] = WeakKeyDictionary()
 
 
 class DenseConv2d(EqualConv2d):
@@ -79,7 +101,7 @@ class DenseConv2d(EqualConv2d):
         self.bias = nn.Parameter(torch.zeros(out_channels, 4, 4))
 
     def forward(self, x: Tensor, resample: str | None = None) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, padding=self.padding) + self.bias
+        return F.conv2d(x, self.kernel(), padding=self.padding) + self.bias
 
 
 class Layer(nn.Module):
@@ -90,7 +112,7 @@ class Layer(nn.Module):
         self.norm, self.conv, self.slope, self.upsample = norm, conv, slope, upsample
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(self.norm(x), "up" if self.upsample else None), self.slope)
+        return F.leaky_relu(self.conv(self.norm(x), "up" if self.upsample else None), self.slope, inplace=True)
 
 
 class Output(nn.Module):

@@ -108,10 +108,9 @@ def _strain(readings: Readings, downstream: Sequence[str], blocks: int, n: int) 
         held, taken = readings.held[site], readings.taken[site]
         if held is taken:  # no arm holds it
             continue
-        for block in range(len(held)):
-            ratio = (held[block] / taken[block]).flatten(1)
-            if not (ratio == 1).all():
-                found[block, :, s] = _quantiles(ratio.log(), QUANTILES)
+        ratio = (held / taken).flatten(2)
+        strained = (ratio != 1).any(dim=2)
+        found[strained.cpu().numpy(), s] = np.log(_quantiles(ratio[strained], QUANTILES))
     return found
 
 
@@ -176,9 +175,10 @@ def _largest(difference: Tensor) -> np.ndarray:
 
 def _quantiles(values: Tensor, quantiles: Sequence[float]) -> np.ndarray:
     """Quantiles of each row of (n, positions), the nearest rank: (n, quantiles)."""
-    ordered = values.sort(dim=1).values
     ranks = [round(q * (values.shape[1] - 1)) for q in quantiles]
-    return ordered[:, ranks].float().cpu().numpy()
+    if values.device.type == "cpu":  # where NumPy's sort takes an eighth of the time
+        return np.sort(values.float().numpy(), axis=1)[:, ranks]
+    return values.sort(dim=1).values[:, ranks].float().cpu().numpy()
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> np.ndarray:

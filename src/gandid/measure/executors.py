@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gandid.errors import GandidError, UsageError
 from gandid.factory import user_modules
 from gandid.measure.worker import Rows, Setting, Task, Worker
+from gandid.threads import in_threads
 
 ATTEMPTS = 3  # at a task, before it is given up
 AHEAD = 4  # tasks per worker that may be under way or wait for an earlier one
@@ -32,14 +33,14 @@ class Executor(Protocol):
 
 
 class Local:
-    """Measures in this process; the first error ends the study."""
+    """Measures in this process, in as many threads as the setting says; the first error ends the study."""
 
     def map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
         """See `Executor`."""
         if tasks:
-            worker = Worker(setting)
-            for task in tasks:
-                yield task, worker.measure(task)
+            settings = [setting, *(setting.copied() for _ in range(min(setting.workers, len(tasks)) - 1))]
+            workers = [Worker(one) for one in settings]
+            yield from zip(tasks, in_threads(Worker.measure, tasks, workers), strict=True)
 
 
 class Ray:

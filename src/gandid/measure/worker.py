@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ from gandid.interventions import Readings, Runner, register_sites, registered_si
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
+from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import Block, Coordinates
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.segmenters.checks import check_labels
+from gandid.threads import copied
 
 COUNTED = ("pixels", "inside")
 CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
@@ -94,6 +96,8 @@ class Setting:
         Latents of the study's own arms that are taken together.
     rows : int
         Images that may be made at once. Where they do not fit a GPU after all, it is halved, and the work goes on.
+    workers : int
+        Workers that may share this process, each with so many rows.
     dtype : {"fp32", "bf16"}
     expected : Facts
         What the driver's generator is.
@@ -107,10 +111,17 @@ class Setting:
     seed: int
     batch: int
     rows: int
+    workers: int
     dtype: str
     expected: Facts
     sites: Mapping[type, Any] = field(default_factory=registered_sites)
     """The types of module that the user has registered as sites."""
+
+    def copied(self) -> Setting:
+        """The same for another thread: copies of the networks, with the same weights."""
+        networks = {name: copied(network) for name, network in self.networks.items()}
+        segmenters = [copied(segmenter) for segmenter in self.segmenters]
+        return replace(self, networks=networks, segmenters=segmenters, discriminator=copied(self.discriminator))
 
 
 class Worker:
@@ -123,6 +134,7 @@ class Worker:
     """
 
     def __init__(self, setting: Setting):
+        keep_freed_memory()
         register_sites(setting.sites)
         self.setting, self.experiment, self.rows = setting, setting.experiment, setting.rows
         self.runners = {name: Runner(network, setting.layer) for name, network in setting.networks.items()}

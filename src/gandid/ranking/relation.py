@@ -21,7 +21,6 @@ from gandid.ranking.passes import pictures
 from gandid.ranking.rankings import Ablations, area
 from gandid.segmenters import Segmenter, labelled, objects_of
 
-CPU_ROWS = 64  # images made at once on a CPU: the maps of more of them do not stay in the cache
 HALF = float(np.finfo(np.float16).max)  # activations above it are kept in single precision
 PLACES = 6  # images per unit, on which it is most active (GAN Dissection, figure 2)
 
@@ -75,7 +74,6 @@ def relate(
     """
     if ranking != "exact":
         check_gradients(runner, segmenter, z[:1])
-    rows = min(rows, CPU_ROWS) if z.device.type == "cpu" else rows
     objects = objects_of(segmenter)
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
