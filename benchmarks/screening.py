@@ -17,11 +17,11 @@ import torch
 import gandid
 from gandid import outcomes
 from gandid.interventions import REFERENCE, Arm, ablate
+from gandid.measure.memory import CPU_ROWS
 from gandid.ranking import top_units
 from gandid.ranking.gradients import soft_area
 from gandid.ranking.journal import Journal
 from gandid.ranking.rankings import Ablations, area
-from gandid.measure.memory import CPU_ROWS
 
 
 def timed(study, count, units, ranking):
