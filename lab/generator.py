@@ -26,11 +26,10 @@ from PIL import Image
 from torch import Tensor
 
 from gandid.errors import UsageError
-from gandid.files import is_aside, remove, replacing
+from gandid.files import is_aside, load_checkpoint, remove, replacing, save_checkpoint
 from gandid.generators.pggan import Discriminator, Generator
 from gandid.generators.storage import save_discriminator, save_generator
 from lab import rooms
-from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.growing import Growing
 
 

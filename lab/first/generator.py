@@ -22,10 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gandid.errors import UsageError
-from gandid.files import replacing
+from gandid.files import load_checkpoint, replacing, save_checkpoint
 from gandid.generators.pggan import Discriminator
 from gandid.generators.storage import save_discriminator, save_generator
-from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.first import rooms
 from lab.growing import Growing
 

@@ -19,12 +19,12 @@ from matplotlib.image import imsave
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gandid.errors import UsageError
+from gandid.files import load_checkpoint, save_checkpoint
 from gandid.segmenters import load_segmenter
 from gandid.segmenters.names import UNKNOWN
 from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
 from gandid.segmenters.pixelwise import Convolution, PixelNetwork
 from gandid.segmenters.protocol import Segmenter
-from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.first import corruptions, rooms
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)

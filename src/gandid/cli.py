@@ -282,6 +282,7 @@ def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any)
 def models(name: str | None, segmenter: str | None) -> None:
     """List the models that have a name; with a name or a file, its layers, sites and classes."""
     from gandid.generators import NAMED
+    from gandid.generators.distilled import distilled_files
     from gandid.generators.download import cache_folder, cached_file
 
     if name is not None:
@@ -292,7 +293,46 @@ def models(name: str | None, segmenter: str | None) -> None:
     for model in NAMED.values():
         where = "here" if cached_file(model).is_file() else "to be downloaded"
         click.echo(f"{model.name:<22} {model.resolution:>4} px {model.megabytes:>6.0f} MB  {where}")
+        if model.distilled is not None:
+            names = ", ".join(path.stem for path in distilled_files([model.distilled]))
+            click.echo(f"{'':<22} distilled after {model.default_layer}: {names}")
     click.echo(f"\nDownloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
+
+
+@app.command(
+    cls=Command,
+    example="gandid distil --seed 1 --out nets/rooms",
+    params=[
+        *(field_option(name) for name in (*NETWORKS, "seed")),
+        Option("--placebo", "What", "Keep the normalizations and only learn the same layers again.", is_flag=True),
+        Option("--batches", "How many", "Number of batches.  [default: 800]", type=click.IntRange(1), default=800),
+        DEVICE,
+        Option("--out", "Output", "File (.safetensors) to write, or the folder of it.", type=FILE, required=True),
+    ],
+)
+@click.pass_context
+def distil(ctx: click.Context, placebo: bool, batches: int, device: str, out: Path, **given: Any) -> None:
+    """Learn what follows a layer again, without normalization, for --control distilled.
+
+    An interrupted training goes on with the same command. A study compares several networks, of several seeds, with as many
+    placebos, which keep the normalizations.
+    """
+    from gandid.generators.distilled import KINDS
+    from gandid.measure.distillation import Distillation, Schedule
+    from gandid.measure.distillation import distil as learn
+    from gandid.terminal import display
+
+    config = StudyConfig.check(**_fields(ctx))
+    [study] = _studies(config, [config.layer], {"memory": None, "device": device, "workers": 1, "gpus_per_worker": 0})
+    if out.suffix != ".safetensors":
+        out = out / f"{KINDS[placebo]}-{config.seed}.safetensors"
+    if out.exists():
+        raise UsageError(f"{out} exists: choose another --out, or remove it")
+    learning = Distillation(study.generator, study.layer, placebo, config.seed, Schedule(batches=batches))
+    with display(given) as progress:
+        task = progress.add_task("distilling", total=batches)
+        agreement, difference = learn(learning, study.segmenter, out, lambda steps: progress.advance(task, steps))
+    click.echo(f"Written: {out} (labels agree on {agreement:.1%} of the pixels, images differ by {difference:.3f})")
 
 
 @app.command(cls=Command, example="gandid convert proggan_bedroom.pth bedroom.safetensors")
@@ -366,7 +406,16 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
     )
     twins = {name: load_generator(name, device, inputs=config.inputs) for name in config.twin}
     return [
-        Study(generator, segmenter, layer, config.seed, dtype=config.dtype, memory=memory, twins=twins)
+        Study(
+            generator,
+            segmenter,
+            layer,
+            config.seed,
+            dtype=config.dtype,
+            memory=memory,
+            twins=twins,
+            distilled=config.distilled,
+        )
         for layer in layers
     ]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gandid.errors import UsageError
 from gandid.verdicts import RELEVANT
 
-Control = Literal["capped", "frozen", "mean", "twin"]
+Control = Literal["capped", "frozen", "mean", "distilled", "twin"]
 Dtype = Literal["fp32", "bf16"]
 Ranking = Literal["exact", "screened", "optimized"]
 Threshold = Literal["quantile", "maximizing"]
@@ -104,10 +104,15 @@ class StudyConfig(BaseModel):
     control: Annotated[tuple[Control, ...], Field(min_length=1)] = _field(
         ("capped", "frozen"),
         "Controls",
-        "How held normalizations get their statistic: capped, frozen or mean; or twin, another network.",
+        "How held normalizations get their statistic: capped, frozen or mean; or other networks: distilled, or twin.",
     )
     twin: tuple[str, ...] = _field(
         (), "Controls", "Generator trained without the normalization, for the control twin; the model's own by default."
+    )
+    distilled: tuple[str, ...] = _field(
+        (),
+        "Controls",
+        "File or folder made by 'gandid distil', for the control distilled; the model's own by default.",
     )
     hold: Annotated[tuple[str, ...], Field(min_length=1)] = _field(
         ("first", "all"), "Controls", "Normalizations to hold: first, all, or names of sites joined by +."
@@ -135,12 +140,14 @@ class StudyConfig(BaseModel):
     types: TypeBounds = _field(TypeBounds(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled.")
     dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
 
-    @field_validator("inputs", "targets", "control", "twin", "hold", "background", "segmenter_scales", mode="before")
+    @field_validator(
+        "inputs", "targets", "control", "twin", "distilled", "hold", "background", "segmenter_scales", mode="before"
+    )
     @classmethod
     def _one_is_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int, float)) else value
 
-    @field_validator("control", "twin", "hold", "targets")
+    @field_validator("control", "twin", "distilled", "hold", "targets")
     @classmethod
     def _once_each(cls, value: Any) -> Any:
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
@@ -170,6 +177,8 @@ class StudyConfig(BaseModel):
     def _fits_together(self) -> StudyConfig:
         if self.twin and "twin" not in self.control:
             raise ValueError("a twin is named, but not the control twin: add --control twin")
+        if self.distilled and "distilled" not in self.control:
+            raise ValueError("distilled networks are named, but not their control: add --control distilled")
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
         if self.chunk is not None and (self.sites or self.dose or self.placebos):

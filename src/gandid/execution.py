@@ -24,7 +24,7 @@ from gandid.measure.experiment import Experiment, ablations, classes_of, restore
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, moments, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
-from gandid.panel.arms import Block, extra_blocks, study_block
+from gandid.panel.arms import Block, extra_blocks, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PRESENCE, blocks_of
 from gandid.panel.store import PanelStore
@@ -105,7 +105,7 @@ class Execution:
         return panel
 
     def _chosen(self) -> dict[str, dict[str, Edit]]:
-        """The edits of every network on its own units; the units of a twin are ranked on the twin."""
+        """The edits of every network; the units of a twin are ranked on the twin, a distilled network has the generator's."""
         config, study = self.config, self.study
         named = study.targets(config)
         ranked = [target for target, units in named.items() if units is None]
@@ -118,8 +118,10 @@ class Execution:
             units = {target: own or top_units(relation, target, count) for target, own in named.items()}
         chosen = {"own": units}
         for number, (name, runner) in enumerate(list(self.networks.items())[1:]):
-            relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
-            chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
+            chosen[name] = units
+            if is_twin(name):
+                relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
+                chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
         return {
             name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]))
             for name, own in chosen.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,25 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], about: Mapping[st
         # One entry: the order of several differs from save to save, and with it the file's hash.
         save_file(weights, aside, metadata={"gandid": json.dumps(about)})
     return path
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the state of a training: tensors and plain containers."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
+        torch.save(dict(state), aside)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; no code is executed. Raises `UsageError` if the file is something else."""
+    import torch
+
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise UsageError(f"{path} is not a checkpoint of this program: move it away to start anew") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Independent streams of one seed: the units are chosen on other latents than the effects are measured on.
-STREAMS = {"effects": 0, "ranking": 1, "donors": 2, "typical": 3, "calibration": 4}
+STREAMS = {"effects": 0, "ranking": 1, "donors": 2, "typical": 3, "calibration": 4, "distillation": 5}
 
 
 def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects") -> Tensor:

@@ -279,3 +279,22 @@ def new_draw(value: float, others: np.ndarray, level: float = 0.95) -> tuple[flo
         return np.nan, np.nan
     se = float(np.std(others, ddof=1) * np.sqrt(1 + 1 / count))
     return se, float(stats.t.ppf((1 + level) / 2, count - 1) * se)
+
+
+def between(ones: np.ndarray, others: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error and half-width of a difference of two groups' means, from the spread within each: Welch's t.
+
+    Parameters
+    ----------
+    ones, others : arrays (n, ...), (m, ...)
+        One `ones` alone counts as fixed. NaN with fewer than two others; 0 where all agree.
+    """
+    if len(others) < 2:
+        return np.full(others.shape[1:], np.nan), np.full(others.shape[1:], np.nan)
+    groups = [group for group in (ones, others) if len(group) > 1]
+    squares = np.array([group.var(axis=0, ddof=1) / len(group) for group in groups])
+    total, sizes = squares.sum(axis=0), np.array([len(group) - 1 for group in groups])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        degrees = total**2 / np.tensordot(1 / sizes, squares**2, 1)
+    se = np.sqrt(total)
+    return se, np.where(total > 0, stats.t.ppf((1 + level) / 2, degrees) * se, se)

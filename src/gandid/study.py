@@ -18,12 +18,13 @@ from gandid.config import Dtype, Ranking, StudyConfig, Threshold, did_you_mean
 from gandid.errors import UsageError
 from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
+from gandid.generators.distilled import distilled_files, read_distilled
 from gandid.interventions import REFERENCE, Runner, layers_of
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
 from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
 from gandid.measure.worker import arithmetic, fewer_rows
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.arms import EXACT_CONTROLS, is_twin
 from gandid.ranking import relate
 from gandid.ranking.gradients import check_gradients
 from gandid.segmenters import SECOND, Segmenter, check_segmenter, load_segmenter, name_of, objects_of
@@ -42,6 +43,7 @@ SETTLED = (
     "seed",
     "dtype",
     "twin",
+    "distilled",
 )
 
 
@@ -65,6 +67,9 @@ class Study:
     twins : mapping of str to nn.Module, optional
         By name, generators that were trained on the same data without the normalization: the control `twin`. An embedded
         generator brings its own.
+    distilled : sequence of str or Path
+        Files that `gandid distil` made of the generator at the layer, or folders of them: the control `distilled`. An embedded
+        generator brings those of its default layer.
 
     Raises
     ------
@@ -83,6 +88,7 @@ class Study:
         dtype: Dtype = "fp32",
         memory: int | None = None,
         twins: Mapping[str, nn.Module] | None = None,
+        distilled: Sequence[str | Path] = (),
     ):
         keep_freed_memory()
         name = getattr(generator, "name", None) or type(generator).__name__
@@ -105,6 +111,7 @@ class Study:
         self.rows = min(fit, CPU_ROWS) if self.device.type == "cpu" else fit
         self.workers = fit // self.rows
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
+        self.distilled, self._learned = tuple(map(str, distilled)), dict[str, Runner]()
         self._seconds: dict[str, Segmenter] = {}
 
     def __repr__(self) -> str:
@@ -279,12 +286,14 @@ class Study:
 
     def held(self, config: StudyConfig) -> list[tuple[str, str]]:
         """The held arms of a configuration, as (control, held)."""
-        return [(control, which) for control in config.control if control != "twin" for which in config.hold]
+        held = [control for control in config.control if control not in ("twin", "distilled")]
+        return [(control, which) for control in held for which in config.hold]
 
     def networks(self, config: StudyConfig) -> dict[str, Runner]:
-        """The twins that a configuration asks for, as their arms are named: `all` where there is one."""
+        """The other networks that a configuration asks for, as their arms are named; a twin is `all` where there is one."""
+        learned = self._known_distilled() if "distilled" in config.control else {}
         if "twin" not in config.control:
-            return {}
+            return learned
         twins = self._known_twins()
         if not twins:
             raise UsageError(
@@ -292,7 +301,9 @@ class Study:
                 "name it with --twin"
             )
         names = short_names(list(twins)) if len(twins) > 1 else ["all"]
-        return dict(zip(names, twins.values(), strict=True))
+        if not all(map(is_twin, names)):
+            raise UsageError("a twin is called as distilled networks are: rename its file")
+        return learned | dict(zip(names, twins.values(), strict=True))
 
     def second_segmenter(self, name: str) -> Segmenter:
         """A segmenter that labels the same images as the study's, by name."""
@@ -358,6 +369,7 @@ class Study:
     def _settled(self, config: StudyConfig) -> StudyConfig:
         """A configuration with what this study has settled in place of what it says."""
         own = self._own() | {"twin": tuple(self._known_twins()) if "twin" in config.control else ()}
+        own |= {"distilled": self.distilled if "distilled" in config.control else ()}
         return StudyConfig.check(**config.model_dump() | own)
 
     def _own(self) -> dict[str, Any]:
@@ -372,6 +384,26 @@ class Study:
         if not self.twins and model is not None and model.twin is not None:
             self.twins = {model.twin: self._twin(model.twin, load_generator(model.twin, self.device))}
         return self.twins
+
+    def _known_distilled(self) -> dict[str, Runner]:
+        """The distilled networks and their placebos by name: those that were given, or else the generator's own."""
+        model = NAMED.get(self.name)
+        if not self.distilled and (model is None or model.distilled is None or model.default_layer != self.layer):
+            raise UsageError(
+                f"the control distilled needs networks that were distilled after {self.layer}: make them with 'gandid distil' "
+                "and name them with --distilled"
+            )
+        if not self._learned:
+            for path in distilled_files(self.distilled or [model.distilled]):  # type: ignore[union-attr, list-item]
+                name, network = read_distilled(path, self.generator, self.layer)
+                if name in self._learned:
+                    raise UsageError(f"{path}: another network is {name} already: distil it with another --seed")
+                self._learned[name] = Runner(network, self.layer)
+            if not any(name.startswith("distilled") for name in self._learned):
+                raise UsageError(
+                    "among the distilled networks is none without normalization: distil one without --placebo"
+                )
+        return self._learned
 
     def _twin(self, name: str, network: nn.Module) -> Runner:
         try:
@@ -391,6 +423,10 @@ class Study:
         weights: dict[str, Any] = {"generator": self._fingerprints[0], "segmenter": self._fingerprints[1]}
         if config.twin:
             weights["twins"] = [runs.fingerprint(twin.generator) for twin in self.twins.values()]
+        if "distilled" in config.control:
+            weights["distilled"] = {
+                name: runs.fingerprint(one.generator) for name, one in self._known_distilled().items()
+            }
         return {"versions": runs.versions(), "weights": weights}
 
     @cached_property

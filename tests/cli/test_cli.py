@@ -212,7 +212,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
         assert done.status == 2 and "Traceback" in done.err
 
 
-@pytest.mark.parametrize("command", ["run", "relate", "report", "merge", "models", "convert", "app"])
+@pytest.mark.parametrize("command", ["run", "relate", "report", "merge", "models", "convert", "distil", "app"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_explains_itself_with_an_example(tmp_path, command, flag):
     done = gandid(command, flag, cwd=tmp_path)

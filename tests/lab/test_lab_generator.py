@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from gandid.errors import UsageError
+from gandid.files import load_checkpoint, save_checkpoint
 from gandid.generators.storage import read_discriminator, read_generator
 from lab import rooms
-from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.generator import Phase, Schedule, copying, train
 
 ROOT = Path(__file__).parents[2]

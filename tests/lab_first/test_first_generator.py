@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gandid.errors import UsageError
+from gandid.files import load_checkpoint, save_checkpoint
 from gandid.generators import load_generator
-from lab.checkpoints import load_checkpoint, save_checkpoint
 from lab.first.generator import Schedule, train_generator
 
 TINY = Schedule(channels=(8, 8, 6), latent_dim=5, images=(0, 80, 160), fade=(0, 0, 80), batch=8, scenes=64, r1_every=4)

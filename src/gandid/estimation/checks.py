@@ -81,7 +81,7 @@ def _read(panel: xr.Dataset, name: str, block: slice, *dims: str) -> np.ndarray:
 
 def _held(contents: Contents) -> list[Regime]:
     """The held arms of the generator itself: nothing of another network is held."""
-    return [regime for regime in contents.regimes if regime.control != "twin"]
+    return [regime for regime in contents.regimes if regime.arm.network == "own"]
 
 
 def _edited(contents: Contents, sums: Sums) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ class Regime(NamedTuple):
 
     name: str
     control: str
-    """`capped`, `frozen`, `mean`, or `twin` for another network."""
+    """`capped`, `frozen`, `mean`, or for another network `twin`, `distilled` or `placebo`."""
     held: str
     """The held sites, or the name of the other network."""
     arm: Coordinates
@@ -89,9 +89,7 @@ class Contents:
         for place in self.study:
             arm = self.arms[place]._replace(latents=0)
             if arm.edit and arm != self.live:
-                twin = arm.network != "own"
-                labels = ("twin", arm.network) if twin else (arm.control, arm.held)
-                found.append(Regime(self.names[place], *labels, arm))
+                found.append(Regime(self.names[place], *arm.regime, arm))
         return found
 
     @cached_property

@@ -207,6 +207,7 @@ def did(
     if len(frame):
         more = [*families.doses(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
+        more += families.distilled(contents, level)
         if confusion is not None:
             more += families.corrected(contents, sums, confusion, level)
         frame = pd.concat([frame, *more], ignore_index=True)

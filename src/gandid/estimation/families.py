@@ -16,7 +16,7 @@ from gandid.estimation.contrast import Estimate, Parts, contrast, parts, ratio_p
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
-from gandid.stats import new_draw
+from gandid.stats import between, new_draw
 
 EVERY = slice(None)
 WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
@@ -322,6 +322,47 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
         for outcome, found in (("removed", removed), ("inpainted", inpainted)):
             about = {"contrast": "corrected"} | labels(contents.regimes, target, outcome)
             yield rows(found, about, estimated(contrast(found, gap, level)))
+
+
+# Distilled networks
+
+
+def distilled(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """Networks that learned the same images with their normalizations, less those that learned them without, at every dose.
+
+    With normalizations are the placebo distillations, or the network itself where there are not two of them. A mean over networks is a
+    contrast of their arms, so that its error over latents is paired; the error over networks is added, and the half-widths add in squares.
+    """
+    sides = [[one.arm for one in contents.regimes if one.control == kind] for kind in ("placebo", "distilled")]
+    if not sides[1]:
+        return
+    kept = sides[0] if len(sides[0]) > 1 else [contents.live]
+    weights = np.repeat([1 / len(kept), -1 / len(sides[1])], [len(kept), len(sides[1])])
+    places = [contents.place(arm) for arm in (*kept, *sides[1])]
+    seen = [(dose, 0) for dose in contents.doses[1:] or [contents.dose]]
+    seen += [(contents.dose, s) for s in range(1, len(contents.segmenters)) if contents.rows(places, s)]
+    for dose, s in seen:
+        arms = [arm._replace(dose=dose) for arm in (*kept, *sides[1])]
+        places = [contents.place(arm) for arm in arms]
+        sums = gather(contents, places, s, contents.rows(places, s))
+        at = sums.at(arms)
+        for t, target in enumerate(contents.targets):
+            for outcome in WHOLE if visible(sums, t) else ():
+                found = parts(contents, sums, t, outcome, s)
+                gap, each = contrast(found, weights @ at, level), contrast(found, at, level).value
+                se, half = between(each[: len(kept)], each[len(kept) :], level)
+                half = np.hypot(half, gap.high - gap.value)
+                ends = {"se": np.hypot(se, gap.se), "ci_low": gap.value - half, "ci_high": gap.value + half}
+                about: dict[str, Any] = {
+                    "target": target,
+                    "outcome": outcome,
+                    "control": "distilled",
+                    "held": "networks",
+                }
+                about |= {"contrast": "networks", "arm": "distilled", "dose": dose, "segmenter": contents.segmenters[s]}
+                columns = of_arm("live", contrast(found, (weights * (weights > 0)) @ at, level))
+                columns |= of_arm("held", contrast(found, (-weights * (weights < 0)) @ at, level))
+                yield rows(found, about, columns | estimated(gap) | ends | {"p_t": np.nan, "n": len(arms)})
 
 
 # What follows from rows

@@ -44,6 +44,10 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
         parts.append(f"The ablated images themselves leave the range of the unedited ones ({why}).")
     spoken = rows[rows["control"].isin([control, "twin"])]
     parts += [_held(effects, one, checks[checks["arm"] == arm]) for arm, one in spoken.groupby("arm", sort=False)]
+    pooled = effects.frame[(effects.frame["contrast"] == "networks") & (effects.frame["control"] == "distilled")]
+    pooled = pooled[(pooled["target"] == target) & (pooled["dose"] == rows["dose"].iloc[0])]
+    if len(pooled):
+        parts.append(_distilled(effects, pooled[pooled["segmenter"] == rows["segmenter"].iloc[0]]))
     return " ".join(parts)
 
 
@@ -98,7 +102,23 @@ def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
         return f"{lead}: exactly none, since {still['detail'].iloc[0]}."
     if why := out_of_support(checks):
         return f"{lead}: no claim, since the held arm leaves the network's range ({why})."
-    found = rows[rows["verdict"].isin(SOLID) & rows["kind"].isin(["target", "object"])]
+    claims = _claims(rows[rows["verdict"].isin(SOLID) & rows["kind"].isin(["target", "object"])])
+    if not claims:
+        return f"{lead}: {_nothing(effects, rows)}."
+    if control in ("mean", "twin"):
+        claims.append("if the two would have moved alike (parallel trends)")
+    return f"{lead}: {'; '.join(claims)}."
+
+
+def _distilled(effects: "Effects", rows: pd.DataFrame) -> str:
+    """What normalization causes, by networks that learned the same images with it and without it."""
+    lead = f"Having normalization, over {rows['n'].iloc[0]:.0f} networks that make the same images (distilled control)"
+    whole = rows[rows["verdict"].isin(SOLID) & ((rows["outcome"] == "removed") | (rows["object"] == TOGETHER))]
+    return f"{lead}: {'; '.join(_claims(whole)) or _nothing(effects, rows)}."
+
+
+def _claims(found: pd.DataFrame) -> list[str]:
+    """Effects in words, the largest of each outcome first."""
     claims = []
     for outcome in ("removed", "inpainted"):
         one = found[found["outcome"] == outcome]
@@ -107,11 +127,7 @@ def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
             verb = VERBS[outcome, row["verdict"]].format(size=f"{100 * abs(row['did']):.1f}", object=row["object"])
             ends = sorted((100 if row["did"] > 0 else -100) * row[end] for end in ("ci_low", "ci_high"))
             claims.append(f"{verb} [{ends[0]:.1f}, {ends[1]:.1f}]")
-    if not claims:
-        return f"{lead}: {_nothing(effects, rows)}."
-    if control in ("mean", "twin"):
-        claims.append("if the two would have moved alike (parallel trends)")
-    return f"{lead}: {'; '.join(claims)}."
+    return claims
 
 
 def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:

@@ -34,6 +34,8 @@ class NamedModel:
         How many units a study edits for each target unless told otherwise, where that is not the usual number.
     twin : str, optional
         The model of the same data and schedule that was trained without pixel normalization.
+    distilled : Path, optional
+        Folder of networks distilled after the default layer (`gandid.generators.distilled`).
     url, sha256 : str
         Where the file of a public model is, and the hexadecimal digits with which its SHA-256 begins.
     """
@@ -50,6 +52,7 @@ class NamedModel:
     segmenter: str | None = None
     units: int | None = None
     twin: str | None = None
+    distilled: Path | None = None
     url: str = ""
     sha256: str = ""
 

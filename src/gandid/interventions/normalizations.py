@@ -7,6 +7,7 @@
     GroupNorm                  mean and standard deviation      positions and the channels of a group
     InstanceNorm               mean and standard deviation      positions of a channel
     BatchNorm, eval mode       mean and standard deviation      none: they are stored
+    Constant                   that of the module it replaces   none: it is stored
 
 Every root has the module's `eps` added under it, as PyTorch does.
 """
@@ -37,6 +38,10 @@ class Statistic(NamedTuple):
         scales = self.scale.chunk(parts)
         means = [None] * parts if self.mean is None else self.mean.chunk(parts)
         return [Statistic(*part) for part in zip(scales, means, strict=True)]
+
+    def map(self, work: Callable[[Tensor], Tensor]) -> Statistic:
+        """What `work` makes of the scale and, where there is one, of the mean."""
+        return Statistic(work(self.scale), None if self.mean is None else work(self.mean))
 
     @staticmethod
     def join(parts: Sequence[Statistic]) -> Statistic:
@@ -149,10 +154,43 @@ def _rms(module: Any, x: Tensor) -> Statistic:
     return moments(x, _elements(module), eps, centered=False)
 
 
+class Constant(nn.Module):
+    """What stands in the place of a normalization where there is none: its two steps with a statistic that is stored.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What is replaced; its affine map stays, where it has one.
+    adapter : Adapter
+        Of the module.
+    statistic : Statistic
+        Of one row.
+    """
+
+    def __init__(self, module: nn.Module, adapter: Adapter, statistic: Statistic):
+        super().__init__()
+        self.module, self.adapter = module, adapter
+        self.register_buffer("scale", statistic.scale)
+        self.register_buffer("mean", statistic.mean)
+
+    def statistic_of(self, x: Tensor) -> Statistic:
+        """What is stored, one row per row of `x` (N, ...)."""
+        stored: Any = self.scale, self.mean
+        return Statistic(*stored).map(lambda part: part.expand(len(x), *part.shape[1:]))
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        return self.adapter.apply(self.module, x, self.statistic_of(x), *args)
+
+
 # By type, subclasses included; `gandid.interventions.register_site` adds to it.
 ADAPTERS: dict[type[nn.Module], Adapter] = {
     _BatchNorm: Adapter(_stored, _over_channels, responds=lambda module: False),
     _InstanceNorm: Adapter(_instance, _over_channels, responds=lambda module: not module.track_running_stats),
+    Constant: Adapter(
+        Constant.statistic_of,
+        lambda module, x, statistic, *args: module.adapter.apply(module.module, x, statistic, *args),
+        responds=lambda module: False,
+    ),
     nn.GroupNorm: Adapter(_group, _over_channels),
     nn.LayerNorm: Adapter(_layer, _over_elements),
     nn.RMSNorm: Adapter(_rms, _over_elements),

@@ -119,8 +119,8 @@ class Runner:
         return self._run(z, arms, donors, read=True)
 
     @torch.inference_mode()
-    def calibrate(self, parts: Iterable[Tensor]) -> None:
-        """Take the constants of the control `mean`: each downstream site's statistic, averaged over latents and positions.
+    def calibrate(self, parts: Iterable[Tensor]) -> dict[str, Statistic]:
+        """Take, and give, the constants of the control `mean`: each downstream site's statistic, averaged over latents and positions.
 
         Parameters
         ----------
@@ -139,6 +139,7 @@ class Runner:
             for z in parts:
                 self.generator(z)
         self._constants = {name: average(statistics) for name, statistics in found.items()}
+        return self._constants
 
     @torch.inference_mode()
     def activations(self, z: Tensor) -> Tensor:

@@ -180,4 +180,4 @@ def average(parts: Sequence[Statistic]) -> Statistic:
     whole = Statistic.join(parts)
     # Maps are (N, C, h, w), sequences (N, ..., C).
     over = (0, *range(2, whole.scale.ndim)) if whole.scale.ndim == 4 else tuple(range(whole.scale.ndim - 1))
-    return Statistic(*(None if part is None else part.mean(over, keepdim=True) for part in whole))  # type: ignore[arg-type]
+    return whole.map(lambda part: part.mean(over, keepdim=True))

@@ -15,7 +15,7 @@ from gandid.measure.executors import Failed, Local
 from gandid.measure.filling import chunk_length
 from gandid.measure.placebos import possible_draws
 from gandid.measure.worker import Rows, Setting, Task, Worker
-from gandid.panel.arms import extra_blocks
+from gandid.panel.arms import extra_blocks, is_twin
 from gandid.panel.store import read_panel
 from gandid.ranking.figure import expected_images
 from gandid.ranking.gradients import BATCH, STEPS
@@ -105,7 +105,7 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     blocks = extra_blocks(experiment.study, config.dose, sites if config.sites else [], draws, config.seed)
     own = experiment.images(experiment.study)
     extra = sum(min(n, block.latents) * experiment.images(block) for block in blocks)
-    images = n * own + extra + _ranking(study, config, named, seen) * (ranked + len(experiment.networks) - 1)
+    images = n * own + extra + _ranking(study, config, named, seen) * (ranked + sum(map(is_twin, experiment.networks)))
     if config.figure:
         edited, held = [len(own) for own in targets.values()], len(experiment.exact_held())
         images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)

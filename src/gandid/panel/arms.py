@@ -18,6 +18,7 @@ EXACT_CONTROLS = (
 STUDY, DOSE, SITES, PLACEBOS = "study", "dose", "sites", "placebos"  # names of blocks
 # Latents on which the arms of a block are measured, the first of the study; 0 means all.
 LATENTS = {STUDY: 0, DOSE: 128, SITES: 64, PLACEBOS: 64}
+LEARNED = ("distilled", "placebo")  # networks whose layers after the edited one were learned again, by kind
 SECOND_LATENTS = 128  # latents whose images a second segmenter labels as well
 
 
@@ -37,7 +38,7 @@ class Coordinates(NamedTuple):
     strength: float = 0.0
     """0 where the sites are live, 1 where they are fully held."""
     network: str = "own"
-    """`own`, or the name of another network (a twin)."""
+    """`own`, or the name of another network: a twin's, or a distilled one's, `distilled-1` or `placebo-1`."""
     latents: int = 0
     """The arm is measured on the first so many latents of the study; 0 means all of them."""
 
@@ -53,6 +54,14 @@ class Coordinates(NamedTuple):
             return REFERENCE
         return self._replace(edit=False, dose=0.0, draw=0, latents=0)
 
+    @property
+    def regime(self) -> tuple[str, str]:
+        """What the arm is called by: its control and what it holds, or of which kind its network is and which one."""
+        if self.network == "own":
+            return self.control, self.held
+        kind, _, number = self.network.rpartition("-")
+        return (kind, number) if kind in LEARNED and number.isdigit() else ("twin", self.network)
+
     def sites(self, downstream: Sequence[str]) -> tuple[str, ...]:
         """The sites that are held, of those after the edited layer, in the order of the network."""
         if self.held == "none":
@@ -62,11 +71,11 @@ class Coordinates(NamedTuple):
         return tuple(self.held.split("+"))
 
     def name(self, study_dose: float = 1.0) -> str:
-        """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `live@0.3`, `capped:all#7`.
+        """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `distilled:1`, `live@0.3`, `capped:all#7`.
 
         `study_dose` is the study's own dose, which is not named.
         """
-        stem = f"twin:{self.network}" if self.network != "own" else f"{self.control}:{self.held}"
+        stem = ":".join(self.regime)
         if not self.edit:
             return "reference" if self == REFERENCE else f"{stem}/unedited"
         stem = "live" if stem == "none:none" else stem
@@ -74,6 +83,11 @@ class Coordinates(NamedTuple):
 
 
 REFERENCE = Coordinates(edit=False, dose=0.0)
+
+
+def is_twin(network: str) -> bool:
+    """Whether a network is a twin, whose units are its own."""
+    return Coordinates(network=network).regime[0] == "twin"
 
 
 class Block(NamedTuple):
@@ -100,7 +114,7 @@ def study_block(
 ) -> Block:
     """The study's own arms: reference, live, every held set, every other network, and their unedited arms at last.
 
-    `held` are pairs (control, held), `networks` the names of the twins, `dose` is the share of the way to the ablated value, and
+    `held` are pairs (control, held), `networks` the names of the others, `dose` is the share of the way to the ablated value, and
     `segmenters` is how many there are.
     """
     live = Coordinates(dose=dose)

@@ -48,6 +48,8 @@ ARMS = {
     "capped": "normalization may weaken the signal, but not amplify it beyond what it did before the ablation",
     "frozen": "normalization does exactly what it did before the ablation, for the same image",
     "mean": "normalization is one constant, the average over images and places",
+    "distilled": "a network that makes the same images and whose layers after the edit learned to do so without normalization",
+    "placebo": "the same, learned again with normalization: what it does as live does is no work of learning",
     "twin": "another network, trained without normalization, in which its own units of the object are ablated",
     "first": "only at the first site, which the ablation reaches directly",
     "all": "at all sites after the edited layer",
