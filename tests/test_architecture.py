@@ -20,7 +20,7 @@ FLOORS = [
     {"ranking", "estimation"},
     {"measure"},
     {"config", "runs", "execution", "study"},
-    {"report", "app", "terminal", "cli"},
+    {"report", "app", "terminal", "options", "cli"},
     {"gandid", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,94 +9,20 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
+from gandid.options import DEVICE, FILE, MEMORY, RAY, SHOWN, Command, Option, field_option
 
 if TYPE_CHECKING:
     from gandid.study import Study
 
-FLAGS = {
-    "targets": "--target",
-    "inputs": "--input",
-    "segmenter_scales": "--segmenter-scale",
-}  # where an option is not called as its field
 NETWORKS = ("generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
 LEAST_MEMORY = 16 * 2**20  # bytes
-FILE = click.Path(path_type=Path)
 COMPLETION = 'Shell completion: eval "$(_GANDID_COMPLETE=bash_source gandid)", or zsh_source, or fish_source'
-
-
-class Option(click.Option):
-    """An option that belongs to a group of the help page."""
-
-    def __init__(self, declaration: str, group: str, text: str, *names: str, **rest: Any):
-        super().__init__([*declaration.split(), *names], help=text, **rest)
-        self.group = group
-
-
-class Command(click.Command):
-    """A command whose help page shows its options in groups."""
-
-    def __init__(self, name: str | None, example: str, **rest: Any):
-        super().__init__(name, epilog=f"\b\nExample: {example}", **rest)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(ctx):
-            if record := option.get_help_record(ctx):
-                groups.setdefault(getattr(option, "group", "Output"), []).append(record)
-        for name, records in groups.items():
-            with formatter.section(name):
-                formatter.write_dl(records, col_max=26)
-
-
-def field_option(name: str, **changes: Any) -> Option:
-    """The option of a field of `StudyConfig`; `changes` replace what follows from the field."""
-    field = StudyConfig.model_fields[name]
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    kind, many = _kind(field.annotation)
-    text, settings = field.description or "", {"type": kind, "multiple": many, "default": () if many else None}
-    if kind is bool or name == "dose":
-        settings = {"is_flag": True}
-    elif many:
-        text += " Repeatable."
-    if field.default and not isinstance(field.default, bool):
-        text += f"  [default: {', '.join(field.default) if many else field.default}]"
-    settings |= changes
-    declaration = settings.pop("flag", FLAGS.get(name, "--" + name.replace("_", "-")))
-    return Option(declaration, str(extra.get("group")), text, name, **settings)
-
-
-def _kind(annotation: Any) -> tuple[Any, bool]:
-    """The type of an option's value, and whether the option may be repeated."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin in (Annotated, Union, UnionType):
-        return _kind(inner[0])
-    if origin is tuple:
-        return _kind(inner[0])[0], True
-    return (click.Choice(inner) if origin is Literal else annotation), False
-
-
-DEVICES, EXECUTORS = click.Choice(["auto", "cpu", "cuda", "mps"]), click.Choice(["local", "ray"])
-DEVICE = Option("--device", "Machine", "Where the networks run.  [default: auto]", type=DEVICES, default="auto")
-MEMORY = Option("--memory", "Machine", "Memory for the batches, such as 4GiB; half of what is free by default.")
-RAY = [
-    Option("--executor", "Machine", "In this process, or on a Ray cluster.", type=EXECUTORS, default="local"),
-    Option("--address", "Machine", "Address of a running Ray cluster, or auto; one is started here by default."),
-    Option("--workers", "Machine", "Number of Ray workers.  [default: 1]", type=click.IntRange(1), default=1),
-    Option("--gpus-per-worker", "Machine", "GPUs of each Ray worker; may be a fraction.", type=float, default=0.0),
-]
-SHOWN = [
-    Option("-v --verbose", "Output", "Print every arm, sentence and check.", is_flag=True),
-    Option("-q --quiet", "Output", "Print nothing but errors.", is_flag=True),
-    Option("--json", "Output", "Print the table of results as JSON.", "as_json", is_flag=True),
-]
 
 
 @click.group(
@@ -282,7 +208,6 @@ def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any)
 def models(name: str | None, segmenter: str | None) -> None:
     """List the models that have a name; with a name or a file, its layers, sites and classes."""
     from gandid.generators import NAMED
-    from gandid.generators.distilled import distilled_files
     from gandid.generators.download import cache_folder, cached_file
 
     if name is not None:
@@ -294,8 +219,8 @@ def models(name: str | None, segmenter: str | None) -> None:
         where = "here" if cached_file(model).is_file() else "to be downloaded"
         click.echo(f"{model.name:<22} {model.resolution:>4} px {model.megabytes:>6.0f} MB  {where}")
         if model.distilled is not None:
-            names = ", ".join(path.stem for path in distilled_files([model.distilled]))
-            click.echo(f"{'':<22} distilled after {model.default_layer}: {names}")
+            names = sorted(path.stem for path in model.distilled.glob("*.safetensors"))
+            click.echo(f"{'':<22} distilled after {model.default_layer}: {', '.join(names)}")
     click.echo(f"\nDownloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
 
 
@@ -305,34 +230,28 @@ def models(name: str | None, segmenter: str | None) -> None:
     params=[
         *(field_option(name) for name in (*NETWORKS, "seed")),
         Option("--placebo", "What", "Keep the normalizations and only learn the same layers again.", is_flag=True),
-        Option("--batches", "How many", "Number of batches.  [default: 800]", type=click.IntRange(1), default=800),
+        Option("--batches", "How many", "Number of batches.  [default: 600]", type=click.IntRange(1), default=600),
         DEVICE,
         Option("--out", "Output", "File (.safetensors) to write, or the folder of it.", type=FILE, required=True),
     ],
 )
 @click.pass_context
 def distil(ctx: click.Context, placebo: bool, batches: int, device: str, out: Path, **given: Any) -> None:
-    """Learn what follows a layer again, without normalization, for --control distilled.
+    """Learn again, without normalization, what follows a layer: for --control distilled.
 
-    An interrupted training goes on with the same command. A study compares several networks, of several seeds, with as many
-    placebos, which keep the normalizations.
+    An interrupted training goes on with the same command. A study wants several seeds of it, and as many placebos.
     """
-    from gandid.generators.distilled import KINDS
     from gandid.measure.distillation import Distillation, Schedule
     from gandid.measure.distillation import distil as learn
     from gandid.terminal import display
 
     config = StudyConfig.check(**_fields(ctx))
     [study] = _studies(config, [config.layer], {"memory": None, "device": device, "workers": 1, "gpus_per_worker": 0})
-    if out.suffix != ".safetensors":
-        out = out / f"{KINDS[placebo]}-{config.seed}.safetensors"
-    if out.exists():
-        raise UsageError(f"{out} exists: choose another --out, or remove it")
     learning = Distillation(study.generator, study.layer, placebo, config.seed, Schedule(batches=batches))
     with display(given) as progress:
         task = progress.add_task("distilling", total=batches)
-        agreement, difference = learn(learning, study.segmenter, out, lambda steps: progress.advance(task, steps))
-    click.echo(f"Written: {out} (labels agree on {agreement:.1%} of the pixels, images differ by {difference:.3f})")
+        path, *bars = learn(learning, study.segmenter, out, lambda steps: progress.advance(task, steps))
+    click.echo("Written: {} (labels agree on {:.1%} of the pixels, images differ by {:.3f})".format(path, *bars))
 
 
 @app.command(cls=Command, example="gandid convert proggan_bedroom.pth bedroom.safetensors")
@@ -405,19 +324,8 @@ def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str,
         background=config.background,
     )
     twins = {name: load_generator(name, device, inputs=config.inputs) for name in config.twin}
-    return [
-        Study(
-            generator,
-            segmenter,
-            layer,
-            config.seed,
-            dtype=config.dtype,
-            memory=memory,
-            twins=twins,
-            distilled=config.distilled,
-        )
-        for layer in layers
-    ]
+    how: dict[str, Any] = {"dtype": config.dtype, "memory": memory, "twins": twins, "distilled": config.distilled}
+    return [Study(generator, segmenter, layer, config.seed, **how) for layer in layers]
 
 
 def _bytes(text: str | None) -> int | None:

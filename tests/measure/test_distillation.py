@@ -22,7 +22,7 @@ from gandid.latents import latents
 from gandid.measure.distillation import Distillation, Schedule, distil
 from gandid.study import Study
 
-SHORT = Schedule(batches=40, batch=8, rate=0.01, noise=0.02)
+SHORT = Schedule(batches=30, batch=8, rate=0.01, noise=0.02)
 
 
 class Painter(PlantedGenerator):
@@ -54,9 +54,7 @@ class Bright:
 
 
 def learned(generator, layer, segmenter, folder, placebo=False, seed=1, schedule=SHORT):
-    path = folder / f"{'placebo' if placebo else 'distilled'}-{seed}.safetensors"
-    distil(Distillation(generator, layer, placebo, seed, schedule), segmenter, path)
-    return path
+    return distil(Distillation(generator, layer, placebo, seed, schedule), segmenter, folder)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +83,9 @@ def test_only_what_follows_the_layer_learns_and_constants_stand_for_its_normaliz
 def test_learning_brings_the_images_nearer():
     generator = Tiny()
     for placebo in (False, True):
-        network = Distillation(generator, "layer3", placebo, 1, Schedule(60, 8, 0.02, 0.2))
+        network = Distillation(generator, "layer3", placebo, 1, Schedule(40, 8, 0.04, 0.2))
         before = network.judge(Bright())[1]
-        while network.done < 60:
+        while network.done < 40:
             network.step()
         assert network.judge(Bright())[1] < 0.7 * before
 
@@ -112,7 +110,7 @@ def test_what_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch
         distil(other, Bright(), broken)
     counted = []
     distil(Distillation(Tiny(), "layer3", False, 1, SHORT), Bright(), broken, counted.append)
-    assert counted == [25] + 15 * [1]
+    assert counted == [25] + 5 * [1]
     assert broken.read_bytes() == whole.read_bytes() and [p.name for p in broken.parent.iterdir()] == [broken.name]
 
 
@@ -180,7 +178,7 @@ def test_what_normalization_makes_of_an_edit_is_found_and_what_learning_does_is_
     leaves B as faint as it was. With it the gain lifts B over the threshold in the latents that have it."""
     for seed in (1, 2):
         for placebo in (False, True):
-            learned(Painter(), "paint", PlantedSegmenter(), tmp_path, placebo, seed, Schedule(600, 8, 0.02, 0.1))
+            learned(Painter(), "paint", PlantedSegmenter(), tmp_path, placebo, seed, Schedule(300, 8, 0.04, 0.1))
     frame = effects(Painter(), tmp_path, dose=[0.5, 1.0])
     share = (latents(3, range(40), 1)[:, 0] > 0).double().mean().item()
     each = of(frame, contrast="did", outcome="inpainted", object="b").set_index("arm")["tau_held"]
@@ -195,7 +193,7 @@ def test_what_normalization_makes_of_an_edit_is_found_and_what_learning_does_is_
 
 def test_without_a_normalization_that_an_edit_reaches_there_is_no_effect(tmp_path):
     for seed in (1, 2):
-        learned(Bare(), "paint", PlantedSegmenter(), tmp_path, False, seed, Schedule(400, 8, 0.02, 0.1))
+        learned(Bare(), "paint", PlantedSegmenter(), tmp_path, False, seed, Schedule(200, 8, 0.04, 0.1))
     frame = effects(Bare(), tmp_path)
     rows = of(frame, contrast="networks")
     assert (of(rows, outcome="removed")["tau_live"] == 1).all() and (rows[["did", "se"]] == 0).all(axis=None)

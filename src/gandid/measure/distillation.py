@@ -39,10 +39,10 @@ EVERY = 30.0  # seconds after which what is learned is kept
 class Schedule:
     """How a network learns; both kinds alike."""
 
-    batches: int = 800
-    batch: int = 16
+    batches: int = 600
+    batch: int = 8
     """Latents of each."""
-    rate: float = 0.02
+    rate: float = 0.04
     """Of learning (Adam), relative to the root mean square of each tensor; it falls to 0 in a line."""
     noise: float = 0.2
     """Standard deviation of what is added to each tensor at the start, in those of its values."""
@@ -185,16 +185,23 @@ def distil(
     segmenter: Segmenter,
     out: Path,
     advance: Callable[[int], None] = lambda steps: None,
-) -> tuple[float, float]:
-    """Let a network learn and write it to the file `out`; returns the agreement and the difference, see `Distillation.judge`.
+) -> tuple[Path, float, float]:
+    """Let a network learn and write it to the file `out` (.safetensors), or into the folder `out` by its kind and seed.
 
-    What is learned is kept in a hidden file beside it every `EVERY` seconds, from which the same call goes on.
+    Returns the file, and the agreement and the difference, see `Distillation.judge`. What is learned is kept in a hidden file beside
+    it every `EVERY` seconds, from which the same call goes on.
 
     Raises
     ------
+    UsageError
+        If the file is there.
     GandidError
         If the network does not make the same images: nothing is written.
     """
+    if out.suffix != ".safetensors":
+        out = out / "{kind}-{seed}.safetensors".format(**distillation.about)
+    if out.exists():
+        raise UsageError(f"{out} exists: choose another --out, or remove it")
     kept = out.with_name(f".{out.stem}.checkpoint")
     if kept.is_file():
         distillation.restore(load_checkpoint(kept))
@@ -218,7 +225,7 @@ def distil(
     bars = {"agreement": round(agreement, 5), "difference": round(difference, 5)}
     write_distilled(out, distillation.network, distillation.trained, distillation.about | bars)
     kept.unlink()
-    return agreement, difference
+    return out, agreement, difference
 
 
 def _following(network: nn.Module, layer: str, z: Tensor) -> dict[str, nn.Module]:
