@@ -26,12 +26,20 @@ DIFFERENCE = 0.15  # root mean square, between unedited images (-1 .. 1) and the
 def without(generator: nn.Module, constants: Mapping[str, Statistic]) -> Any:
     """A copy of a generator with constants in the place of some sites, by dotted name."""
     network = copy.deepcopy(generator)
-    sites = find_sites(network)
+    modules, sites = dict(network.named_modules()), find_sites(network)
     for name, statistic in constants.items():
         holder, _, attribute = name.rpartition(".")
-        constant = Constant(sites[name].module, sites[name].adapter, statistic)
-        setattr(network.get_submodule(holder), attribute, constant)
+        setattr(modules[holder], attribute, Constant(sites[name].module, sites[name].adapter, statistic))
     return network
+
+
+def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights and buffers of a network by the names that it gives its modules."""
+    return {
+        f"{name}.{own}": value
+        for name, module in network.named_modules()
+        for own, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
 
 
 def write_distilled(path: Path, network: nn.Module, trained: Iterable[str], about: Mapping[str, Any]) -> Path:
@@ -39,7 +47,7 @@ def write_distilled(path: Path, network: nn.Module, trained: Iterable[str], abou
 
     `about` says `kind`, `layer`, `seed` and `sites`, those that were replaced.
     """
-    state = network.state_dict()
+    state = tensors(network)
     constants = [f"{site}.{part}" for site in about["sites"] for part in Statistic._fields]
     kept = {name: state[name].half() for name in trained} | {name: state[name] for name in constants if name in state}
     return write_safetensors(path, kept, about)
@@ -72,14 +80,15 @@ def read_distilled(path: Path, generator: Any, layer: str) -> tuple[str, nn.Modu
     try:
         sites = {site: Statistic(weights[f"{site}.scale"], weights.get(f"{site}.mean")) for site in about["sites"]}
         network = without(generator, sites)
-        state = network.state_dict()
-        for name, value in weights.items():
-            state[name].copy_(value)
+        known = tensors(network)
+        with torch.no_grad():
+            for name, value in weights.items():
+                known[name].copy_(value)
     except (KeyError, AttributeError, RuntimeError) as error:
         raise UsageError(f"{path} was distilled from another generator") from error
-    place = next(generator.parameters())
-    network = network.to(place.device).eval().requires_grad_(False)
-    z = torch.randn(16, generator.latent_dim, generator=torch.Generator().manual_seed(0)).to(place)
+    device = next(iter(tensors(generator).values())).device
+    network = network.to(device).eval().requires_grad_(False)
+    z = torch.randn(16, generator.latent_dim, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         gap = float((network(z) - generator(z)).square().mean().sqrt())
     if not gap <= 2 * DIFFERENCE:

@@ -25,7 +25,7 @@ from gandid.generators import Generator
 from gandid.generators.distilled import AGREEMENT, DIFFERENCE, KINDS, without, write_distilled
 from gandid.interventions import Runner
 from gandid.latents import latents
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 JUDGED = 512  # latents on which the network is compared with its generator
 CALIBRATED = 128  # latents over which the constants are taken
@@ -76,9 +76,9 @@ class Distillation:
                 f"no normalization after layer '{layer}' responds to an edit: there is none to distil away"
             )
         # Copies, laid out so that learning is faster: a third of its time on a CPU.
-        self.teacher: Any = copy.deepcopy(generator).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.teacher: Any = copy.deepcopy(runner.generator).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.layer, self.seed, self.schedule, self.device, self.done = layer, seed, schedule, runner.device, 0
-        self.splits = isinstance(generator, Generator)
+        self.splits = isinstance(runner.generator, Generator)
         self.sites = [] if placebo else sites
         self.about = {"kind": KINDS[placebo], "layer": layer, "seed": seed, "sites": self.sites, **asdict(schedule)}
         found = runner.calibrate(self._latents(range(CALIBRATED), "calibration").split(schedule.batch))
@@ -146,7 +146,7 @@ class Distillation:
         same = square = 0.0
         for z in latents(0, range(JUDGED), self.teacher.latent_dim).to(self.device).split(self.schedule.batch):
             wanted, made = self.teacher(z), self.network(z)
-            same += float((segmenter(wanted) == segmenter(made)).float().mean()) * len(z) / JUDGED
+            same += float((labelled(segmenter, wanted) == labelled(segmenter, made)).float().mean()) * len(z) / JUDGED
             square += float((wanted - made).square().mean()) * len(z) / JUDGED
         return same, math.sqrt(square)
 
@@ -240,7 +240,7 @@ def _following(network: nn.Module, layer: str, z: Tensor) -> dict[str, nn.Module
                 before.add(name)
 
         handles.append(module.register_forward_pre_hook(begin))
-    handles.append(network.get_submodule(layer).register_forward_hook(lambda *_: passed.__setitem__(0, True)))
+    handles.append(dict(network.named_modules())[layer].register_forward_hook(lambda *_: passed.__setitem__(0, True)))
     try:
         with torch.no_grad():
             network(z)
