@@ -98,6 +98,7 @@ NAMED = {
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
             segmenter="rooms",
             twin="rooms-twin",
+            distilled=WEIGHTS / "rooms-distilled",
             default_layer="layer4",
             why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
         ),

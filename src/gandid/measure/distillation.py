@@ -76,7 +76,7 @@ class Distillation:
                 f"no normalization after layer '{layer}' responds to an edit: there is none to distil away"
             )
         # Copies, laid out so that learning is faster: a third of its time on a CPU.
-        self.teacher: Any = copy.deepcopy(runner.generator).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.teacher: Any = copy.deepcopy(runner.generator).to(memory_format=torch.contiguous_format)
         self.layer, self.seed, self.schedule, self.device, self.done = layer, seed, schedule, runner.device, 0
         self.splits = isinstance(runner.generator, Generator)
         self.sites = [] if placebo else sites
