@@ -5,7 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import Block, Coordinates, dose_blocks, placebo_blocks, sites_block, study_block
+from gandid.panel.arms import (
+    LATENTS,
+    STRENGTH,
+    Block,
+    Coordinates,
+    dose_blocks,
+    placebo_blocks,
+    sites_block,
+    strength_blocks,
+    study_block,
+)
 from gandid.panel.schema import Classes, empty_panel
 
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug", "unknown")
@@ -31,6 +41,7 @@ def make_panel(
     holds: Sequence[str] = ("first", "all"),
     networks: Sequence[str] = (),
     doses: Sequence[float] = (),
+    strengths: Sequence[float] = (),
     coalitions: bool = False,
     draws: int = 0,
     plan: Plan = PLAN,
@@ -49,12 +60,13 @@ def make_panel(
     ----------
     latents, targets, controls, holds, networks, classes, sites, size, seed
         Its dimensions; images are `size` x `size` pixels, networks are twins.
-    doses, coalitions, draws
-        Which further arms there are: doses, all coalitions of sites, random sets of units; measured on the first latents only.
+    doses, strengths, coalitions, draws
+        Which further arms there are: doses, strengths of every held arm (with doses their products), all coalitions of sites, random
+        sets of units; measured on the first latents only.
     plan
         Shares of the target's original pixels per arm (`Plan`). Without noise they are met exactly: a target covers a multiple of 20
-        pixels. Of arms that a mapping does not name, shares grow with the dose, lie between those of live and of all sites held by how
-        many sites are, and are a fifth for random units.
+        pixels. Of arms that a mapping does not name, shares grow with the dose, go from those of live to those of held with the strength,
+        lie between those of live and of all sites held by how many sites are, and are a fifth for random units.
     second
         The plan of what a second segmenter sees on the first 128 latents; none by default.
     noise
@@ -67,7 +79,12 @@ def make_panel(
     rng = np.random.default_rng(seed)
     segmenters = 1 if second is None else 2
     study = study_block([(c, h) for c in controls for h in holds], networks, 1.0, segmenters)
-    blocks = [study, *dose_blocks(study, doses), *(sites_block(study, sites, seed) if coalitions else ())]
+    blocks = [
+        study,
+        *strength_blocks(study, strengths, doses),
+        *dose_blocks(study, doses),
+        *(sites_block(study, sites, seed) if coalitions else ()),
+    ]
     blocks += placebo_blocks(study, draws)
     panel = _blank(blocks, targets, classes, sites, networks, draws, segmenters, size, seed)
     arms = [arm for block in blocks for arm in block.arms]
@@ -75,7 +92,9 @@ def make_panel(
     shape = (segmenters, latents, len(targets), len(arms), len(classes))
     pixels, inside, measured = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32), np.zeros(shape[:4:3], int)
     for s, seen in enumerate([plan] if second is None else [plan, second]):
-        for a, arm in enumerate(arms[: len(study.arms) if s else None]):
+        for a, arm in enumerate(arms):
+            if s and not (arm in study.arms or arm.latents == LATENTS[STRENGTH]):
+                continue
             n = min(latents, (128 if s else arm.latents) or latents)
             measured[s, a] = n
             for t, target in enumerate(targets):
@@ -159,7 +178,11 @@ def _shares(plan: Plan, arm: Coordinates, sites: int) -> Shares:
         return plan(arm)
     label = arm.network if arm.network != "own" else "live" if arm.held == "none" else arm.held
     own = arm._replace(dose=1.0, draw=0).name()
-    shares = plan.get(arm.name(), plan.get(own, plan.get(label)))
+    whole = arm._replace(dose=1.0, draw=0, strength=1.0).name()
+    shares = plan.get(arm.name(), plan.get(own, plan.get(whole, plan.get(label))))
+    if 0 < arm.strength < 1 and own not in plan:
+        live, held, part = plan["live"], shares or {}, arm.strength
+        shares = {name: (1 - part) * live.get(name, 0) + part * held.get(name, 0) for name in {**live, **held}}
     if shares is None and arm.network == "own":
         live, held, part = plan["live"], plan.get("all", {}), len(arm.held.split("+")) / sites
         shares = {name: (1 - part) * live.get(name, 0) + part * held.get(name, 0) for name in {**live, **held}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from gandid.errors import UsageError
 from gandid.verdicts import RELEVANT
@@ -19,7 +19,11 @@ Threshold = Literal["quantile", "maximizing"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
-DOSES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# What `--dose` and `--strength` mean without values.
+USUAL = {
+    "dose": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    "strength": (0.1, 0.25, 0.5, 0.75, 1.0),
+}
 
 
 def _field(default: Any, group: str, description: str, **rules: Any) -> Any:
@@ -130,7 +134,14 @@ class StudyConfig(BaseModel):
     sites: Literal["shapley"] | None = _field(
         None, "Credibility", "Share each effect out among the normalizations by Shapley values."
     )
-    dose: tuple[Share, ...] = _field((), "Credibility", "Also ablate partially, at doses from 0 to 1.")
+    dose: tuple[Share, ...] = _field(
+        (), "Credibility", "Also ablate partially, at doses from 0 to 1; 0, 0.1, ..., 1 without values."
+    )
+    strength: tuple[Share, ...] | None = _field(
+        None,
+        "Controls",
+        "Also hold partly, from 0 (live) to 1 (fully held); 0.1, 0.25, 0.5, 0.75 without values.",
+    )
     placebos: Annotated[int, Field(ge=0)] = _field(
         0, "Credibility", "Number of random sets of units to ablate as well, matched in size and energy."
     )
@@ -152,17 +163,20 @@ class StudyConfig(BaseModel):
     def _once_each(cls, value: Any) -> Any:
         return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
 
-    @field_validator("dose", mode="before")
+    @field_validator("dose", "strength", mode="before")
     @classmethod
-    def _usual_doses(cls, value: Any) -> Any:
-        return (DOSES if value else ()) if isinstance(value, bool) else value
+    def _usual(cls, value: Any, info: ValidationInfo) -> Any:
+        usual = USUAL[str(info.field_name)]
+        if isinstance(value, str):
+            return usual if value == "usual" else tuple(value.split(","))
+        return (usual if value else ()) if isinstance(value, bool) else value
 
-    @field_validator("dose")
+    @field_validator("dose", "strength")
     @classmethod
-    def _rising_doses(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _rising(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
         if value and max(value) == 0:
-            raise ValueError("choose doses between 0 and 1, one of them above 0")
-        return tuple(sorted(set(value)))
+            raise ValueError(f"choose a {info.field_name} above 0, up to 1")
+        return value if value is None else tuple(sorted(set(value)))
 
     @field_validator("chunk")
     @classmethod
@@ -181,9 +195,9 @@ class StudyConfig(BaseModel):
             raise ValueError("distilled networks are named, but not their control: add --control distilled")
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
-        if self.chunk is not None and (self.sites or self.dose or self.placebos):
+        if self.chunk is not None and (self.sites or self.dose or self.strength or self.placebos):
             raise ValueError(
-                "sites, doses and placebos are measured of a whole study: leave out --chunk, or add them to the merged run"
+                "sites, doses, strengths and placebos are measured of a whole study: leave out --chunk, or add them to the merged run"
             )
         if self.until is not None and self.chunk is not None:
             raise ValueError(

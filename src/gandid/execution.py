@@ -163,9 +163,9 @@ class Execution:
         names = list(dict.fromkeys([*names, *([second] if second else [])]))
         self.segmenters = {name: study.second_segmenter(name) if s else study.segmenter for s, name in enumerate(names)}
         sites = [site for site, responds in study.runner.responds.items() if responds] if config.sites else []
-        asked = extra_blocks(blocks[0], config.dose, sites, len(energy) - 1, config.seed)
-        known = {block.arms[0] for block in blocks}
-        new = [block for block in asked if block.arms[0] not in known]
+        # A part of a study has its own arms only.
+        asked = (config.dose, config.strength, sites, len(energy) - 1, config.seed)
+        new = [] if config.chunk else extra_blocks(blocks, *asked)
         self.experiment = self._experiment([*blocks, *new], edits)
         if new or len(names) > there.sizes["segmenter"] or len(energy) > there.sizes["draws"]:
             self.panel.extend(self._blank(self.experiment, self.segmenters, energy, self.attrs))
@@ -385,6 +385,7 @@ def _with_what_is_there(config: StudyConfig, there: Mapping[str, Any]) -> StudyC
         "figure": config.figure or there["figure"],
         "sites": config.sites or there["sites"],
         "dose": tuple(sorted({*config.dose, *there["dose"]})),
+        "strength": tuple(sorted({*(config.strength or ()), *(there.get("strength") or ())})) or config.strength,
         "placebos": max(config.placebos, there["placebos"]),
         "second_segmenter": config.second_segmenter or there["second_segmenter"],
     }

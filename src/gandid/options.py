@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from gandid.config import StudyConfig
+from gandid.config import USUAL, StudyConfig
 
 # Where an option is not called as its field.
 FLAGS = {"targets": "--target", "inputs": "--input", "segmenter_scales": "--segmenter-scale"}
@@ -46,8 +46,10 @@ def field_option(name: str, **changes: Any) -> Option:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     kind, many = _kind(field.annotation)
     text, settings = field.description or "", {"type": kind, "multiple": many, "default": () if many else None}
-    if kind is bool or name == "dose":
+    if kind is bool:
         settings = {"is_flag": True}
+    elif name in USUAL:
+        settings = {"is_flag": False, "flag_value": "usual", "type": str, "metavar": "[X,Y,...]"}
     elif many:
         text += " Repeatable."
     if field.default and not isinstance(field.default, bool):

@@ -42,16 +42,9 @@ FIGURE = ("after.zarr", "insertion.zarr")
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
-EXTENDS = ("figure", "sites", "dose", "placebos", "second_segmenter")  # what may be asked of a finished run
-MAY_DIFFER = (
-    "resolved",
-    "latents",
-    "until",
-    "max_latents",
-    "relevant",
-    "types",
-    *EXTENDS,
-)  # between runs that are one study
+EXTENDS = ("figure", "sites", "dose", "strength", "placebos", "second_segmenter")  # what may be asked of a finished run
+# Between runs that are one study.
+MAY_DIFFER = ("resolved", "latents", "until", "max_latents", "relevant", "types", *EXTENDS)
 NOT_RESOLVED = ("command", "chosen", "images_per_second", "stopped")  # nor these of what was resolved
 
 Finish = Callable[[Path], Any]  # what is done with a run's folder once its effects are there: its report
@@ -325,6 +318,7 @@ def merge(runs: Sequence[Path], out: Path, finish: Finish | None = None) -> xr.D
             "chunk": None,
             "sites": None,
             "dose": [],
+            "strength": None,
             "placebos": 0,
         }
         write_config(out, {**configs[0], **whole})

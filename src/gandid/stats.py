@@ -158,6 +158,29 @@ def _signs(n: int, flips: int, seed: int) -> np.ndarray:
     return signs
 
 
+def max_t(influences: np.ndarray, degrees: float, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> float:
+    """The quantile of the largest of several t values that are computed from the same latents (Hothorn, Bretz and Westfall 2008).
+
+    Parameters
+    ----------
+    influences
+        Of each latent or group on each estimate, (N, S); an estimate's standard error is the root of their sum of squares.
+    degrees
+        Degrees of freedom; infinite below 1.
+    level
+        The probability with which all S estimates lie within so many standard errors of their truths.
+    draws, seed
+        Of the simulation.
+    """
+    if degrees < 1:
+        return np.inf
+    values, axes = np.linalg.eigh(np.corrcoef(influences.T).reshape(influences.shape[1], -1))
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal((draws, len(values))) @ (axes * np.sqrt(np.maximum(values, 0))).T
+    largest = np.abs(normal).max(axis=1) / np.sqrt(rng.chisquare(degrees, draws) / degrees)
+    return float(np.quantile(largest, level))
+
+
 def bh(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg q-values (1995) of one family; NaN stands for what was not tested and does not count."""
     p = np.asarray(p, np.float64)

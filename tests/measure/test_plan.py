@@ -29,12 +29,10 @@ def measured(**asked):
 def test_it_counts_the_images_of_every_kind_of_arm():
     study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=3)
     plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
-    assert plain.images == 70 * (
-        1 + 2 * 4
-    )  # the reference; live and three held arms, since capped:first is frozen:first
+    # The reference; live and three held arms, since capped:first is frozen:first. Then another dose, and two strengths.
+    assert plain.images == 70 * (1 + 2 * 4) + 3 * 70 * (1 + 2)
     assert whole.images - plain.images == measured(**EXTRAS) - measured()
-    assert (
-        whole.arms == 6 + 2 * 5 + 2 * 5
-    )  # two doses and two draws of live and four held arms; one site has no coalitions
-    assert whole.rows - plain.rows == 2 * (70 * 10 + 64 * 10)
+    # Two doses and two draws of live and four held arms, but for live at dose 0.8, which is there; one site has no coalitions.
+    assert whole.arms == (6 + 1 + 2) + (2 * 5 - 1) + 2 * 5
+    assert whole.rows - plain.rows == 2 * (70 * 9 + 64 * 10)
     assert whole.seconds > 0 and whole.disk > 0

@@ -40,13 +40,15 @@ def panel(blocks, dose=1.0):
 @given(
     st.lists(st.sampled_from(HELD), min_size=1, unique=True),
     st.sampled_from([0.3, 1.0]),
-    st.lists(st.sampled_from([0, 0.1, 0.3, 0.5, 1]), unique=True),
+    st.lists(st.sampled_from([0, 0.1, 0.24, 0.3, 0.5, 0.8, 1]), unique=True),
+    st.none() | st.lists(st.sampled_from([0.1, 0.5, 1.0]), unique=True).map(sorted),
     st.integers(0, 3),
 )
-def test_every_arm_has_a_name_of_its_own_and_comes_back_from_the_panel(held, dose, doses, draws):
+def test_every_arm_has_a_name_of_its_own_and_comes_back_from_the_panel(held, dose, doses, strengths, draws):
     study = study_block([("capped", "all"), *held[:3]] if held[0] != ("capped", "all") else held, ["x", "y"], dose)
-    blocks = [study, *extra_blocks(study, doses, SITE, draws)]
+    blocks = [study, *extra_blocks([study], doses, strengths, SITE, draws)]
     made = panel(blocks, dose)
+    assert extra_blocks(blocks_of(made), doses, strengths, SITE, draws) == []
     names = made["arm"].values.tolist()
     arms = [arm for block in blocks for arm in block.arms]
     if len(set(study.arms)) == len(study.arms):

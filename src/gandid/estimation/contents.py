@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import STUDY, Coordinates
+from gandid.panel.arms import STRENGTH, STUDY, Coordinates
 from gandid.panel.schema import PRESENCE, arm_table
 
 COUNTS = ("pixels", "inside")
@@ -22,7 +22,7 @@ class Regime(NamedTuple):
     held: str
     """The held sites, or the name of the other network."""
     arm: Coordinates
-    """Its arm at the study's dose, with the target's own units."""
+    """Its arm at the study's dose, with the target's own units, held fully unless it is one of `Contents.graded`."""
 
     @property
     def exact(self) -> bool:
@@ -93,9 +93,24 @@ class Contents:
         return found
 
     @cached_property
+    def graded(self) -> list[Regime]:
+        """What is held partly, at the study's dose, and beside it what is held fully: by regime, rising in strength."""
+        blocks, found = self.panel["block"].values.astype(str), []
+        for whole in self.regimes:
+            partly = [
+                Regime(self.names[place], whole.control, whole.held, arm)
+                for place, arm in enumerate(self.arms)
+                if blocks[place] == STRENGTH and arm._replace(strength=1.0, latents=0) == whole.arm
+            ]
+            partly.sort(key=lambda one: one.arm.strength)
+            found += [*partly, whole] if partly else []
+        return found
+
+    @cached_property
     def doses(self) -> list[float]:
         """The doses of a dose-response, rising, from 0 on; empty where the panel has none beside the study's own."""
-        own = {arm.dose for arm in self.arms if arm.edit and arm.draw == 0}
+        all_doses = {arm.dose for arm in self.arms if arm.edit}
+        own = {dose for dose in all_doses if all(arm._replace(dose=dose) in self._places for arm in self.compared)}
         return sorted({0.0, *own}) if len(own) > 1 else []
 
     @cached_property

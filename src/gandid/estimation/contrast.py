@@ -104,16 +104,13 @@ def contrast(parts: Parts, weights: npt.ArrayLike, level: float = 0.95, carriers
         NaN where an arm has no denominator, errors where fewer than two groups inform.
     """
     weights = np.atleast_2d(np.asarray(weights, np.float64))
-    scaled, own = _scaled(parts, weights)
-    total = parts.denominator.sum(axis=0)
-    ratio = parts.numerator.sum(axis=0) / np.where(total > 0, total, np.nan)[:, None]
-    expected = weighted_sum(scaled, parts.denominator[:, :, None] * np.nan_to_num(ratio))
+    own, influence, ratio, total = _influences(parts, weights)
     missing = (weights[:, total <= 0] != 0).any(axis=1)[:, None]
     value = np.where(missing, np.nan, weighted_sum(weights, np.nan_to_num(ratio)))
     # Where weights cancel (at dose 0 live and held are one image) the contrast is 0, as sure as there are latents.
     used = (weights != 0) | ~(weights != 0).any(axis=1, keepdims=True)
     groups = ((parts.denominator > 0).astype(float) @ used.T > 0).sum(axis=0)[:, None]
-    squares = ((own - expected) ** 2).sum(axis=0)
+    squares = (influence**2).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         se = np.where(missing | (groups < 2), np.nan, np.sqrt(squares * groups / (groups - 1)))
     # Where every latent agrees, se is 0 up to rounding, which must not pass for a tiny error.
@@ -152,6 +149,20 @@ def study_contrast(parts: Parts, live: int, held: Sequence[int], level: float) -
     carriers = np.where(estimate.carriers > 0, (flipped != 0).sum(axis=0), 0)
     interval = t_interval(estimate.value, estimate.se, estimate.groups, carriers, level)
     return estimate._replace(**interval._asdict(), carriers=carriers), flipped
+
+
+def influences(parts: Parts, weights: npt.ArrayLike) -> np.ndarray:
+    """The influence of each group on each contrast, (group, W, K): what errors that contrasts share are made of."""
+    return _influences(parts, np.atleast_2d(np.asarray(weights, np.float64)))[1]
+
+
+def _influences(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weighted numerators and influences, (group, W, K), with the ratios, (arm, K), and the arms' whole denominators."""
+    scaled, own = _scaled(parts, weights)
+    total = parts.denominator.sum(axis=0)
+    ratio = parts.numerator.sum(axis=0) / np.where(total > 0, total, np.nan)[:, None]
+    expected = weighted_sum(scaled, parts.denominator[:, :, None] * np.nan_to_num(ratio))
+    return own, own - expected, ratio, total
 
 
 def _scaled(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

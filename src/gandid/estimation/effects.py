@@ -17,6 +17,7 @@ from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
 from gandid.estimation.standard import truths
+from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
 from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
 from gandid.verdicts import RELEVANT
@@ -27,22 +28,11 @@ if TYPE_CHECKING:
 # The columns that other programs rely on, in their order; what follows them may grow.
 COLUMNS = ["target", "object", "outcome", "control", "held", "tau_live", "tau_held", "did", "se", "ci_low", "ci_high"]
 COLUMNS += ["p", "q", "n"]
-MORE = [
-    "contrast",
-    "verdict",
-    "settled_by",
-    "arm",
-    "kind",
-    "dose",
-    "draw",
-    "site",
-    "segmenter",
-    "estimable",
-    "supported",
-    "p_t",
-]
+MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", "draw", "site", "segmenter"]
+MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
+MORE += ["band_low", "band_high"]
 TEXT = ["target", "object", "outcome", "control", "held", "contrast", "verdict", "arm", "kind", "site", "segmenter"]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
@@ -205,7 +195,7 @@ def did(
     frame["q"] = _q(frame)
     judged = checks(contents, sums, bounds)
     if len(frame):
-        more = [*families.doses(contents, level), *families.shares(contents, level)]
+        more = [*strengths(contents, level), *families.doses(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
         more += families.distilled(contents, level)
         if confusion is not None:
@@ -228,6 +218,7 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> 
     outside = set(zip(flagged["target"], flagged["arm"], strict=True))
     frame = frame.reindex(columns=[*COLUMNS, *MORE])
     frame["dose"] = frame["dose"].astype(float).fillna(contents.dose)
+    frame["strength"] = frame["strength"].astype(float).fillna(1.0)
     frame["draw"] = frame["draw"].astype(float).fillna(0).astype(int)
     frame["segmenter"] = frame["segmenter"].where(frame["segmenter"].notna(), contents.segmenters[0])
     estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)

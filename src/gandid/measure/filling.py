@@ -40,14 +40,19 @@ def missing_arms(panel: PanelStore, experiment: Experiment, segmenters: int) -> 
     """What is to be measured of the other arms, and by other segmenters, on the latents that the study has."""
     tasks = []
     reference = panel.arms.index("reference")
-    wanted = [(0, s, reference, SECOND_LATENTS) for s in range(1, segmenters)]
+    wanted = [(0, range(s, s + 1), reference, SECOND_LATENTS) for s in range(1, segmenters)]
     for b, block in enumerate(experiment.blocks[1:], start=1):
-        wanted.append((b, 0, panel.arms.index(block.arms[0].name(experiment.dose)), block.latents))
-    for b, segmenter, arm, latents in wanted:
-        rows = range(int(panel.measured[segmenter, arm]), min(latents, len(panel.latents)))
+        arm = panel.arms.index(block.arms[0].name(experiment.dose))
+        together = block.seconded and len(set(panel.measured[:segmenters, arm])) == 1
+        wanted.append((b, range(segmenters if together else 1), arm, block.latents))
+        if block.seconded and not together:
+            wanted += [(b, range(s, s + 1), arm, SECOND_LATENTS) for s in range(1, segmenters)]
+    for b, some, arm, latents in wanted:
+        rows = range(int(panel.measured[some[0], arm]), min(latents or len(panel.latents), len(panel.latents)))
         for chunk in chunked(rows, LATENTS_KEPT):
             numbers = tuple(panel.latents[row] for row in chunk)
-            tasks.append(Task(b, numbers, chunk[0], (segmenter,), len(numbers)))
+            seconds = max(min(len(chunk), SECOND_LATENTS - chunk[0]), 0)
+            tasks.append(Task(b, numbers, chunk[0], tuple(some)[: None if seconds else 1], seconds))
     return tasks
 
 

@@ -76,7 +76,7 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     named, n, units = study.targets(config), len(config.numbers()), study.unit_count(config)
     ranked = config.figure or None in named.values()
     targets = {target: own or tuple(range(units)) for target, own in named.items()}
-    nothing = {"chunk": None, "until": None, "figure": False, "sites": None, "dose": (), "placebos": 0}
+    nothing = {"chunk": None, "until": None, "figure": False, "sites": None, "dose": (), "strength": (), "placebos": 0}
     # The units of a twin are ranked nevertheless.
     small = config.model_copy(update=nothing | {"ranking_latents": 2, "targets": targets})
     with tempfile.TemporaryDirectory() as folder:
@@ -102,9 +102,12 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         seen = float((shown > 0).sum("object").mean())
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
     sites = [site for site, responds in study.runner.responds.items() if responds]
-    blocks = extra_blocks(experiment.study, config.dose, sites if config.sites else [], draws, config.seed)
+    blocks = extra_blocks(
+        [experiment.study], config.dose, config.strength, sites if config.sites else [], draws, config.seed
+    )
     own = experiment.images(experiment.study)
-    extra = sum(min(n, block.latents) * experiment.images(block) for block in blocks)
+    numbers = [min(n, block.latents or n) for block in blocks]
+    extra = sum(number * experiment.images(block) for number, block in zip(numbers, blocks, strict=True))
     images = n * own + extra + _ranking(study, config, named, seen) * (ranked + sum(map(is_twin, experiment.networks)))
     if config.figure:
         edited, held = [len(own) for own in targets.values()], len(experiment.exact_held())
@@ -113,7 +116,8 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     # The relation keeps the images on which units are most active, and the report shows them.
     disk += 2 * picture * config.ranking_latents * ranked + len(named) * (16 * picture + DRAWN) * config.figure
     judged = sum(number < JUDGED for number in config.numbers()) * own
-    arms = n * len(experiment.study.arms) + sum(min(n, block.latents) * len(block.arms) for block in blocks)
+    arms = n * len(experiment.study.arms)
+    arms += sum(number * len(block.arms) for number, block in zip(numbers, blocks, strict=True))
     return Plan(
         arms=len(experiment.study.arms) + sum(len(block.arms) for block in blocks),
         rows=arms * len(named),

@@ -15,9 +15,13 @@ EXACT_CONTROLS = (
     "capped",
     "frozen",
 )  # without an edit, holding by them changes nothing: their baseline is the reference
-STUDY, DOSE, SITES, PLACEBOS = "study", "dose", "sites", "placebos"  # names of blocks
+# Names of blocks.
+STUDY, DISTANCE, STRENGTH, DOSE, SURFACE = "study", "distance", "strength", "dose", "surface"
+SITES, PLACEBOS = "sites", "placebos"
 # Latents on which the arms of a block are measured, the first of the study; 0 means all.
-LATENTS = {STUDY: 0, DOSE: 128, SITES: 64, PLACEBOS: 64}
+LATENTS = {STUDY: 0, DISTANCE: 128, STRENGTH: 0, DOSE: 128, SURFACE: 128, SITES: 64, PLACEBOS: 64}
+LADDER = (0.25, 0.5)  # strengths that a study measures unless it asks for others
+NEAR = 0.8  # of the study's dose: how far a held arm is from live is told in units of this change of dose
 LEARNED = ("distilled", "placebo")  # networks whose layers after the edited one were learned again, by kind
 SECOND_LATENTS = 128  # latents whose images a second segmenter labels as well
 
@@ -71,7 +75,7 @@ class Coordinates(NamedTuple):
         return tuple(self.held.split("+"))
 
     def name(self, study_dose: float = 1.0) -> str:
-        """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `distilled:1`, `live@0.3`, `capped:all#7`.
+        """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `distilled:1`, `live@0.3`, `capped:all@k0.5#7`.
 
         `study_dose` is the study's own dose, which is not named.
         """
@@ -79,7 +83,9 @@ class Coordinates(NamedTuple):
         if not self.edit:
             return "reference" if self == REFERENCE else f"{stem}/unedited"
         stem = "live" if stem == "none:none" else stem
-        return stem + (f"@{self.dose:g}" if self.dose != study_dose else "") + (f"#{self.draw}" if self.draw else "")
+        stem += f"@{self.dose:g}" if self.dose != study_dose else ""
+        stem += f"@k{self.strength:g}" if self.held != "none" and self.strength != 1 else ""
+        return stem + (f"#{self.draw}" if self.draw else "")
 
 
 REFERENCE = Coordinates(edit=False, dose=0.0)
@@ -94,7 +100,7 @@ class Block(NamedTuple):
     """Arms that are measured together."""
 
     name: str
-    """`study`, `dose`, `sites` or `placebos`."""
+    """What the arms are for: `study`, `distance`, `strength`, `dose`, `surface`, `sites` or `placebos`."""
     arms: tuple[Coordinates, ...]
     latents: int
     """How many of the study's latents, the first; 0 means all."""
@@ -102,6 +108,16 @@ class Block(NamedTuple):
     """Numbers of the segmenters that label the images; the study's is 0."""
     diagnosed: bool
     """Whether realism, strain, gain and the exact checks are measured besides the counts."""
+
+    @property
+    def seconded(self) -> bool:
+        """Whether other segmenters than the study's look at the images of the first latents."""
+        return self.name in (STUDY, STRENGTH)
+
+    @property
+    def featured(self) -> bool:
+        """Whether the images of the first latents are told apart by their features."""
+        return self.name in (STUDY, DISTANCE, STRENGTH)
 
     @property
     def apart(self) -> bool:
@@ -134,12 +150,40 @@ def dose_blocks(study: Block, doses: Sequence[float]) -> list[Block]:
     return [_block(DOSE, [arm._replace(dose=dose) for arm in edited]) for dose in missing]
 
 
+def graded(study: Block) -> Coordinates | None:
+    """The study's held arm whose strength is varied in every study: of its first exact control the one that holds most."""
+    held = _exact_held(study)
+    ours = [arm for arm in held if arm.control == held[0].control]
+    return max(ours, key=lambda arm: (arm.held == "all", arm.held.count("+")), default=None)
+
+
+def strength_blocks(study: Block, strengths: Sequence[float] | None, doses: Sequence[float] = ()) -> list[Block]:
+    """One block per strength: the study's held arms, held partly; of controls whose baseline is the reference.
+
+    Where None are asked for, the strengths are those of `LADDER`, and of one arm (`graded`). Where strengths and doses are, this arm is
+    measured at their products, a block per dose.
+    """
+    held, first = _exact_held(study), graded(study)
+    if first is None:
+        return []
+    ladder = [float(strength) for strength in (LADDER if strengths is None else strengths) if 0 < strength < 1]
+    arms = [first] if strengths is None else held
+    blocks = [_block(STRENGTH, [arm._replace(strength=strength) for arm in arms]) for strength in ladder]
+    for dose in sorted({float(dose) for dose in doses} - {0.0, first.dose}) if strengths and ladder else []:
+        blocks.append(_block(SURFACE, [first._replace(strength=strength, dose=dose) for strength in ladder]))
+    return blocks
+
+
+def _exact_held(study: Block) -> list[Coordinates]:
+    return [arm for arm in study.arms if arm.edit and arm.control in EXACT_CONTROLS]
+
+
 def sites_block(study: Block, sites: Sequence[str], seed: int) -> list[Block]:
     """The block of the coalitions of sites, held by the study's first exact control; none where the study has all of them.
 
     `sites` are those that respond, in the order of the network; `seed` is that of the orders, where there are more than `EXACT`.
     """
-    held = next(arm for arm in study.arms if arm.edit and arm.control in EXACT_CONTROLS)
+    held = _exact_held(study)[0]
     known = {(arm.control, arm.held) for arm in study.arms if arm.edit}
     count = len(sites)
     live_sets = coalitions(count) if count <= EXACT else sampled_weights(count, ORDERS, seed)[0]
@@ -159,14 +203,33 @@ def placebo_blocks(study: Block, draws: int) -> list[Block]:
 
 
 def extra_blocks(
-    study: Block, doses: Sequence[float] = (), sites: Sequence[str] = (), draws: int = 0, seed: int = 0
+    known: Sequence[Block],
+    doses: Sequence[float] = (),
+    strengths: Sequence[float] | None = (),
+    sites: Sequence[str] = (),
+    draws: int = 0,
+    seed: int = 0,
 ) -> list[Block]:
-    """The blocks beside the study's own that a dose-response, Shapley shares among some sites and placebos take."""
-    return [
+    """The blocks that a study takes beside those that it has, of which its own is the first.
+
+    They are for distances, strengths, doses, Shapley shares among some sites, and placebos; no arm is in two of them.
+    """
+    study = known[0]
+    live = next(arm for arm in study.arms if arm.edit)
+    asked = [
+        _block(DISTANCE, [live._replace(dose=round(NEAR * live.dose, 6))]),
+        *strength_blocks(study, strengths, doses),
         *dose_blocks(study, doses),
         *(sites_block(study, sites, seed) if sites else []),
         *(placebo_blocks(study, draws) if draws else []),
     ]
+    there = {arm._replace(latents=0) for block in known for arm in block.arms}
+    found = []
+    for block in asked:
+        arms = tuple(arm for arm in block.arms if arm._replace(latents=0) not in there)
+        there |= {arm._replace(latents=0) for arm in arms}
+        found += [block._replace(arms=arms)] if arms else []
+    return found
 
 
 def coalition_arm(names: Sequence[str], control: str, held: Sequence[str], sites: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STUDY, Block, Coordinates
+from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STRENGTH, STUDY, SURFACE, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
@@ -153,7 +153,7 @@ def blocks_of(panel: xr.Dataset) -> list[Block]:
     """The blocks that the arms of a panel were measured in."""
     arms, names = arm_table(panel), panel["block"].values.tolist()
     blocks = []
-    for (name, _, _), group in groupby(zip(names, arms, strict=True), lambda pair: _apart(*pair)):
+    for (name, *_), group in groupby(zip(names, arms, strict=True), lambda pair: _apart(*pair)):
         latents = LATENTS[name]
         members = tuple(arm._replace(latents=latents) for _, arm in group)
         segmenters = tuple(range(panel.sizes["segmenter"])) if name == STUDY else (0,)
@@ -161,6 +161,7 @@ def blocks_of(panel: xr.Dataset) -> list[Block]:
     return blocks
 
 
-def _apart(name: str, arm: Coordinates) -> tuple[str, float, int]:
-    """What tells a block from the next: every dose and every draw has one of its own."""
-    return name, arm.dose if name == DOSE else 0.0, arm.draw if name == PLACEBOS else 0
+def _apart(name: str, arm: Coordinates) -> tuple[str, float, float, int]:
+    """What tells a block from the next: every dose, every strength and every draw has one of its own."""
+    dose, strength = arm.dose if name in (DOSE, SURFACE) else 0.0, arm.strength if name == STRENGTH else 0.0
+    return name, dose, strength, arm.draw if name == PLACEBOS else 0

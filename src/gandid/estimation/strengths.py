@@ -1,0 +1,63 @@
+"""Graded hold: what normalization does, against how far it is held (THEORY part 2).
+
+``psi(k) = R(live) - R(held at strength k)`` is a curve with ``psi(0) = 0``. All strengths of a held set are measured on the same latents,
+so that their errors go together, and a band that holds everywhere at once is hardly wider than the intervals are one by one.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import Estimate, Parts, contrast, influences, parts
+from gandid.estimation.families import WHOLE, estimated, labels, of_arm, rows, visible
+from gandid.estimation.sums import gather
+from gandid.stats import max_t
+
+
+def strengths(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """The contrasts `strength`, the curve with its band (`band_low`, `band_high`), and `slope`, its slope at strength 0.
+
+    The slope is that of the parabola through 0 and the curve at the two lowest strengths (of the line where there is one): weights over
+    arms like any other contrast, in points per full hold.
+    """
+    for _, ladder in groupby(contents.graded, lambda one: one.arm._replace(strength=1.0)):
+        regimes = list(ladder)
+        sums = gather(contents, [contents.place(one.arm) for one in regimes])
+        live, held = sums.at([contents.live]), sums.at(one.arm for one in regimes)
+        reached = np.array([one.arm.strength for one in regimes])
+        for t, target in enumerate(contents.targets):
+            for outcome in WHOLE if visible(sums, t) else ():
+                found = parts(contents, sums, t, outcome)
+                psi = contrast(found, live - held, level)
+                columns = of_arm("live", contrast(found, np.tile(live, (len(held), 1)), level, np.inf))
+                columns |= of_arm("held", contrast(found, held, level, np.inf)) | estimated(psi)
+                columns |= _band(found, live - held, psi, level)
+                about = labels(regimes, target, outcome) | {"contrast": "strength", "strength": reached[:, None]}
+                yield rows(found, about, columns)
+                weights = slope_weights(reached) @ (live - held)
+                about = labels(regimes[:1], target, outcome) | {"contrast": "slope", "strength": 0.0}
+                yield rows(found, about, estimated(contrast(found, weights, level)))
+
+
+def slope_weights(reached: np.ndarray) -> np.ndarray:
+    """Weights of the curve's values at rising strengths that give its slope at 0, where it is 0; (strength,)."""
+    weights = np.zeros(len(reached))
+    if len(reached) == 1 or reached[1] == 1:  # a full hold may be far out of range
+        weights[0] = 1 / reached[0]
+    else:
+        near, far = reached[:2]
+        weights[:2] = far / near / (far - near), -near / far / (far - near)
+    return weights
+
+
+def _band(found: Parts, weights: np.ndarray, psi: Estimate, level: float) -> dict[str, np.ndarray]:
+    """A band that covers the curve at all strengths at once with probability `level`."""
+    parts_of, half = influences(found, weights), np.array(psi.high - psi.value)
+    for k in np.flatnonzero((psi.se > 0).any(axis=0)):
+        moving = psi.se[:, k] > 0
+        degrees = min(float(psi.groups.min()), *psi.carriers[moving, k]) - 1
+        half[moving, k] = np.maximum(half[moving, k], max_t(parts_of[:, moving, k], degrees, level) * psi.se[moving, k])
+    return {"band_low": psi.value - half, "band_high": psi.value + half}

@@ -1,0 +1,68 @@
+"""Graded hold: the planted curve, its slope at 0, and a band that covers it at all strengths at once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from panels import make_panel
+
+from gandid.estimation import did
+from gandid.estimation.contents import Contents
+from gandid.estimation.strengths import slope_weights, strengths
+from gandid.stats import max_t
+
+FAST = {"flips": 9, "resamples": 2}
+STRENGTHS = (0.25, 0.5, 0.75)
+
+
+def graded(latents=60, noise=0.0, seed=0, effect=lambda k: 0.2 * k):
+    def plan(arm):
+        return {"painting": 0.6 - effect(arm.strength if arm.held != "none" else 0.0), "wall": 0.2}
+
+    options = {"controls": ["capped"], "holds": ["all"], "strengths": STRENGTHS, "noise": noise, "seed": seed}
+    return make_panel(latents, ["window"], plan=plan, **options)
+
+
+def rows(panel, contrast, **where):
+    graded = contrast in ("strength", "slope")
+    frame = pd.concat(strengths(Contents(panel), 0.95)) if graded else did(panel, **FAST).frame
+    where = {"contrast": contrast, "outcome": "inpainted", "object": "painting"} | where
+    return frame[np.logical_and.reduce([frame[name] == value for name, value in where.items()])]
+
+
+def test_the_curve_is_the_planted_one_and_ends_at_the_full_hold():
+    panel = graded(effect=lambda k: 0.2 * k**2)
+    curve = rows(panel, "strength")
+    assert curve["arm"].tolist() == [*(f"capped:all@k{k:g}" for k in STRENGTHS), "capped:all"]
+    np.testing.assert_allclose(curve["did"], [0.0125, 0.05, 0.1125, 0.2], atol=0.02)  # pixels are whole
+    for name in ("tau_live", "tau_held", "did", "se"):
+        assert curve[name].iloc[-1] == rows(panel, "did")[name].item()
+
+
+@pytest.mark.parametrize(("effect", "slope"), [(lambda k: 0.2 * k, 0.2), (lambda k: 0.4 * k - 0.2 * k**2, 0.4)])
+def test_the_slope_is_exact_of_lines_and_parabolas(effect, slope):
+    reached = np.array([0.25, 0.5, 1.0])
+    assert slope_weights(reached) @ effect(reached) == pytest.approx(slope)
+    assert slope_weights(np.array([0.5])) @ np.array([0.1]) == pytest.approx(0.2)
+    found = rows(graded(effect=effect), "slope")
+    assert (found["did"].item(), found["arm"].item()) == (pytest.approx(slope, abs=0.03), "capped:all@k0.25")
+
+
+def test_the_band_covers_the_whole_curve():
+    """Independent noise at every strength makes a band much wider than the intervals, which miss it more often."""
+    inside, each = [], []
+    for seed in range(40):
+        curve = rows(graded(40, 0.1, seed), "strength")
+        truth = 0.2 * curve["strength"]
+        # Holes are whole pixels and shares are clipped, which moves the truth a little.
+        inside.append(((curve["band_low"] <= truth + 0.004) & (truth - 0.004 <= curve["band_high"])).all())
+        each.append(((curve["ci_low"] <= truth + 0.004) & (truth - 0.004 <= curve["ci_high"])).all())
+        assert (curve["band_low"] <= curve["ci_low"]).all() and (curve["band_high"] >= curve["ci_high"]).all()
+    assert np.mean(inside) >= 0.9 and np.mean(each) <= np.mean(inside)
+
+
+def test_the_largest_of_several_t_values():
+    same = np.tile(np.random.default_rng(0).standard_normal((200, 1)), 3)
+    assert max_t(same, 1e6) == pytest.approx(1.96, abs=0.05)
+    apart = np.random.default_rng(0).standard_normal((100_000, 4))
+    assert max_t(apart, 1e6) == pytest.approx(2.491, abs=0.05)  # Sidak: the normal quantile of 0.95^(1/4)
+    assert max_t(same, 4) == pytest.approx(2.776, abs=0.15) and max_t(same, 0) == np.inf
