@@ -175,7 +175,7 @@ class StudyConfig(BaseModel):
     @classmethod
     def _rising(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
         if value and max(value) == 0:
-            raise ValueError(f"choose a {info.field_name} above 0, up to 1")
+            raise ValueError("choose values between 0 and 1, one of them above 0")
         return value if value is None else tuple(sorted(set(value)))
 
     @field_validator("chunk")
