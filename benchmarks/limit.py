@@ -83,7 +83,7 @@ def ranked(study, n):
     classes = len(study.segmenter.classes)
     with torch.inference_mode():
         before = area(study.segmenter(study.generator(z)), classes).numpy()
-    sweep = Ablations(study.runner, study.segmenter, z, before, study.rows, Journal(None), lambda done: None)
+    sweep = Ablations([(study.runner, study.segmenter)], z, before, study.rows, Journal(None), lambda done: None)
     latent, unit = np.divmod(np.arange(n * units), units)
     ours = seconds(lambda: sweep.drops(latent, unit)) / len(unit)
     some = [(int(number),) for number in unit[: max(1, units // n)]]

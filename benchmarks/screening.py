@@ -53,7 +53,7 @@ def speeds(study, count=8):
     z, units = study.latents(range(count), "ranking"), study.runner.units
     classes, size = len(study.segmenter.classes), study.runner.image_size[0] * study.runner.image_size[1]
     before = area(study.segmenter(study.runner.run(z, [REFERENCE])[0]), classes).numpy()
-    sweep = Ablations(study.runner, study.segmenter, z, before, CPU_ROWS, Journal(None), lambda done: None)
+    sweep = Ablations([(study.runner, study.segmenter)], z, before, CPU_ROWS, Journal(None), lambda done: None)
     took = np.zeros(2)
     for i in range(count):
         start = time.process_time()

@@ -70,3 +70,13 @@ def test_threads_measure_the_panel_of_one():
     for study.workers in (1, 3):
         panels.append(study.run({"rug": [0, 1], "lamp": [2]}, hold="first", latents=40))
     assert panels[0].identical(panels[1])
+
+
+def test_threads_rank_as_one_does():
+    """Exactly where the batches are the same; gradients and ablations of all passes are made in threads, too."""
+    study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), layer="layer8")
+    study.rows = 24
+    relations = []
+    for study.workers in (1, 2):
+        relations.append(study.relate(7, targets=["rug"], ranking="screened", units=4))
+    assert relations[0].identical(relations[1])

@@ -81,10 +81,11 @@ class StudyConfig(BaseModel):
         "zero", "What", "Value that ablated units are moved to: zero, their mean, or their value for another latent."
     )
     alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is full ablation.")
-    ranking: Ranking = _field(
-        "exact",
+    ranking: Ranking | None = _field(
+        None,
         "What",
-        "How the units of a target are found: by the exact effect of each, by screening, or by optimization.",
+        "How the units of a target are found: by the exact effect of each, by screening, or by optimization; "
+        "screening by default where the segmenter can be differentiated, else exact.",
     )
     iou_threshold: Threshold = _field(
         "quantile",

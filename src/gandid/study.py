@@ -134,7 +134,7 @@ class Study:
         progress: Progress | None = None,
         kept: Path | None = None,
         *,
-        ranking: Ranking = "exact",
+        ranking: Ranking | None = None,
         targets: Sequence[str] | None = None,
         units: int | None = None,
         iou_threshold: Threshold = "quantile",
@@ -147,12 +147,15 @@ class Study:
         runner = runner or self.runner
         z = self.latents(range(latents), "ranking", runner)
         count = units or self.unit_count(StudyConfig())
+        ranking = ranking or self.default_ranking
         how: dict[str, Any] = {"ranking": ranking, "targets": targets, "count": count, "iou_threshold": iou_threshold}
         label = "ranking units" if runner is self.runner else "ranking a twin's units"
 
         def rank() -> xr.Dataset:
             with ProgressLine(progress, label, latents) as line:
-                return relate(runner, self.segmenter, z, line.advance, rows=self.rows, kept=kept, **how)
+                return relate(
+                    runner, self.segmenter, z, line.advance, rows=self.rows, threads=self.workers, kept=kept, **how
+                )
 
         return self.fitted(rank)
 
@@ -305,6 +308,18 @@ class Study:
             raise UsageError("a twin is called as distilled networks are: rename its file")
         return learned | dict(zip(names, twins.values(), strict=True))
 
+    @cached_property
+    def default_ranking(self) -> Ranking:
+        """`screened` where the segmenter's probabilities can be differentiated by the units, else `exact`."""
+        try:
+            with arithmetic(self.device, self.dtype):
+                check_gradients(self.runner, self.segmenter, self.latents(range(1)))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of a segmenter, or a generator, that is not made for it
+            return "exact"
+        return "screened"
+
     def second_segmenter(self, name: str) -> Segmenter:
         """A segmenter that labels the same images as the study's, by name."""
         if name not in self._seconds:
@@ -370,6 +385,7 @@ class Study:
         """A configuration with what this study has settled in place of what it says."""
         own = self._own() | {"twin": tuple(self._known_twins()) if "twin" in config.control else ()}
         own |= {"distilled": self.distilled if "distilled" in config.control else ()}
+        own["ranking"] = config.ranking or self.default_ranking
         return StudyConfig.check(**config.model_dump() | own)
 
     def _own(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_first_order_effects_are_derivatives_of_the_soft_area(rooms):
     labels = segmenter(runner.run(z, [REFERENCE])[0])
     numbers = np.arange(1, CLASSES)
     shown = np.array([[(label == number).any() for number in numbers] for label in labels])
-    effect = first_order(runner, segmenter, z, shown, numbers, rows=8)
+    effect = first_order([(runner, segmenter)], z, shown, numbers, rows=8)
     assert (effect[~shown.repeat(runner.units, axis=0).reshape(3, runner.units, -1)] == 0).all()
     latent, unit, place = np.unravel_index(np.abs(effect).argmax(), effect.shape)
     up, down = (torch.ones(1, runner.units) for _ in range(2))

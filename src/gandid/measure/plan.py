@@ -131,10 +131,11 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
 def _ranking(study: Study, config: StudyConfig, targets: Collection[str], seen: float) -> int:
     """About how many images the ranking takes, or as much time as so many do; an image shows `seen` objects on average."""
     exact = config.ranking_latents * (study.runner.units + 2)
-    if config.ranking == "screened":
+    ranking = config.ranking or study.default_ranking
+    if ranking == "screened":
         first = config.ranking_latents * (1 + seen) * DIFFERENTIATED
         return round(2 * config.ranking_latents + first + SETTLED * config.ranking_latents * study.runner.units)
-    learned = len(targets) * STEPS * BATCH * 2 * DIFFERENTIATED if config.ranking == "optimized" else 0
+    learned = len(targets) * STEPS * BATCH * 2 * DIFFERENTIATED if ranking == "optimized" else 0
     return round(exact + learned)
 
 

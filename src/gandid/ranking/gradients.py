@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from gandid.errors import UsageError
 from gandid.interventions import Runner
 from gandid.segmenters import Segmenter
+from gandid.threads import in_threads
 
 MEMORY = 4  # an image that is differentiated takes about so many times the memory of one that is not
 STEPS, BATCH, RATE = 150, 16, 0.05  # of Adam, for `alpha`
@@ -38,12 +39,13 @@ def soft_area(segmenter: Segmenter, images: Tensor) -> Tensor:
 
 def check_gradients(runner: Runner, segmenter: Segmenter, z: Tensor) -> None:
     """Raise `UsageError` unless the soft area of an image (`z` is one latent) can be differentiated by its units."""
-    soft_area(segmenter, runner.scaled(z, torch.ones(1, runner.units, device=z.device, requires_grad=True)))
+    with torch.enable_grad():
+        scale = torch.ones(1, runner.units, device=z.device, requires_grad=True)
+        torch.autograd.grad(soft_area(segmenter, runner.scaled(z, scale))[0, 0], scale)
 
 
 def first_order(
-    runner: Runner,
-    segmenter: Segmenter,
+    networks: Sequence[tuple[Runner, Segmenter]],
     z: Tensor,
     shown: np.ndarray,
     numbers: np.ndarray,
@@ -56,16 +58,18 @@ def first_order(
     positions of gradient times activation (Simonyan et al. 2014). One backward pass gives the effects of all units on
     one class per latent, and a class only needs one for the latents that show it.
 
-    `numbers` (k,) says which classes, `shown` (n, k) whether the unedited images of `z` (n, latent_dim) show them,
+    `networks` are copies of the same, one for each thread, `numbers` (k,) says which classes, `shown` (n, k) whether the unedited images of `z` (n, latent_dim) show them,
     `rows` how many images may be made at once without differentiating them. The effects (n, units, k), float32, are the
     losses of area, shares of the image, that ablating the unit would cause if the area were linear in it; 0 where the
     class is not there. `advance` is called with the number of latents done.
     """
-    effect = np.zeros((len(z), runner.units, len(numbers)), np.float32)
+    effect = np.zeros((len(z), networks[0][0].units, len(numbers)), np.float32)
     # Latents with as many classes go together: the passes of a batch are those of the latent that shows most.
     order = np.argsort(shown.sum(axis=1), kind="stable")
     size = max(1, rows // MEMORY)
-    for batch in np.array_split(order, range(size, len(order), size)):
+
+    def work(replica: tuple[Runner, Segmenter], batch: np.ndarray) -> int:
+        runner, segmenter = replica
         with torch.enable_grad():
             scale = torch.ones(len(batch), runner.units, device=z.device, requires_grad=True)
             areas = soft_area(segmenter, runner.scaled(z[torch.from_numpy(batch).to(z.device)], scale))
@@ -75,7 +79,10 @@ def first_order(
             row, place = np.nonzero(turn == i)
             (gradient,) = torch.autograd.grad(areas[row, numbers[place]].sum(), scale, retain_graph=i < passes)
             effect[batch[row], :, place] = gradient[torch.from_numpy(row).to(z.device)].cpu().numpy()
-        advance(len(batch))
+        return len(batch)
+
+    for done in in_threads(work, np.array_split(order, range(size, len(order), size)), networks):
+        advance(done)
     return effect
 
 

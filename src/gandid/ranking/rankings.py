@@ -20,8 +20,10 @@ from gandid.ranking.gradients import STEPS, first_order, optimize
 from gandid.ranking.journal import Journal
 from gandid.ranking.screening import CONFIDENCE, SHARE, predict, screen
 from gandid.segmenters import Segmenter, labelled
+from gandid.threads import in_threads
 
 PAIR = ("unit", "object")
+Networks = tuple[Runner, Segmenter]
 
 
 def area(labels: Tensor, classes: int) -> Tensor:
@@ -36,8 +38,8 @@ def area(labels: Tensor, classes: int) -> Tensor:
 class Ablations:
     """Ablations of single units on the latents of a ranking."""
 
-    runner: Runner
-    segmenter: Segmenter
+    networks: Sequence[Networks]
+    """Copies of the same, one for each thread."""
     z: Tensor
     """(n, latent_dim)."""
     area: np.ndarray
@@ -48,6 +50,19 @@ class Ablations:
     advance: Callable[[float], None]
     """Called with the work done since the last call; all of a ranking is `n`."""
 
+    @property
+    def runner(self) -> Runner:
+        return self.networks[0][0]
+
+    @property
+    def segmenter(self) -> Segmenter:
+        return self.networks[0][1]
+
+    @property
+    def together(self) -> int:
+        """Ablations that keep every thread busy for some time."""
+        return self.rows if len(self.networks) == 1 else 2 * self.rows * len(self.networks)
+
     def drops(self, latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
         """Loss of area of every class, a share of the image, when one unit alone is set to zero in one latent.
 
@@ -56,25 +71,29 @@ class Ablations:
         """
         return self.journal.take((len(latent), self.area.shape[1]), lambda: self._measure(latent, unit))
 
-    @torch.inference_mode()
     def _measure(self, latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        after, device = [], self.z.device
-        for start in range(0, len(latent), self.rows):
-            distinct, place = np.unique(latent[start : start + self.rows], return_inverse=True)
-            units = torch.from_numpy(unit[start : start + self.rows]).to(device)
-            scale = torch.ones(len(units), self.runner.units, device=device)
+        device, classes = self.z.device, self.area.shape[1]
+
+        @torch.inference_mode()
+        def after(networks: Networks, part: slice) -> np.ndarray:
+            runner, segmenter = networks
+            distinct, place = np.unique(latent[part], return_inverse=True)
+            units = torch.from_numpy(unit[part]).to(device)
+            scale = torch.ones(len(units), runner.units, device=device)
             scale[torch.arange(len(units), device=device), units] = 0
             z = self.z[torch.from_numpy(distinct).to(device)]
-            labels = labelled(self.segmenter, self.runner.scaled(z, scale, torch.from_numpy(place).to(device)))
-            after.append(area(labels, self.area.shape[1]).numpy())
-        return (self.area[latent] - np.concatenate(after)).astype(np.float32)
+            labels = labelled(segmenter, runner.scaled(z, scale, torch.from_numpy(place).to(device)))
+            return area(labels, classes).numpy()
+
+        parts = [slice(start, start + self.rows) for start in range(0, len(latent), self.rows)]
+        return (self.area[latent] - np.concatenate(list(in_threads(after, parts, self.networks)))).astype(np.float32)
 
 
 def exact(ablations: Ablations, weight: float = 1.0) -> dict[str, Any]:
     """Every unit ablated on every latent; `weight` is the part of the progress that this is."""
     n, classes = ablations.area.shape
     units = ablations.runner.units
-    block = max(1, ablations.rows // units)
+    block = max(1, ablations.together // units)
     drop = np.empty((n, units, classes), np.float32)
     for start in range(0, n, block):
         latents = min(block, n - start)
@@ -91,20 +110,25 @@ def screened(
 
     Returns the variables, and attributes that say what was settled and how many ablations it took.
     """
-    runner, segmenter, rows, (n, classes) = ablations.runner, ablations.segmenter, ablations.rows, ablations.area.shape
+    units, segmenter, rows, (n, classes) = (
+        ablations.runner.units,
+        ablations.segmenter,
+        ablations.rows,
+        ablations.area.shape,
+    )
     names = [name for name in segmenter.classes if name in {*objects, *targets}]
     numbers = np.array([segmenter.classes.index(name) for name in names])
     # Areas and effects decide what is measured next; a ranking that goes on must go by the same, to the last bit.
     shown = ablations.journal.take((n, classes), lambda: ablations.area)[:, numbers] > 0
     effects = partial(
-        first_order, runner, segmenter, ablations.z, shown, numbers, rows, lambda done: ablations.advance(done / 2)
+        first_order, ablations.networks, ablations.z, shown, numbers, rows, lambda done: ablations.advance(done / 2)
     )
-    first = ablations.journal.take((n, runner.units, len(names)), effects)
-    drop = np.full((n, runner.units, classes), np.nan, np.float32)
+    first = ablations.journal.take((n, units, len(names)), effects)
+    drop = np.full((n, units, classes), np.nan, np.float32)
 
     def measure(latent: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        for start in range(0, len(latent), rows):
-            pairs = latent[start : start + rows], unit[start : start + rows]
+        for start in range(0, len(latent), ablations.together):
+            pairs = latent[start : start + ablations.together], unit[start : start + ablations.together]
             drop[pairs] = ablations.drops(*pairs)
         return drop[latent, unit][:, numbers]
 

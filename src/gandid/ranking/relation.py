@@ -18,8 +18,9 @@ from gandid.ranking.gradients import check_gradients
 from gandid.ranking.journal import Journal
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
 from gandid.ranking.passes import pictures
-from gandid.ranking.rankings import Ablations, area
+from gandid.ranking.rankings import Ablations, Networks, area
 from gandid.segmenters import Segmenter, labelled, objects_of
+from gandid.threads import can_be_copied, copied, in_threads
 
 HALF = float(np.finfo(np.float16).max)  # activations above it are kept in single precision
 PLACES = 6  # images per unit, on which it is most active (GAN Dissection, figure 2)
@@ -35,7 +36,8 @@ def relate(
     targets: Sequence[str] | None = None,
     count: int = 20,
     iou_threshold: Literal["quantile", "maximizing"] = "quantile",
-    rows: int = 128,
+    rows: int = 64,
+    threads: int = 1,
     kept: Path | None = None,
 ) -> xr.Dataset:
     """Measure how every unit of the runner's layer relates to every class.
@@ -59,6 +61,8 @@ def relate(
         class, at least that of `TOP_QUANTILES` with which its IoU with the class is largest.
     rows : int
         Images that may be made at once.
+    threads : int
+        That each may make so many, where the networks can be copied.
     kept : Path, optional
         File from which a call that was cut short goes on.
 
@@ -74,18 +78,21 @@ def relate(
     """
     if ranking != "exact":
         check_gradients(runner, segmenter, z[:1])
+    several = threads if can_be_copied([runner.generator, segmenter]) else 1
+    copies = [(Runner(copied(runner.generator), runner.layer), copied(segmenter)) for _ in range(several - 1)]
+    networks = [(runner, segmenter), *copies]
     objects = objects_of(segmenter)
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
-    measured, thresholds, top, largest = _measure(runner, segmenter, z, rows, shares)
-    ablations = Ablations(runner, segmenter, z, measured["area"][1], rows, Journal(kept), on_progress)
+    measured, thresholds, top, largest = _measure(networks, z, rows, shares)
+    ablations = Ablations(networks, z, measured["area"][1], rows, Journal(kept), on_progress)
     if ranking == "screened":
         ablated, attributes = rankings.screened(ablations, objects, targets, count)
     elif ranking == "optimized":
         ablated, attributes = rankings.optimized(ablations, targets), {}
     else:
         ablated, attributes = rankings.exact(ablations), {}
-    overlapping = _overlap(runner, segmenter, z, rows, thresholds, top, largest)
+    overlapping = _overlap(networks, z, rows, thresholds, top, largest)
     coords = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "object": list(segmenter.classes)}
     about = {"layer": runner.layer, "latents": len(z), "ranking": ranking, "iou_threshold": iou_threshold}
     return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
@@ -101,14 +108,15 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
 
 
 def _measure(
-    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, shares: Sequence[float]
+    networks: Sequence[Networks], z: Tensor, rows: int, shares: Sequence[float]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, float]:
     """First pass: area and energy, thresholds (shares, units), each unit's most active latents (units, places), the largest activation."""
+    runner, segmenter = networks[0]
     classes = len(segmenter.classes)
     areas, largest = np.empty((len(z), classes), np.float32), np.empty((len(z), runner.units), np.float32)
     energy = torch.zeros(runner.units, classes, dtype=torch.float64)
     activations = Activations(len(z))
-    for numbers, _, labels, maps in _unedited(runner, segmenter, z, rows):
+    for numbers, _, labels, maps in _unedited(networks, z, rows):
         areas[numbers] = area(labels, classes).numpy()
         largest[numbers] = maps.amax(dim=(2, 3)).cpu().numpy()
         activations.add(maps)
@@ -123,13 +131,14 @@ def _measure(
 
 
 def _overlap(
-    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray, largest: float
+    networks: Sequence[Networks], z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray, largest: float
 ) -> dict[str, Any]:
     """Second pass: the IoU with these thresholds, and each unit's activations and the images of its `top` latents."""
+    runner, segmenter = networks[0]
     overlap, shown = Overlap(thresholds, len(segmenter.classes)), np.unique(top)
     top_map = np.empty((*top.shape, *runner.map_size), np.float16 if largest <= HALF else np.float32)
     image = np.empty((len(shown), *runner.image_size, 3), np.uint8)
-    for numbers, images, labels, maps in _unedited(runner, segmenter, z, rows):
+    for numbers, images, labels, maps in _unedited(networks, z, rows):
         overlap.add(maps, labels)
         unit, place = np.nonzero((top >= numbers.start) & (top < numbers.stop))
         top_map[unit, place] = maps.cpu().numpy()[top[unit, place] - numbers.start, unit]
@@ -146,10 +155,12 @@ def _overlap(
     }
 
 
-def _unedited(
-    runner: Runner, segmenter: Segmenter, z: Tensor, rows: int
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+def _unedited(networks: Sequence[Networks], z: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """(which latents, images, labels, activations) of batches of unedited images."""
-    for start in range(0, len(z), rows):
-        images, readings = runner.read(z[start : start + rows], [REFERENCE])
-        yield slice(start, start + len(images[0])), images[0], labelled(segmenter, images[0]), readings.layer.float()
+
+    def make(replica: Networks, start: int) -> tuple[slice, Tensor, Tensor, Tensor]:
+        runner, segmenter = replica
+        (images,), readings = runner.read(z[start : start + rows], [REFERENCE])
+        return slice(start, start + len(images)), images, labelled(segmenter, images), readings.layer.float()
+
+    return in_threads(make, range(0, len(z), rows), networks)
