@@ -19,6 +19,7 @@ from gandid.errors import UsageError
 from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.generators.distilled import distilled_files, read_distilled
+from gandid.generators.named import short_names
 from gandid.interventions import REFERENCE, Runner, layers_of
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
@@ -26,7 +27,7 @@ from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
 from gandid.measure.worker import arithmetic, fewer_rows
 from gandid.panel.arms import EXACT_CONTROLS, is_twin
 from gandid.ranking import relate
-from gandid.ranking.gradients import check_gradients
+from gandid.ranking.gradients import check_gradients, has_gradients
 from gandid.segmenters import SECOND, Segmenter, check_segmenter, load_segmenter, name_of, objects_of
 
 Result = TypeVar("Result")
@@ -310,15 +311,9 @@ class Study:
 
     @cached_property
     def default_ranking(self) -> Ranking:
-        """`screened` where the segmenter's probabilities can be differentiated by the units, else `exact`."""
-        try:
-            with arithmetic(self.device, self.dtype):
-                check_gradients(self.runner, self.segmenter, self.latents(range(1)))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # of a segmenter, or a generator, that is not made for it
-            return "exact"
-        return "screened"
+        """`screened` where images can be differentiated by the units, else `exact`."""
+        with arithmetic(self.device, self.dtype):
+            return "screened" if has_gradients(self.runner, self.segmenter, self.latents(range(1))) else "exact"
 
     def second_segmenter(self, name: str) -> Segmenter:
         """A segmenter that labels the same images as the study's, by name."""
@@ -448,13 +443,3 @@ class Study:
     @cached_property
     def _fingerprints(self) -> tuple[str, str]:
         return runs.fingerprint(self.generator), runs.fingerprint(self.segmenter)
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Names of several twins, without the folders and the ends that all of them have: `x`, `y` for `a/x/net.pt`, `a/y/net.pt`."""
-    parts = [list(Path(name).parts) for name in names]
-    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [part[1:] for part in parts]
-    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
-        parts = [part[:-1] for part in parts]
-    return ["/".join(part).removesuffix(".safetensors") for part in parts]

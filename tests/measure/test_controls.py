@@ -8,12 +8,13 @@ from torch import nn
 
 from gandid.errors import UsageError
 from gandid.estimation import did
+from gandid.generators.named import short_names
 from gandid.interventions import REFERENCE, Arm, Runner, Statistic, held_statistic
 from gandid.interventions.sites import average
 from gandid.latents import latents
 from gandid.measure.worker import CALIBRATED
 from gandid.runs import open_panel
-from gandid.study import Study, short_names
+from gandid.study import Study
 
 ALL = ["capped", "frozen", "mean", "twin"]
 

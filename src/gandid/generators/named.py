@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,3 +150,13 @@ def own_segmenter(generator: str) -> str:
             f"{generator} brings no segmenter of its own: name one that labels its images with --segmenter"
         )
     return model.segmenter
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of several twins, without the folders and the ends that all of them have: `x`, `y` for `a/x/net.pt`, `a/y/net.pt`."""
+    parts = [list(Path(name).parts) for name in names]
+    while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[1:] for part in parts]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part).removesuffix(".safetensors") for part in parts]

@@ -15,7 +15,7 @@ from gandid.panel.arms import Coordinates
 from gandid.panel.schema import QUANTILES
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
-JUDGED = 256  # latents whose images the discriminator scores
+JUDGED = 128  # latents whose images the discriminator scores
 TYPICAL = 8  # latents whose statistics stand for those of other images
 # A pixel is uncertain if its class has a lower probability than this: no class has the majority. A segmenter whose
 # probabilities are frequencies is wrong there more often than right (Guo et al. 2017, "On Calibration of Modern Neural Networks").

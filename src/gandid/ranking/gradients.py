@@ -44,6 +44,17 @@ def check_gradients(runner: Runner, segmenter: Segmenter, z: Tensor) -> None:
         torch.autograd.grad(soft_area(segmenter, runner.scaled(z, scale))[0, 0], scale)
 
 
+def has_gradients(runner: Runner, segmenter: Segmenter, z: Tensor) -> bool:
+    """Whether the soft area of an image (`z` is one latent) can be differentiated by its units."""
+    try:
+        check_gradients(runner, segmenter, z)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of a segmenter, or a generator, that was not made for it
+        return False
+    return True
+
+
 def first_order(
     networks: Sequence[tuple[Runner, Segmenter]],
     z: Tensor,
