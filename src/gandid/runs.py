@@ -349,6 +349,7 @@ def _join(panels: Sequence[xr.Dataset], root: Path) -> None:
                 rows = panel[growing].isel(latent=slice(start, start + LATENTS_PER_CHUNK), arm=slice(len(arms))).load()
             seen = [s for s in range(panel.sizes["segmenter"]) if (joined.measured[s, 0] == len(joined.latents))]
             values = {name: rows[name].values for name in growing}
-            for name in ("pixels", "inside"):
-                values[name] = values[name][: len(seen)]
+            for name in growing:
+                if "segmenter" in rows[name].dims:
+                    values[name] = values[name][: len(seen)]
             joined.write(arms, seen, len(joined.latents), values)

@@ -31,7 +31,11 @@ class Interval(NamedTuple):
 
 
 def t_interval(
-    value: np.ndarray, se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | float, level: float = 0.95
+    value: np.ndarray,
+    se: np.ndarray,
+    n: np.ndarray | int,
+    carriers: np.ndarray | float,
+    level: float | np.ndarray = 0.95,
 ) -> Interval:
     """The t interval of an estimate from independent latents.
 
@@ -54,14 +58,58 @@ def t_interval(
     Interval
         Infinite with a single carrier; of width 0 where `se` is 0 (then p is 1 if the value is 0 too, else 0); NaN where `se` is.
     """
-    degrees = np.maximum(np.where(np.asarray(carriers) < CARRIERS, carriers, n) - 1, 0)
-    certain = se == 0
+    degrees, certain = _degrees(n, carriers), se == 0
     quantile = np.where(degrees > 0, stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
     half = np.where(certain, 0.0, quantile * np.where(certain, 1.0, se))
     t = np.abs(value) / np.where(certain, 1.0, se)
     p = np.where(degrees > 0, 2 * stats.t.sf(t, np.maximum(degrees, 1)), 1.0)
     p = np.where(certain, np.where(value == 0, 1.0, 0.0), p)
     return Interval(value - half, value + half, np.where(np.isnan(se), np.nan, p))
+
+
+def _degrees(n: np.ndarray | int, carriers: np.ndarray | float) -> np.ndarray:
+    """Degrees of freedom: ``n - 1``, but ``carriers - 1`` where fewer than `CARRIERS` latents carry an estimate; at least 0."""
+    return np.maximum(np.where(np.asarray(carriers) < CARRIERS, carriers, n) - 1, 0)
+
+
+def identified_interval(
+    low: np.ndarray,
+    high: np.ndarray,
+    se: tuple[np.ndarray, np.ndarray],
+    n: np.ndarray | int,
+    carriers: np.ndarray | float,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The interval of an effect of which only bounds are identified (Imbens and Manski 2004).
+
+    It covers the effect wherever it lies between its bounds: ``[low - c se_low, high + c se_high]``, with c
+    from ``F(c + (high - low) / max(se_low, se_high)) - F(-c) = level``: two-sided where the bounds meet, one-sided where they are far apart.
+
+    Parameters
+    ----------
+    low, high
+        Estimates of the bounds.
+    se
+        Their standard errors.
+    n, carriers, level
+        As in `t_interval`.
+
+    Returns
+    -------
+    low, high : numpy.ndarray
+        Infinite with a single carrier, NaN where `se` is.
+    """
+    degrees, error = _degrees(n, carriers), np.fmax(*se)
+    some, certain = np.maximum(degrees, 1), error == 0
+    apart = (high - low) / np.where(certain, 1.0, error)
+    least, most = (np.broadcast_to(stats.t.ppf(p, some), apart.shape) for p in (level, (1 + level) / 2))
+    for _ in range(40):
+        middle = (least + most) / 2
+        enough = stats.t.cdf(middle + apart, some) - stats.t.cdf(-middle, some) >= level
+        least, most = np.where(enough, least, middle), np.where(enough, middle, most)
+    reach = np.where(degrees > 0, most, np.inf)
+    down, up = (np.where(certain, 0.0, reach * np.where(certain, 1.0, one)) for one in se)
+    return low - down, high + up
 
 
 def weighted_sum(weights: np.ndarray, terms: np.ndarray) -> np.ndarray:
@@ -181,13 +229,17 @@ def max_t(influences: np.ndarray, degrees: float, level: float = 0.95, draws: in
     return float(np.quantile(largest, level))
 
 
-def bh(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg q-values (1995) of one family; NaN stands for what was not tested and does not count."""
+def false_discovery(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Yekutieli q-values (2001) of one family; NaN stands for what was not tested and does not count.
+
+    They hold however the tests depend on one another. Shares of one hole sum to 1 and depend negatively, for which the smaller values of
+    Benjamini and Hochberg (1995) are not assured.
+    """
     p = np.asarray(p, np.float64)
     q = np.full(p.shape, np.nan)
     tested = np.isfinite(p)
     if tested.any():
-        q[tested] = multipletests(p[tested], method="fdr_bh")[1]
+        q[tested] = multipletests(p[tested], method="fdr_by")[1]
     return q
 
 
@@ -212,14 +264,24 @@ def welch_z(gap: np.ndarray, variances: tuple[np.ndarray, np.ndarray], n: tuple[
     return np.where(moving, z, np.where(gap <= 1e-12, 0.0, np.inf))
 
 
-def detectable(se: np.ndarray, n: np.ndarray | int, level: float = 0.95, power: float = POWER) -> np.ndarray:
+def detectable(
+    se: np.ndarray,
+    n: np.ndarray | int,
+    carriers: np.ndarray | float = np.inf,
+    level: float = 0.95,
+    power: float = POWER,
+) -> np.ndarray:
     """The effect that a two-sided t test at level ``1 - level`` finds with probability `power`, in the unit of `se`.
 
-    The minimum detectable effect of Bloom 1995, ``(t_{(1 + level) / 2} + t_power) se`` with n - 1 degrees of freedom: it comes from
-    the error alone, so that it does not depend on what was found. NaN below two latents.
+    The minimum detectable effect of Bloom 1995, ``(t_{(1 + level) / 2} + t_power) se`` with the degrees of freedom of `t_interval`: it
+    comes from the error alone, so that it does not depend on what was found. Where nothing differed in n latents, what differs in
+    fewer than 3 / n of them cannot be told from nothing (rule of three, of shares at a level of 95 %). NaN below two latents.
     """
-    degrees = np.where(np.asarray(n) > 1, np.asarray(n, np.float64) - 1, np.nan)
-    return (stats.t.ppf((1 + level) / 2, degrees) + stats.t.ppf(power, degrees)) * np.asarray(se)
+    degrees = _degrees(n, carriers)
+    quantiles = stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + stats.t.ppf(power, np.maximum(degrees, 1))
+    found = np.where(degrees > 0, quantiles, np.inf) * np.where(np.asarray(se) == 0, 1.0, se)
+    found = np.where(np.asarray(se) == 0, np.minimum(3 / np.maximum(n, 1), 1.0), found)
+    return np.where(np.asarray(n) > 1, found, np.nan)
 
 
 def boundary(n: np.ndarray | int, level: float = 0.95, tuned: int = TUNED) -> np.ndarray:

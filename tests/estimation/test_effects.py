@@ -11,6 +11,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panels import CLASSES, PLAN, make_panel
+from scipy import stats
 from scipy.stats import false_discovery_control
 
 from gandid.estimation import COLUMNS, did, read_effects
@@ -181,14 +182,27 @@ def test_unedited_arms_are_the_baseline_of_their_control():
     pd.testing.assert_frame_equal(a, b)
 
 
-def test_q_values_are_benjamini_hochberg_within_a_family(effects):
+def test_q_values_are_benjamini_yekutieli_within_a_family(effects):
     rows = pick(effects.frame, outcome="inpainted", control="capped", held="all", kind="object")
     tested = rows[(rows["tau_live"] > 0) | (rows["tau_held"] > 0)]
     assert 0 < len(tested) < len(rows)
-    np.testing.assert_allclose(tested["q"], false_discovery_control(tested["p"]))
+    np.testing.assert_allclose(tested["q"], false_discovery_control(tested["p"], method="by"))
     assert (rows.drop(tested.index)["q"] == 1).all()
     together = pick(effects.frame, control="capped", held="all", kind="together")
-    np.testing.assert_allclose(together["q"], false_discovery_control(together["p"]))
+    np.testing.assert_allclose(together["q"], false_discovery_control(together["p"], method="by"))
+
+
+def test_intervals_of_picked_effects_are_wider_by_how_many_were_not_picked(effects):
+    rows = pick(effects.frame, contrast="did", outcome="inpainted", control="capped", held="all", kind="object")
+    picked, tested = (
+        rows["verdict"].isin(["caused by normalization", "prevented by normalization"]),
+        rows["carriers"] > 0,
+    )
+    assert 0 < picked.sum() < tested.sum()
+    row = rows[picked].iloc[0]
+    quantile = stats.t.isf(0.025 * picked.sum() / tested.sum(), row["n"] - 1)
+    assert row["fcr_high"] == pytest.approx(row["did"] + quantile * row["se"])
+    assert row["fcr_low"] < row["ci_low"] and row["fcr_high"] > row["ci_high"]
 
 
 class TestDegenerate:

@@ -444,8 +444,8 @@ class TestViolations:
         assert set(pick(frame, contrast="gap")["arm"]) == {"mean:all"}
         usual = panel["pixels"].isel(segmenter=0, target=0).sel(arm="reference").mean("latent") / 4096
         expected = {
-            ("window", "removed"): 0.1 * usual.sel(object="window"),
-            ("lamp", "removed"): 0.5 * usual.sel(object="lamp"),
+            ("window", "removed"): 0.1,  # of the target's pixels, as the effect is
+            ("lamp", "removed"): 0.5,
             # The other objects: fewer lamps, more chairs.
             ("window", "inpainted"): abs(0.5 * usual.sel(object="lamp") - 0.2 * usual.sel(object="chair")),
         }
@@ -453,7 +453,7 @@ class TestViolations:
             about = {"target": target, "outcome": outcome, "arm": "mean:all"}
             wide, narrow = (whole(pick(frame, contrast=name, **about)).iloc[0] for name in ("gap", "did"))
             assert wide["did"] == narrow["did"]
-            assert narrow["ci_low"] - wide["ci_low"] == pytest.approx(float(gap), abs=2e-4)  # of whole pixels
+            assert narrow["ci_low"] - wide["ci_low"] == pytest.approx(float(gap), abs=4e-3)  # of whole pixels
             seen = wide["ci_high"] - narrow["ci_high"]
             touching = np.sign(narrow["did"]) * wide["breakdown"] * seen
             end = narrow["ci_low"] if narrow["did"] > 0 else narrow["ci_high"]

@@ -11,11 +11,11 @@ from statsmodels.stats.power import TTestPower
 from gandid.stats import (
     CARRIERS,
     TUNED,
-    bh,
     bonferroni,
     bootstrap,
     boundary,
     detectable,
+    false_discovery,
     new_draw,
     permutation,
     sequence_half_width,
@@ -83,11 +83,11 @@ def test_the_bootstrap_of_a_mean_has_its_error():
 class TestMultiplicity:
     @given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
     def test_q_values_are_scipys(self, p):
-        np.testing.assert_allclose(bh(p), stats.false_discovery_control(p), atol=1e-12)
+        np.testing.assert_allclose(false_discovery(p), stats.false_discovery_control(p, method="by"), atol=1e-12)
 
     def test_untested_do_not_count(self):
-        np.testing.assert_allclose(bh(np.array([0.01, np.nan, 0.04])), [0.02, np.nan, 0.04])
-        assert np.isnan(bh(np.array([np.nan]))).all()
+        np.testing.assert_allclose(false_discovery(np.array([0.01, np.nan, 0.04])), [0.03, np.nan, 0.06])
+        assert np.isnan(false_discovery(np.array([np.nan]))).all()
 
     def test_the_bound_of_several_comparisons(self):
         assert bonferroni(3, 1) == pytest.approx(3)
@@ -159,6 +159,10 @@ def test_the_detectable_effect_has_the_stated_power(n):
     """Against statsmodels' noncentral t, which the sum of two quantiles approximates."""
     effect = float(detectable(np.array(0.3 / np.sqrt(n)), n))
     assert TTestPower().power(effect / 0.3, n, 0.05) == pytest.approx(0.8, abs=0.03)
+    assert detectable(np.array(0.3), 400, 10) == pytest.approx(
+        detectable(np.array(0.3), 10)
+    )  # as the interval's degrees
+    assert detectable(np.array(0.0), n, 0) == pytest.approx(3 / n)  # nothing differed: the rule of three
     assert np.isnan(detectable(np.array(0.1), 1))
 
 

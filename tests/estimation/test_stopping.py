@@ -41,31 +41,31 @@ def test_where_many_carry_it_is_the_half_width_of_the_confidence_sequence():
 
 
 def test_where_nothing_ever_differs_it_is_the_rule_of_three_of_a_sequence():
-    """Holes of one size: (1 - p)^n = (1 - level) tuned / (n + tuned), instead of the (1 - p)^n = 1 - level of a single look."""
+    """Holes of a twentieth of the image: (1 - p)^m = (1 - level) tuned / (m + tuned), m = n / 20, not 1 - level as at a single look."""
     for n in (10, 500, 4000):
         row = widths_of(world(np.full(n, 20), np.full((n, 2), 20), np.zeros((n, 2), int)), "removed")
         assert (row["did"], row["carriers"], row["n"]) == (0, 0, n)
-        assert row["half_width"] == pytest.approx(1 - (0.05 * TUNED / (n + TUNED)) ** (1 / n))
-        assert row["half_width"] > 1 - 0.05 ** (1 / n)
+        assert row["half_width"] == pytest.approx(1 - (0.05 * TUNED / (n / 20 + TUNED)) ** (20 / n))
+        assert row["half_width"] > 1 - 0.05 ** (20 / n)
 
 
 def test_few_pixels_in_few_latents_count_for_little():
-    """A quarter of the hole differs in 20 of 500 latents of one hole size: as much as five whole ones."""
+    """A quarter of the hole differs in 20 of 500 latents, holes of a twentieth of the image: as much as a quarter of 25 images."""
     removed = np.full((500, 2), 20)
     removed[:20, 1] -= 5
     row = widths_of(world(np.full(500, 20), removed, np.zeros((500, 2), int)), "removed")
     assert (row["carriers"], row["did"]) == (20, pytest.approx(0.01))
-    assert row["half_width"] == pytest.approx(0.01 + float(share_at_most(5, 500)))
+    assert row["half_width"] == pytest.approx(0.01 + float(share_at_most(0.25, 25)))
 
 
 def draw(rng: np.random.Generator, latents: int) -> tuple[xr.Dataset, dict[str, float]]:
-    """Latents of a world whose DIDs are known: what is removed differs often, what b takes in one image of fifty."""
+    """Latents of a world whose DIDs are known: what is removed differs often, what b takes in one image of sixteen."""
     holes = rng.choice([0, 8, 20, 40], latents, p=[0.3, 0.3, 0.3, 0.1])
     spared = (rng.random(latents) < 0.2) * holes // 2  # held only
     removed = np.stack([holes, holes - spared], 1)
     painted = np.zeros((latents, 2), int)
-    painted[:, 0] = (rng.random(latents) < 0.02) * holes // 4
-    return world(holes, removed, painted), {"removed": 0.1, "inpainted": 0.005}
+    painted[:, 0] = (rng.random(latents) < 0.06) * holes // 4
+    return world(holes, removed, painted), {"removed": 0.1, "inpainted": 0.015}
 
 
 def test_studies_that_stop_by_looking_miss_the_truth_as_rarely_as_stated():

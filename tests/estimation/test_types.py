@@ -24,6 +24,26 @@ def test_the_rule_at_its_thresholds():
     assert classify(removed, inpainted, concentration, THRESHOLDS).tolist() == expected
 
 
+def test_a_type_is_claimed_only_if_it_holds_whatever_the_unrecognized_pixels_are():
+    removed, inpainted = [0.7, 0.9, 0.9, 0.9, 0.9, 0.9], [0.0, 0.02, 0.02, 0.06, 0.06, 0.0]
+    unknown = [0.5, 0.02, 0.04, 0.05, 0.2, 0.2]
+    expected = ["type-1", "disentangled", "not identified", "type-2", "not identified", "not identified"]
+    assert classify(removed, inpainted, [1.0] * 6, THRESHOLDS, unknown).tolist() == expected
+    assert classify(0.9, 0.0, 0.4, THRESHOLDS, 0.9) == "type-1"
+
+
+def test_segmenters_that_disagree_identify_no_type_and_share_the_probability():
+    seen = [{"live": {"wall": 1.0}}, {"live": {"wall": 0.9, "painting": 0.1}}]
+    panel = make_panel(60, ["window"], holds=["first"], plan=seen[0] | {"first": {}}, second=seen[1] | {"first": {}})
+    drop = np.zeros((8, 40, panel.sizes["object"]))
+    drop[:, 0] = 1
+    variables = {"drop": (("latent", "unit", "object"), drop), "ace": (("unit", "object"), drop.mean(axis=0))}
+    relation = xr.Dataset(variables, coords={"object": panel["object"].values})
+    (row,) = types(panel, relation, THRESHOLDS).to_dict("records")
+    assert row["type"] == "not identified"
+    assert [row[f"p_{name}"] for name in ("disentangled", "type_1", "type_2", "not_identified")] == [0.5, 0, 0.5, 0]
+
+
 def world(lost: np.ndarray, painted: np.ndarray, hole: np.ndarray) -> xr.Dataset:
     """A panel in which so many pixels of target `a` are lost, and turn into object `b`, in each latent."""
     inside = np.zeros((len(hole), 3, 3), np.int32)

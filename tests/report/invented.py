@@ -183,7 +183,7 @@ def types(targets: list[str]) -> pd.DataFrame:
         "effective_units": 5.0,
         "gini": 0.5,
     }
-    chances = {"type": "type-2", "p_disentangled": 0.02, "p_type_1": 0.0, "p_type_2": 0.98}
+    chances = {"type": "type-2", "p_disentangled": 0.02, "p_type_1": 0.0, "p_type_2": 0.98, "p_not_identified": 0.0}
     return pd.DataFrame([{"target": name} | shares | chances | bounds for name in targets[:-1]])
 
 

@@ -118,6 +118,12 @@ class Contents:
         """The random sets of units, from 1 on."""
         return sorted({arm.draw for arm in self.arms} - {0})
 
+    def seen(self, segmenter: int) -> tuple[list[Regime], list[int], int]:
+        """What the study compares, as a segmenter sees it: regimes, places of all arms that it labelled, and on how many rows."""
+        places = [place for place in self.study if self.rows([place], segmenter) > 0]
+        held = [regime for regime in self.regimes if self.place(regime.arm) in places]
+        return held, places, self.rows(places, segmenter) if places else 0
+
     def rows(self, places: list[int], segmenter: int = 0) -> int:
         """How many of the panel's rows (the first) hold measured counts of all of some arms."""
         if "measured" not in self.panel.coords:

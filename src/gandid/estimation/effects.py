@@ -16,11 +16,12 @@ from gandid.estimation.checks import checks
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
+from gandid.estimation.hole import hole
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
-from gandid.stats import bh, bootstrap, detectable, permutation, sequence_half_width
-from gandid.verdicts import RELEVANT
+from gandid.stats import bootstrap, detectable, false_discovery, permutation, sequence_half_width, t_interval
+from gandid.verdicts import RELEVANT, SOLID
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
 MORE += ["band_low", "band_high"]
+MORE += ["bound_low", "bound_high", "fcr_low", "fcr_high"]
 TEXT = ["target", "object", "outcome", "control", "held", "contrast", "verdict", "arm", "kind", "site", "segmenter"]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
@@ -96,7 +98,7 @@ class Effects:
 
         `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
         original pixels for `removed` and `inpainted`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
-        its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Hochberg q-value (of the contrast `did`
+        its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Yekutieli q-value (of the contrast `did`
         only); `n` the latents that inform it; `verdict` is passed on the interval (`gandid.verdicts`).
 
         Returns
@@ -156,7 +158,7 @@ def did(
 
     `p` is the sign-flip permutation p-value rather than the t test's (`p_t`), because many pairs of classes meet in a few latents
     only, where the t test is too easily convinced. It flips, per latent, the difference of the two arms' contributions
-    (`gandid.estimation.contrast.flip_values`). `q` is Benjamini-Hochberg over all pairs (target, class) within one (outcome, control,
+    (`gandid.estimation.contrast.flip_values`). `q` is Benjamini-Yekutieli over all pairs (target, class) within one (outcome, control,
     held) and one kind of class: the target itself, other objects, all of them together, background and `unknown`. Pairs whose two arms
     agree in every latent cannot be rejected whatever the signs; they have p = q = 1 and are no members of the family (Gilbert 2005).
 
@@ -197,7 +199,7 @@ def did(
     if len(frame):
         more = [*strengths(contents, level), *families.doses(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
-        more += families.distilled(contents, level)
+        more += [*families.distilled(contents, level), *hole(contents, sums, level)]
         if confusion is not None:
             more += families.corrected(contents, sums, confusion, level)
         frame = pd.concat([frame, *more], ignore_index=True)
@@ -208,7 +210,7 @@ def did(
         rows = pd.concat([rows, pd.DataFrame(truths(contents, frame), columns=CHECKS)])
         judged = pd.concat([judged, rows], ignore_index=True)
     latents = int(sums.latents.sum())
-    table = verdicts.judged(_finished(contents, frame, judged), latents, relevant, bounds.seen)
+    table = _judged(_finished(contents, frame, judged), latents, level, relevant, bounds.seen)
     return Effects(table, judged, latents, level, contents.units(), dict(panel.attrs), relevant)
 
 
@@ -225,6 +227,27 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> 
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
     frame[TEXT] = frame[TEXT].astype(object).fillna("")
+    return frame
+
+
+def _judged(
+    frame: pd.DataFrame, latents: int, level: float, relevant: float, seen: int = verdicts.SEEN
+) -> pd.DataFrame:
+    """The table with its verdicts, and intervals that may be quoted of effects because they were picked by their verdicts.
+
+    Of R effects that are picked among m, intervals of ``1 - R / m (1 - level)`` are in error, on average over the picked ones, as rarely as
+    `level` says (false coverage rate: Benjamini and Yekutieli 2005); R counts the claims of a family, m what was tested in it.
+    """
+    frame = verdicts.judged(frame, latents, relevant, seen)
+    main = frame[frame["contrast"] == "did"]
+    family = [main["outcome"], main["control"], main["held"], main["kind"].map(FAMILY)]
+    picked, tested = (
+        some.groupby(family).transform("sum") for some in (main["verdict"].isin(SOLID), main["carriers"] > 0)
+    )
+    share = (picked.clip(lower=1) / tested.clip(lower=1)).clip(upper=1).to_numpy()
+    did, se, n, carriers = (main[name].to_numpy(float) for name in ("did", "se", "n", "carriers"))
+    found = t_interval(did, se, n, carriers, 1 - share * (1 - level))
+    frame.loc[main.index, ["fcr_low", "fcr_high"]] = np.stack([found.low, found.high], axis=1)
     return frame
 
 
@@ -246,7 +269,7 @@ def read_effects(folder: Path, panel: xr.Dataset, relevant: float = RELEVANT) ->
     checks = pd.read_csv(folder / "checks.csv", na_values={"value": [""], "bound": [""]}, keep_default_na=False)
     contents = Contents(panel)
     rows = contents.rows(contents.study)
-    frame = verdicts.judged(frame, rows, relevant)
+    frame = _judged(frame, rows, 0.95, relevant)
     return Effects(frame, checks, rows, 0.95, contents.units(), dict(panel.attrs), relevant)
 
 
@@ -268,7 +291,7 @@ def _target(
             | families.of_arm("held", levels, slice(1, None))
         )
         columns |= {"n": n, "cs_low": estimate.value - half, "cs_high": estimate.value + half}
-        columns |= {"detectable": detectable(estimate.se, n, level), "moved": estimate.carriers > 0}
+        columns |= {"detectable": detectable(estimate.se, n, estimate.carriers, level), "moved": estimate.carriers > 0}
         columns |= _bootstrap(part, live, held, level, resamples, seed) if ratio else {}
         labels = families.labels(contents.regimes, contents.targets[t], outcome) | {"contrast": "did"}
         found.append(families.rows(part, labels | {"regime": np.arange(len(held))[:, None]}, columns))
@@ -305,9 +328,9 @@ def _bootstrap(
 
 
 def _q(frame: pd.DataFrame) -> pd.Series:
-    """Benjamini-Hochberg within each family; 1 where the two arms agree in every latent."""
+    """Benjamini-Yekutieli within each family; 1 where the two arms agree in every latent."""
     moved = frame["moved"].astype(bool)
     q = frame["p"].where(~moved | frame["p"].isna(), np.nan)
     family = [frame["outcome"], frame["control"], frame["held"], frame["kind"].map(FAMILY)]
     tested = frame["p"].where(moved)
-    return q.fillna(tested.groupby(family).transform(lambda p: bh(p.to_numpy())))
+    return q.fillna(tested.groupby(family).transform(lambda p: false_discovery(p.to_numpy())))

@@ -226,10 +226,8 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     In the rows of the difference `tau_live` and `tau_held` are the DIDs under the first and under the other segmenter.
     """
     for s, name in list(enumerate(contents.segmenters))[1:]:
-        places = [p for p in contents.study if contents.panel["measured"].values[s, p] > 0]
-        held = [regime for regime in contents.regimes if contents.place(regime.arm) in places]
-        count = contents.rows(places, s)
-        if not count or not held:
+        held, places, count = contents.seen(s)
+        if not held:
             continue
         both = [gather(contents, places, segmenter, count) for segmenter in (0, s)]
         gap = both[0].at([contents.live]) - both[0].at(regime.arm for regime in held)
@@ -374,8 +372,8 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     Rambachan and Roth ("A More Credible Approach to Parallel Trends", 2023) let the violation be at most as large as one that was seen:
     the interval grows by that at either end, and `breakdown` is the multiple of it from which on the interval contains 0. Seen is
 
-    - `gap`: the difference of the regimes' unedited images in the share of pixels that are of the target (for `removed`), or of the
-      other objects together (for `inpainted`);
+    - `gap`: the difference of the regimes' unedited images in the pixels of the target, as a share of those that the network itself
+      shows (for `removed`, which is a share of them), or in the share of all pixels that are of other objects (for `inpainted`);
     - `trend`: what the violation would be at the study's dose if it grew from dose 0 as up to the lowest dose above, where the edit
       hardly acts: `departure` there (the DID itself without an exact control) times the ratio of the doses.
     """
@@ -388,8 +386,10 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
     for one in did.to_dict("records"):
         gap = share[sums.baselines[sums.arms.index(contents.names.index(one["arm"]))]] - share[0]
-        about = contents.kinds(one["target"]) == ("target" if one["outcome"] == "removed" else "object")
-        found = [("gap", float(gap[about].sum()))]
+        kinds, removed = contents.kinds(one["target"]), one["outcome"] == "removed"
+        found = [("gap", float(gap[kinds == ("target" if removed else "object")].sum()))]
+        if removed:
+            found = [("gap", found[0][1] / float(share[0][kinds == "target"].sum()))]
         if (key := tuple(one[name] for name in keys)) in seen.index:
             trend = seen.loc[key]
             found.append(("trend", float(trend["did"] * contents.dose / trend["dose"])))

@@ -33,9 +33,10 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
 
         ``|DID| <= share of the target's original pixels that are counted in one of the two only``,
 
-    and of that share `gandid.stats.share_at_most` is a bound: each latent weighs as many of the largest hole seen as its own is. Thus a DID
-    that is 0 because nothing ever differs becomes precise, too: to 0.5 points after some thousand latents that show the target. (Where a
-    latent's hole is not the same live and held, as under `mean` and `twin`, all of its pixels are counted.)
+    and of that share `gandid.stats.share_at_most` is a bound: each latent weighs as much of a whole image as its hole is, since the largest
+    hole is not known beforehand. Thus a DID that is 0 because nothing ever differs becomes precise, too, to 0.5 points once the target's
+    pixels would fill some 800 images. (Where a latent's hole is not the same live and held, as under `mean` and `twin`, all of its
+    pixels are counted.)
 
     Parameters
     ----------
@@ -58,10 +59,9 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
         for o, outcome in enumerate(("removed", "inpainted")):
             part = together(parts(contents, sums, t, outcome))
             estimate, _ = study_contrast(part, live, held, level)
-            weight, largest = sums.weight[:, t, held]
             discordant, n = sums.discordant[o, t, held], np.minimum(sums.informing[t, live], sums.informing[t, held])
-            value, carriers, share = np.abs(estimate.value[:, 0]), estimate.carriers[:, 0], np.maximum(largest, 1)
-            few = value + share_at_most(discordant / share, weight / share, level)
+            value, carriers = np.abs(estimate.value[:, 0]), estimate.carriers[:, 0]
+            few = value + share_at_most(discordant / contents.size, sums.weight[t, held] / contents.size, level)
             many = sequence_half_width(estimate.se[:, 0], sums.either[t, held], carriers, level)
             half = np.where(n == 0, np.inf, np.where(carriers < CARRIERS, few, many))
             columns = {

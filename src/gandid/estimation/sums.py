@@ -46,6 +46,8 @@ class Sums:
     pixels: np.ndarray
     inside: np.ndarray
     """Of the target's original pixels."""
+    shared: np.ndarray | None
+    """Of those, pixels that are `unknown` in the arm and in live, (group, target, arm); None where it was not counted."""
     emerged: np.ndarray
     """In how many images a class is present that is not in the arm's unedited image."""
     baselines: list[int]
@@ -55,7 +57,7 @@ class Sums:
     either: np.ndarray
     """Latents in which that of the arm or of live is not empty."""
     weight: np.ndarray
-    """The larger of the arm's and live's hole: its sum over latents and its largest value, (2, target, arm)."""
+    """The larger of the arm's and live's hole, summed over latents, (target, arm)."""
     discordant: np.ndarray
     """Pixels that count in the arm or in live only, for `removed` and for `inpainted` by all objects, (2, target, arm)."""
     shown: np.ndarray
@@ -150,16 +152,18 @@ class _Counter:
         self.group = np.where(late, upper, self.place * numbers[0] // max(halves[0], 1))
         groups, shape = int(numbers.sum()), (len(targets), len(arms))
         zeros = {name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")}
+        self.sharing = "shared" in contents.panel and set(arms) <= set(contents.study)
         self.sums = Sums(
             arms=arms,
             places={contents.arms[arm]._replace(latents=0): place for place, arm in enumerate(arms)},
             latents=np.bincount(self.group, minlength=groups),
             late=np.arange(groups) >= numbers[0],
             **zeros,
+            shared=np.zeros((groups, *shape), np.int64) if self.sharing else None,
             baselines=[arms.index(contents.baseline(contents.arms[arm])) for arm in arms],
             informing=np.zeros(shape, np.int64),
             either=np.zeros(shape, np.int64),
-            weight=np.zeros((2, *shape), np.int64),
+            weight=np.zeros(shape, np.int64),
             discordant=np.zeros((2, *shape), np.int64),
             shown=np.zeros((rows, shape[0]), bool),
             unknown=np.zeros(shape, np.int64),
@@ -181,12 +185,16 @@ class _Counter:
             pixels, inside = pixels[order], inside[order]
         groups = self.group[block][order]
         cuts = [*np.flatnonzero(np.diff(groups, prepend=-1)), len(groups)]
+        counted = {"pixels": pixels, "inside": inside}
+        if self.sharing:
+            shared = self.panel["shared"].isel(segmenter=self.segmenter, latent=block, arm=self.sums.arms)
+            counted["shared"] = shared.transpose("latent", "target", "arm").values[order]
         emerged = pixels >= self.present
         emerged &= ~emerged[:, :, self.sums.baselines]
         whole = np.int32 if len(groups) * self.size < 2**31 else np.int64  # the smaller is four times as fast
         sums = {
             name: np.stack([values[a:b].sum(0, dtype=whole) for a, b in pairwise(cuts)])
-            for name, values in (("pixels", pixels), ("inside", inside), ("emerged", emerged))
+            for name, values in (counted | {"emerged": emerged}).items()
         }
         shown = pixels[:, np.arange(len(self.target)), 0, self.target] >= max(self.present, 1)
         found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
@@ -208,7 +216,7 @@ class _Counter:
         return {
             "informing": (hole > 0).sum(0),
             "either": (weight > 0).sum(0),
-            "weight": np.stack([weight.sum(0), weight.max(0, initial=0)]),
+            "weight": weight.sum(0),
             "discordant": gap.sum(1),
         }
 
@@ -217,10 +225,8 @@ class _Counter:
         sums, block = self.sums, found["block"]
         for name, values in found["sums"].items():
             getattr(sums, name)[found["groups"]] += values
-        for name in ("informing", "either", "discordant"):
+        for name in ("informing", "either", "weight", "discordant"):
             getattr(sums, name)[...] += found[name]
-        sums.weight[0] += found["weight"][0]
-        np.maximum(sums.weight[1], found["weight"][1], out=sums.weight[1])
         places = np.arange(block.start, block.stop)[found["order"]]
         sums.shown[places] = found["shown"]
         if "unknown" in found:

@@ -2,7 +2,8 @@
 
 They name them *type-1 entangled* (a flat distribution of ACE over units, hard to remove), *type-2 entangled* (concentrated,
 removed, but other objects emerge in its place) and *disentangled* (concentrated, removed, nothing emerges). The thresholds that
-make this a rule are the study's own.
+make this a rule are the study's own. A type is claimed only if it holds whatever the pixels are that the segmenter does not recognize;
+else it is *not identified*.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import pandas as pd
 import xarray as xr
 
 from gandid.estimation.contents import Contents
-from gandid.estimation.sums import gather
+from gandid.estimation.sums import Sums, gather
 from gandid.outcomes.concentration import effective_units, gini, share
 from gandid.stats import bootstrap
 
-TYPES = ("disentangled", "type-1", "type-2")
+NOT_IDENTIFIED = "not identified"
+TYPES = ("disentangled", "type-1", "type-2", NOT_IDENTIFIED)
 COLUMNS = ["target", "removed", "inpainted_objects", "share_top", "gini", "effective_units", "type"]
 COLUMNS += [
     "p_disentangled",
     "p_type_1",
     "p_type_2",
+    "p_not_identified",
     "removed_bound",
     "inpainted_bound",
     "concentration_bound",
@@ -48,7 +51,11 @@ class Thresholds(Protocol):
 
 
 def classify(
-    removed: npt.ArrayLike, inpainted: npt.ArrayLike, concentration: npt.ArrayLike, thresholds: Thresholds
+    removed: npt.ArrayLike,
+    inpainted: npt.ArrayLike,
+    concentration: npt.ArrayLike,
+    thresholds: Thresholds,
+    unknown: npt.ArrayLike = 0.0,
 ) -> np.ndarray:
     """The type of an object, of arrays that broadcast against one another.
 
@@ -63,16 +70,22 @@ def classify(
     thresholds
         `type-1` if `removed` or `concentration` is below its threshold; else `type-2` if `inpainted` reaches its own, and
         `disentangled` if not.
+    unknown
+        Share of them that the segmenter does not recognize, part of `removed`: where the rule's answer depends on what they are, whether
+        the target, other objects or neither, the type is `not identified`.
     """
-    spread = (np.asarray(removed) < thresholds.removed) | (np.asarray(concentration) < thresholds.concentration)
-    replaced = np.asarray(inpainted) >= thresholds.inpainted
-    return np.select([spread, replaced], ["type-1", "type-2"], "disentangled")
+    removed, inpainted, unknown = (np.asarray(values) for values in (removed, inpainted, unknown))
+    spread = (removed < thresholds.removed) | (np.asarray(concentration) < thresholds.concentration)
+    gone = removed - unknown >= thresholds.removed
+    replaced, free = gone & (inpainted >= thresholds.inpainted), gone & (inpainted + unknown < thresholds.inpainted)
+    return np.select([spread, replaced, free], ["type-1", "type-2", "disentangled"], NOT_IDENTIFIED)
 
 
 def types(panel: xr.Dataset, relation: xr.Dataset, thresholds: Thresholds) -> pd.DataFrame:
-    """The type of every target of a study, with the probability of each type under resampling of latents.
+    """The type of every target of a study, with the probability of each type over latents and segmenters.
 
-    Both sets of latents are resampled: those of the effects, jointly for `removed` and `inpainted`, in groups where there are many
+    The type is that on which all segmenters that know the target agree, and not identified where they do not; a probability is the mean
+    of theirs, as if one of them were drawn at random. Shares in the table are those of the first. Both sets of latents are resampled: those of the effects, jointly for `removed` and `inpainted`, in groups where there are many
     (docs/inference.md, "Large panels"), and, independently, those on which the units were ranked, for the concentration. The probability
     of a type is the share of `RESAMPLES` resamples of that type (Efron and Tibshirani 1998, "The problem of regions", of which this is
     the first-order answer).
@@ -91,30 +104,41 @@ def types(panel: xr.Dataset, relation: xr.Dataset, thresholds: Thresholds) -> pd
     pandas.DataFrame
         One row per target, columns `COLUMNS`. A target that fewer than two images show, or on which no unit has a positive ACE, has none.
     """
-    contents = Contents(panel)
-    sums, rows = gather(contents, [contents.place(contents.live)]), []
-    (live,) = sums.index([contents.live])
+    contents, rows = Contents(panel), []
+    places = [contents.names.index("reference"), contents.place(contents.live)]
+    seen = {s: gather(contents, places, s) for s in range(len(contents.segmenters)) if contents.rows(places, s)}
     for t, target in enumerate(contents.targets):
         ace = relation["ace"].sel(object=target).values
-        if sums.shown[:, t].sum() < 2 or not (ace > 0).any():
+        if seen[0].shown[:, t].sum() < 2 or not (ace > 0).any():
             continue
-        inside, kinds = sums.inside[:, t, live], contents.kinds(target)
-        hole = inside.sum(axis=1)
-        lost = hole - inside[:, kinds == "target"].sum(axis=1)
-        painted, unnamed = (inside[:, kinds == kind].sum(axis=1) for kind in ("object", "unknown"))
-        removed, inpainted = lost.sum() / hole.sum(), painted.sum() / hole.sum()
-        draws = bootstrap(np.stack([lost, painted], axis=1), hole[:, None], RESAMPLES, SEED)
         units = panel["units"].values[0, 0, t]
         units = units[units >= 0]
-        shares, own = share(_resampled_ace(relation, target, ace), units), share(ace, units)
-        known = np.isfinite(draws).all(axis=1) & np.isfinite(shares)
-        drawn = classify(draws[known, 0], draws[known, 1], shares[known], thresholds)
-        kind = str(classify(removed, inpainted, own, thresholds))
-        row = [target, removed, inpainted, own, gini(ace), effective_units(ace), kind]
-        row += [(drawn == name).mean() for name in TYPES]
-        row += [thresholds.removed, thresholds.inpainted, thresholds.concentration, unnamed.sum() / hole.sum()]
-        rows.append(row)
+        resampled, own = share(_resampled_ace(relation, target, ace), units), share(ace, units)
+        kinds, chances, first = set[str](), list[list[float]](), np.empty(0)
+        for s, sums in seen.items():
+            if target not in contents.classes[contents.known(s)] or sums.shown[:, t].sum() < 2:
+                continue
+            shares, draws = _shares(contents, sums, t, s)
+            known = np.isfinite(draws).all(axis=1) & np.isfinite(resampled)
+            removed, inpainted, unknown = draws[known].T
+            drawn = classify(removed, inpainted, resampled[known], thresholds, unknown)
+            chances.append([(drawn == name).mean() for name in TYPES])
+            kinds.add(str(classify(shares[0], shares[1], own, thresholds, shares[2])))
+            first = shares if s == 0 else first
+        kind = kinds.pop() if len(kinds) == 1 else NOT_IDENTIFIED
+        row = [target, *first[:2], own, gini(ace), effective_units(ace), kind, *np.mean(chances, axis=0)]
+        rows.append([*row, thresholds.removed, thresholds.inpainted, thresholds.concentration, first[2]])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _shares(contents: Contents, sums: Sums, target: int, segmenter: int) -> tuple[np.ndarray, np.ndarray]:
+    """Removed, in-painted by other objects and unrecognized share of the target's original pixels, live; with resamples (B, 3)."""
+    inside = sums.inside[:, target, sums.index([contents.live])[0]]
+    kinds = contents.kinds(contents.targets[target], segmenter)
+    parts = [inside[:, kinds == kind].sum(axis=1) for kind in ("object", "unknown")]
+    hole = inside.sum(axis=1)
+    counts = np.stack([hole - inside[:, kinds == "target"].sum(axis=1), *parts], axis=1)
+    return counts.sum(axis=0) / hole.sum(), bootstrap(counts, hole[:, None], RESAMPLES, SEED)
 
 
 def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def _claims(found: pd.DataFrame) -> list[str]:
         one = one.reindex(one["did"].abs().sort_values(ascending=False, kind="stable").index)
         for row in one[:NAMED].to_dict("records"):
             verb = VERBS[outcome, row["verdict"]].format(size=f"{100 * abs(row['did']):.1f}", object=row["object"])
-            ends = sorted((100 if row["did"] > 0 else -100) * row[end] for end in ("ci_low", "ci_high"))
+            ends = sorted((100 if row["did"] > 0 else -100) * row[end] for end in ("fcr_low", "fcr_high"))
             claims.append(f"{verb} [{ends[0]:.1f}, {ends[1]:.1f}]")
     return claims
 

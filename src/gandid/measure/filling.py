@@ -9,7 +9,7 @@ from gandid.errors import GandidError
 from gandid.latents import chunked
 from gandid.measure.executors import Executor, Failed
 from gandid.measure.experiment import Experiment
-from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task
+from gandid.measure.worker import COUNTED, LATENTS_TOGETHER, Setting, Task
 from gandid.panel.arms import SECOND_LATENTS
 from gandid.panel.store import PanelStore
 
@@ -86,7 +86,7 @@ def fill(
         elif (task.block, task.segmenters) not in broken:
             start = len(panel.latents) if appended else task.start
             if not appended:
-                rows = {name: rows[name] for name in ("pixels", "inside")}
+                rows = {name: rows[name] for name in COUNTED}
             panel.write([arm.name(experiment.dose) for arm in block.arms], task.segmenters, start, rows)
             advance(len(task.numbers) * experiment.images(block))
     if not panel.latents:

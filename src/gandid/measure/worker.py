@@ -19,12 +19,13 @@ from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.measure.memory import keep_freed_memory
-from gandid.panel.arms import Block, Coordinates
+from gandid.panel.arms import STUDY, Block, Coordinates
+from gandid.panel.schema import NOT_MEASURED
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.segmenters.checks import check_labels
 from gandid.threads import copied
 
-COUNTED = ("pixels", "inside")
+COUNTED = ("pixels", "inside", "shared")
 CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
 LATENTS_TOGETHER = 256  # latents of a batch at most
 
@@ -161,7 +162,8 @@ class Worker:
             if diagnosed:
                 rows |= self._exact_checks(task.numbers)
         others = [s for s, place in enumerate(task.segmenters) if place > 0]
-        rows["pixels"][others, task.seconds :] = rows["inside"][others, task.seconds :] = -1
+        for name in COUNTED:
+            rows[name][others, task.seconds :] = NOT_MEASURED
         return rows | {"latent": np.array(task.numbers)}
 
     def _batch(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
@@ -180,6 +182,7 @@ class Worker:
         n, arms = len(numbers), len(block.arms)
         shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
+        rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
         for layout in self.experiment.layouts(block):
             labels: list[list[np.ndarray]] = [[] for _ in segmenters]
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
@@ -191,10 +194,12 @@ class Worker:
                         diagnosis.add(group, fresh, images, readings, doubt, labels[0][0][0], segmenter.classes)
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
-                place = np.ix_([s], range(n), layout.targets, layout.places, columns)
+                place, maps = (range(n), layout.targets, layout.places), np.concatenate(labels[s])
                 targets = [self.experiment.targets[target] for target in layout.targets]
-                for name, counts in _counted(segmenter, layout, targets, np.concatenate(labels[s])).items():
-                    rows[name][place] = counts
+                for name, counts in _counted(segmenter, layout, targets, maps).items():
+                    rows[name][np.ix_([s], *place, columns)] = counts
+                if block.name == STUDY and layout.network == "own":
+                    rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, targets, maps)
             if diagnosis is not None:
                 diagnosis.put(rows, layout, arms)
         return rows
@@ -271,6 +276,19 @@ def _counted(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], la
         hole = labels[layout.unedited] == (classes.index(target) if known else -1)
         inside.append(outcomes.inside(labels[rows], hole, len(classes)))
     return {"pixels": np.moveaxis(counts, 2, 0), "inside": np.moveaxis(np.stack(inside), 2, 0)}
+
+
+def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """How many of the target's original pixels are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
+    classes, shape = list(segmenter.classes), (labels.shape[1], *layout.rows.shape)
+    if "unknown" not in classes:
+        return np.zeros(shape, np.int32)
+    unknown, found = labels == classes.index("unknown"), np.zeros(shape, np.int32)
+    for t, (rows, target) in enumerate(zip(layout.rows, targets, strict=True)):
+        if target in classes:
+            both = unknown[rows[1]] & (labels[0] == classes.index(target))
+            found[:, t] = (unknown[rows] & both).sum(axis=(2, 3)).T
+    return found
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

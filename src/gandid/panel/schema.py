@@ -21,6 +21,7 @@ COUNTS = ("segmenter", "latent", "target", "arm", "object")
 VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
     "pixels": (COUNTS, np.int32),
     "inside": (COUNTS, np.int32),
+    "shared": (COUNTS[:-1], np.int32),
     "realism": (("latent", "target", "arm"), np.float32),
     "uncertain": (("latent", "target", "arm"), np.float32),
     "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),

@@ -150,7 +150,8 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
         text = f"{what} {points(row)} points{wanted}"
     else:
         text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
-        said["interval"] = " to ".join(number(100 * end) for end in sorted((abs(low), abs(high))))
+        ends = (row.get("fcr_low", low), row.get("fcr_high", high))  # of effects that are picked by their verdicts
+        said["interval"] = " to ".join(number(100 * end) for end in sorted(map(abs, ends)))
     return said | {"text": text}
 
 

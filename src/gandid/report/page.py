@@ -17,7 +17,7 @@ from gandid.files import replacing
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
 from gandid.report.run import UNEDITED, Run, read
-from gandid.report.text import count, number, percent, slugs
+from gandid.report.text import count, number, percent, slugs, type_of
 
 # What each check asks; a check that is not here is shown under its own name.
 ASKS = {
@@ -214,8 +214,8 @@ def _types(run: Run) -> dict[str, Any] | None:
     rows = [
         {
             "name": row["target"],
-            "type": row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled",
-            "probable": f"{row['p_' + str(row['type']).replace('-', '_')]:.2f}",
+            "type": type_of(row)[0],
+            "probable": number(type_of(row)[1], 2),
             "shares": [percent(row[name]) for name in ("removed", "inpainted_objects", "unknown", "share_top")],
         }
         for row in run.types.to_dict("records")

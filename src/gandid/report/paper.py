@@ -17,7 +17,7 @@ import numpy as np
 from gandid.report import pictures
 from gandid.report.charts import LIGHT
 from gandid.report.run import Comparison, Run
-from gandid.report.text import ends, percent, points
+from gandid.report.text import ends, percent, points, type_of
 
 WIDTH = 7.2  # inches: two columns of most journals (183 mm)
 OTHERS, LONGEST = 6, 11  # other objects that a row shows at most, and letters of their names
@@ -136,8 +136,8 @@ def _title(run: Run, target: str) -> str:
     said = [target]
     types = [] if run.types is None else run.types[run.types["target"] == target].to_dict("records")
     for row in types:
-        kind = row["type"] if row["type"] == "disentangled" else f"{row['type']} entangled"
-        said.append(f"{kind} with probability {row['p_' + str(row['type']).replace('-', '_')]:.2f}")
+        kind, chance = type_of(row)
+        said.append(f"{kind} with probability {chance:.2f}")
     return ", ".join([*said, f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"])
 
 

@@ -69,6 +69,12 @@ def size(row: Mapping[Any, Any]) -> str:
     return f"{number(abs(100 * row['did']), max(digits(100 * low, 100 * high), 1))}\u00a0%"
 
 
+def type_of(row: Mapping[Any, Any]) -> tuple[str, float]:
+    """The type of a target in a row of ``types.csv``, as the paper names it, and its probability."""
+    name = str(row["type"])
+    return f"{name} entangled" if name.startswith("type") else name, row[f"p_{re.sub('[- ]', '_', name)}"]
+
+
 def listed(names: Iterable[str], last: str = "and") -> str:
     """Names in a sentence: ``a, b and c``."""
     *most, final = names

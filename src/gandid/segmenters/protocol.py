@@ -20,7 +20,8 @@ class Segmenter(Protocol):
     share of uncertain pixels needs it. Who wants one of them asks `getattr(segmenter, "probabilities", None)`.
 
     A class called `"unknown"`, where there is one, holds the pixels that the segmenter declines to name. It
-    is neither background nor an object: it takes part in no outcome but the support checks.
+    is neither background nor an object: its pixels count as removed from a target that they were, and could be anything, so that
+    effects have bounds (`gandid.estimation.hole`).
 
     Attributes
     ----------
