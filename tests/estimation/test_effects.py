@@ -60,7 +60,7 @@ def test_planted_effects_are_found_exactly(hold):
 
 def test_planted_absence_is_zero():
     plan = {"live": {"wall": 0.5, "painting": 0.1}, "first": {"wall": 0.5, "painting": 0.1}}
-    frame = did(make_panel(60, holds=["first"], plan=plan), **FAST).to_frame()
+    frame = did(make_panel(60, holds=["first"], plan=plan), **FAST).main
     assert (frame[["did", "se"]] == 0).all(axis=None)
     assert (frame[["p", "p_t", "q"]] == 1).all(axis=None)
 
@@ -68,7 +68,8 @@ def test_planted_absence_is_zero():
 def test_columns_and_rows(effects):
     frame = effects.to_frame()
     assert list(frame.columns[: len(COLUMNS)]) == COLUMNS
-    assert not frame.duplicated(KEYS).any()
+    assert not frame.duplicated([*KEYS, "contrast"]).any()
+    frame = effects.main.copy()
     arms, targets, classes = 4, 2, len(CLASSES)
     # area, collateral, emerged of all; removed of the target; inpainted of all but the target, and of all objects together
     assert len(frame) == arms * targets * (3 * classes + 1 + classes)
@@ -192,8 +193,10 @@ def test_q_values_are_benjamini_yekutieli_within_a_family(effects):
     np.testing.assert_allclose(together["q"], false_discovery_control(together["p"], method="by"))
 
 
-def test_intervals_of_picked_effects_are_wider_by_how_many_were_not_picked(effects):
-    rows = pick(effects.frame, contrast="did", outcome="inpainted", control="capped", held="all", kind="object")
+def test_intervals_of_picked_effects_are_wider_by_how_many_were_not_picked():
+    plan = {"live": {"painting": 0.2, "chair": 0.1}, "first": {"chair": 0.1}}
+    effects = did(make_panel(60, holds=["first"], controls=["capped"], noise=0.03, plan=plan), **FAST)
+    rows = pick(effects.main, outcome="inpainted", kind="object")
     picked, tested = (
         rows["verdict"].isin(["caused by normalization", "prevented by normalization"]),
         rows["carriers"] > 0,

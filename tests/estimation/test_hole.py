@@ -1,7 +1,6 @@
 """A hole's pixels that the segmenter declines: what is planted under them lies within the bounds, and not where naming ends."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from panels import make_panel, panel_of
@@ -10,7 +9,7 @@ from scipy import stats
 
 from gandid.estimation import did
 from gandid.estimation.contents import Contents
-from gandid.estimation.hole import hole
+from gandid.estimation.contrast import bounds_of, contrast, parts
 from gandid.estimation.sums import gather
 from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.latents import latents
@@ -45,18 +44,20 @@ def declined(seed, n=80):
             shared[0, :, 0, arm] += count * (name == UNKNOWN and named[0] == UNKNOWN)
     panel = panel_of(inside, CLASSES).assign(shared=(("segmenter", "latent", "target", "arm"), shared))
     contents = Contents(panel)
-    table = pd.concat(hole(contents, gather(contents, contents.study), 0.95))
-    return panel, table[table["object"] == "b"].set_index("contrast")
+    sums = gather(contents, contents.study)
+    part = parts(contents, sums, 0, "inpainted")
+    ends = bounds_of(contents, sums, part, 0, contents.regimes)
+    plain = contrast(part, sums.at([contents.live]) - sums.at([contents.regimes[0].arm]))
+    found = {"did": plain.value, "ci_named_low": plain.low, "ci_named_high": plain.high} | ends
+    return panel, {name: values[0, list(part.objects).index("b")] for name, values in found.items()}
 
 
 def test_bounds_cover_what_is_planted_under_declined_pixels_and_paired_ones_exactly_where_they_may():
-    covered = {"named": 0, "worst": 0, "worst otherwise": 0, "paired": 0, "paired otherwise": 0}
+    covered = {f"{name}{which}": 0 for name in ("named", "worst", "paired") for which in ("", " otherwise")}
     for seed in range(40):
         _, table = declined(seed)
-        plain = table.loc["composition"]
-        covered["named"] += plain["ci_low"] <= TRUE <= plain["ci_high"]
-        for name in ("worst", "paired"):
-            low, high = table.loc[name, ["ci_low", "ci_high"]]
+        for name in ("named", "worst", "paired"):
+            low, high = table[f"ci_{name}_low"], table[f"ci_{name}_high"]
             covered[name] += low <= TRUE <= high
             covered[f"{name} otherwise"] += low <= OTHERWISE <= high
     # Both truths lie at the very end of the bounds that hold of them: intervals of 95 % cover 95 % there.
@@ -70,31 +71,30 @@ def test_bounds_and_shares_are_those_of_the_counts():
     live, held = inside[1:] / inside[0].sum()
     both = panel["shared"].sum().item() - inside[1, UNKNOWN]
     gap, alone = live[B] - held[B], both / inside[0].sum()
-    assert table.loc["worst", "did"] == pytest.approx(gap)
+    assert table["did"] == pytest.approx(gap)
     for name, shared in (("worst", 0), ("paired", alone)):
         ends = gap - held[UNKNOWN] + shared, gap + live[UNKNOWN] - shared
-        assert tuple(table.loc[name, ["bound_low", "bound_high"]]) == pytest.approx(ends)
+        assert (table[f"{name}_low"], table[f"{name}_high"]) == pytest.approx(ends)
     effects = did(panel, flips=9, resamples=0).frame
     shares = effects[effects["contrast"] == "composition"]
     assert list(shares["object"]) == ["a", "b", "background", "unknown"]
     assert shares[["tau_live", "tau_held"]].sum().tolist() == pytest.approx([1, 1])
-    removed = effects[(effects["outcome"] == "removed") & (effects["contrast"] != "corrected")].set_index("contrast")
-    gap, ends = live[A] - held[A], removed.loc["worst", ["bound_low", "bound_high"]]
-    assert tuple(ends) == pytest.approx((-gap - live[UNKNOWN], -gap + held[UNKNOWN]))
-    assert removed.loc["did", "did"] == pytest.approx(-gap)
+    gap, removed = live[A] - held[A], effects[effects["outcome"] == "removed"].iloc[0]
+    assert removed["did"] == pytest.approx(-gap)
+    assert tuple(removed[["worst_low", "worst_high"]]) == pytest.approx((-gap - live[UNKNOWN], -gap + held[UNKNOWN]))
 
 
 def test_a_hole_without_declined_pixels_is_known_to_a_point_under_each_segmenter():
     effects = did(
         make_panel(60, noise=0.05, second={"live": {"wall": 0.5}, "first": {}, "all": {}}), flips=9, resamples=0
     )
-    worst, plain = (effects.frame[effects.frame["contrast"] == name] for name in ("worst", "did"))
-    keys = ["target", "arm", "outcome", "object"]
-    both = worst[worst["segmenter"] == "synthetic"].merge(plain, on=keys)
-    assert len(both) == len(worst) / 2 > 0
-    np.testing.assert_allclose(both[["bound_low_x", "bound_high_x"]], both[["did_y", "did_y"]], atol=1e-12)
-    np.testing.assert_allclose(both[["ci_low_x", "ci_high_x"]], both[["ci_low_y", "ci_high_y"]], atol=1e-9)
-    assert not (effects.frame["contrast"] == "paired").any()  # the panel does not say which pixels both arms share
+    for contrast_ in ("did", "second"):
+        frame = effects.frame[(effects.frame["contrast"] == contrast_) & (effects.frame["kind"] != "unknown")]
+        frame = frame[frame["outcome"].isin(["removed", "inpainted"])]
+        for end in ("low", "high"):
+            np.testing.assert_allclose(frame[f"worst_{end}"], frame["did"], atol=1e-12)
+            np.testing.assert_allclose(frame[f"ci_worst_{end}"], frame[f"ci_{end}"], atol=1e-9)
+        assert frame["paired_low"].isna().all()  # the panel does not say which pixels both arms share
 
 
 def test_the_interval_is_two_sided_where_the_bounds_meet_and_one_sided_far_apart():

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from gandid import outcomes
 from gandid.estimation.bounds import TOGETHER
-from gandid.estimation.contents import Contents
+from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.sums import Sums
-from gandid.stats import t_interval, weighted_sum
+from gandid.stats import identified_interval, t_interval, weighted_sum
+
+BOUNDS = [f"{stem}_{end}" for stem in ("worst", "ci_worst", "paired", "ci_paired") for end in ("low", "high")]
 
 
 class Parts(NamedTuple):
@@ -170,3 +172,55 @@ def _scaled(parts: Parts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = parts.denominator.sum(axis=0)
     scaled = weights / np.where(total > 0, total, np.inf)
     return scaled, weighted_sum(scaled, parts.numerator)
+
+
+def bounds_of(
+    contents: Contents,
+    sums: Sums,
+    found: Parts,
+    target: int,
+    held: Sequence[Regime],
+    level: float = 0.95,
+    segmenter: int = 0,
+) -> dict[str, np.ndarray]:
+    """What live less held of `removed` or `inpainted` is at least and at most, and intervals for it (Imbens and Manski 2004).
+
+    Pixels that the segmenter does not recognize could be anything, so that an effect is known between bounds only (Manski 2003, *Partial
+    Identification of Probability Distributions*). With shares pi of class c and of unrecognized pixels U, and ``d = pi_c(live) - pi_c(held)``,
+
+    - `worst`, whatever they are: ``[d - P(U held), d + P(U live)]``;
+    - `paired`, if a pixel that is unrecognized in both arms is the same thing in both: ``[d - P(U held, not U live), d + P(U live, not U
+      held)]``; only where both arms have the same hole, under exact controls.
+
+    An end of the bounds is a contrast of counts to which unrecognized pixels are added or not.
+
+    Returns
+    -------
+    dict
+        Columns `BOUNDS`, (held, class); none where the segmenter has no class `unknown`; NaN of that class itself.
+    """
+    kinds = contents.kinds(contents.targets[target], segmenter)
+    if "unknown" not in kinds:
+        return {}
+    unknown = sums.inside[:, target, :, kinds == "unknown"][0][..., None].astype(float)  # (group, arm, 1)
+    both = np.zeros_like(unknown) if sums.shared is None else sums.shared[:, target, :, None]
+    place, *others = sums.index([contents.live, *(regime.arm for regime in held)])
+    least = found.numerator - unknown * (found.kinds == "target")  # a pixel without a name is not the target
+    ends = [least, least + unknown, least + unknown - both, least - unknown[:, [place]] + both]
+    every = Parts(found.objects, found.kinds, np.concatenate(ends, axis=1), np.tile(found.denominator, len(ends)))
+    each = np.eye(len(sums.arms))[others]
+    live, no = np.eye(len(sums.arms))[place] + 0 * each, 0 * each
+    known = np.broadcast_to(found.kinds != "unknown", (len(held), len(found.kinds)))
+    paired = known & np.array([regime.exact and sums.shared is not None for regime in held])[:, None]
+    columns = dict[str, np.ndarray]()
+    for name, known_here, low, high in (
+        ("worst", known, [live, -each, no, no], [-each, live, no, no]),
+        ("paired", paired, [live, no, -each, no], [live, no, no, -each]),
+    ):
+        lower, upper = (contrast(every, np.hstack(weights), level) for weights in (low, high))
+        carriers, errors = np.minimum(lower.carriers, upper.carriers), (lower.se, upper.se)
+        ci = identified_interval(lower.value, upper.value, errors, lower.groups, carriers, level)
+        values = (lower.value, upper.value, *ci)
+        names = [f"{stem}{name}_{end}" for stem in ("", "ci_") for end in ("low", "high")]
+        columns |= {column: np.where(known_here, value, np.nan) for column, value in zip(names, values, strict=True)}
+    return columns

@@ -13,10 +13,10 @@ from gandid import outcomes, verdicts
 from gandid.estimation import families
 from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
 from gandid.estimation.checks import checks
+from gandid.estimation.composition import composition
 from gandid.estimation.contents import Contents
-from gandid.estimation.contrast import Parts, contrast, parts, study_contrast
+from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
-from gandid.estimation.hole import hole
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
@@ -33,8 +33,7 @@ MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", 
 MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-MORE += ["band_low", "band_high"]
-MORE += ["bound_low", "bound_high", "fcr_low", "fcr_high"]
+MORE += ["band_low", "band_high", "fcr_low", "fcr_high", *BOUNDS]
 TEXT = ["target", "object", "outcome", "control", "held", "contrast", "verdict", "arm", "kind", "site", "segmenter"]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
@@ -199,7 +198,7 @@ def did(
     if len(frame):
         more = [*strengths(contents, level), *families.doses(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
-        more += [*families.distilled(contents, level), *hole(contents, sums, level)]
+        more += [*families.distilled(contents, level), *composition(contents, sums, level)]
         if confusion is not None:
             more += families.corrected(contents, sums, confusion, level)
         frame = pd.concat([frame, *more], ignore_index=True)
@@ -292,7 +291,9 @@ def _target(
         )
         columns |= {"n": n, "cs_low": estimate.value - half, "cs_high": estimate.value + half}
         columns |= {"detectable": detectable(estimate.se, n, estimate.carriers, level), "moved": estimate.carriers > 0}
-        columns |= _bootstrap(part, live, held, level, resamples, seed) if ratio else {}
+        if ratio:
+            columns |= _bootstrap(part, live, held, level, resamples, seed)
+            columns |= bounds_of(contents, sums, part, t, contents.regimes, level)
         labels = families.labels(contents.regimes, contents.targets[t], outcome) | {"contrast": "did"}
         found.append(families.rows(part, labels | {"regime": np.arange(len(held))[:, None]}, columns))
         values.append(flipped.reshape(len(flipped), -1))

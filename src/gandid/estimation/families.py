@@ -12,7 +12,7 @@ from scipy import stats
 
 from gandid.estimation.bounds import CONDITION, TOGETHER
 from gandid.estimation.contents import Contents, Regime
-from gandid.estimation.contrast import Estimate, Parts, contrast, parts, ratio_parts
+from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, parts, ratio_parts
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
@@ -239,7 +239,10 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 if not all(visible(sums, t) for sums in both):
                     one, two, apart = (_nothing(estimate) for estimate in (one, two, apart))
                 about = labels(held, target, outcome) | {"segmenter": name}
-                yield rows(found, about | {"contrast": "second"}, estimated(two))
+                arms = slice(len(both[0].arms), None)
+                seen = found._replace(numerator=found.numerator[:, arms], denominator=found.denominator[:, arms])
+                ends = bounds_of(contents, both[1], seen, t, held, level, s)
+                yield rows(found, about | {"contrast": "second"}, estimated(two) | ends)
                 columns = of_arm("live", one) | of_arm("held", two) | estimated(apart)
                 yield rows(found, about | {"contrast": "difference"}, columns)
 
@@ -387,9 +390,8 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     for one in did.to_dict("records"):
         gap = share[sums.baselines[sums.arms.index(contents.names.index(one["arm"]))]] - share[0]
         kinds, removed = contents.kinds(one["target"]), one["outcome"] == "removed"
-        found = [("gap", float(gap[kinds == ("target" if removed else "object")].sum()))]
-        if removed:
-            found = [("gap", found[0][1] / float(share[0][kinds == "target"].sum()))]
+        size = share[0][kinds == "target"].sum() if removed else 1.0
+        found = [("gap", float(gap[kinds == ("target" if removed else "object")].sum() / size))] if size else []
         if (key := tuple(one[name] for name in keys)) in seen.index:
             trend = seen.loc[key]
             found.append(("trend", float(trend["did"] * contents.dose / trend["dose"])))

@@ -176,10 +176,13 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
 
 
 def _doubt(run: Run, one: Finding, outcome: str, row: Row) -> str:
-    """What speaks against an effect that matters: another segmenter that does not see it."""
+    """What speaks against an effect that matters: another segmenter that does not see it, or pixels that none recognizes."""
     second = run.whole("second", one.target, outcome)
     second = second[second["arm"].isin(one.regime.names) & (second["verdict"] != row["verdict"])]
-    return "not confirmed by the second segmenter" if row["verdict"] in SOLID and len(second) else ""
+    doubts = ["not confirmed by the second segmenter"] if len(second) else []
+    if row.get("ci_paired_low", 1.0) <= 0 <= row.get("ci_paired_high", -1.0):
+        doubts.append("could be nothing, depending on what the pixels are that are not recognized")
+    return "; ".join(doubts if row["verdict"] in SOLID else [])
 
 
 def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
