@@ -15,10 +15,9 @@ STREAMS = {"effects": 0, "ranking": 1, "donors": 2, "typical": 3, "calibration":
 
 def latents(seed: int, indices: Iterable[int], dim: int, stream: str = "effects") -> Tensor:
     """Standard normal latents, float32 of shape (n, dim), generated from a counter (Philox) per latent."""
+    key = np.array([seed, STREAMS[stream]], np.uint64)  # a list with a large seed would be rounded
     rows = [
-        np.random.Generator(np.random.Philox(key=[seed, STREAMS[stream]], counter=[0, 0, 0, index])).standard_normal(
-            dim
-        )
+        np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index])).standard_normal(dim)
         for index in indices
     ]
     return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(-1, dim))

@@ -102,8 +102,7 @@ class Study:
         self.segmenter, self.seed, self.name, self.dtype = segmenter, seed, name, dtype
         self.runner = Runner(generator, layer)
         self.generator: Any = self.runner.generator
-        if not self.runner.downstream:
-            raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
+        self.runner.check_sites()
         self.device = self.runner.device
         self.discriminator = load_discriminator(name, self.device)
         self._check_segmenter(segmenter)

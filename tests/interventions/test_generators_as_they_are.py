@@ -175,3 +175,62 @@ def test_the_shared_cases_that_give_wrong_numbers():
         Runner(cases.batch_statistics(), "net.0")
     with pytest.warns(UserWarning, match="expected"):
         Runner(cases.bytes_(), "net.0")
+
+
+class Functional(Plain):
+    """Normalized by functions alone after its layer."""
+
+    def __init__(self, normalize) -> None:
+        super().__init__()
+        self.first = self.second = nn.Identity()
+        self.last, self.normalize = nn.Conv2d(8, 8, 1), normalize
+
+    def body(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.colour(self.normalize(self.last(x))))
+
+
+@pytest.mark.parametrize(
+    ("normalize", "names"),
+    [
+        (lambda x: F.group_norm(x, 2), ["group_norm"]),
+        (lambda x: F.layer_norm(x, x.shape[1:]), ["layer_norm"]),
+        (lambda x: F.instance_norm(x), ["instance_norm"]),
+        (lambda x: F.batch_norm(x, torch.zeros(8), torch.ones(8)), ["batch_norm"]),
+        (lambda x: F.normalize(x), ["normalize"]),
+        (lambda x: x / x.norm(dim=1, keepdim=True), ["norm"]),
+        (lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True), ["vector_norm"]),
+        (lambda x: x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt(), ["rsqrt"]),
+        (lambda x: (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-3), ["std"]),
+        (lambda x: x, []),
+    ],
+)
+def test_where_nothing_can_be_held_the_functions_that_normalize_are_named(normalize, names):
+    runner = Runner(Functional(normalize), "last")
+    with pytest.raises(UsageError, match="no normalization runs after layer 'last': there is nothing to hold") as told:
+        runner.check_sites()
+    line = normalize.__code__.co_firstlineno
+    for name in names:
+        assert f"calls {name} ({Path(__file__).name}, line {line})" in str(told.value)
+    assert ("calls" in str(told.value)) == bool(names)
+
+
+def test_an_edit_that_makes_no_image_is_told_as_such():
+    with pytest.raises(
+        UsageError, match="every other unit of layer 'last' ablated, the generator gives no finite image"
+    ):
+        Runner(Functional(lambda x: x / x.std((2, 3), keepdim=True)), "last")
+
+
+def test_a_normalization_that_is_a_module_of_pytorch_or_before_the_layer_is_no_function():
+    class Before(Functional):
+        def forward(self, z: Tensor) -> Tensor:
+            return super().forward(F.normalize(z))
+
+    runner = Runner(Before(nn.GroupNorm(2, 8)), "last")
+    assert runner.downstream == ("normalize",)
+    runner.check_sites()
+    del runner.generator.network.normalize
+    runner = Runner(Before(nn.Identity()), "last")
+    with pytest.raises(UsageError) as told:
+        runner.check_sites()
+    assert "calls" not in str(told.value)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from planted import PlantedGenerator
 
 import gandid
-from gandid.errors import UsageError
+from gandid.errors import GandidError, UsageError
 from gandid.segmenters import FunctionSegmenter, check_segmenter
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -49,6 +50,55 @@ def test_what_does_not_is_refused_in_a_line(label, line):
     with pytest.raises(UsageError, match=line) as refused:
         check_segmenter(Own(label), IMAGES)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "line"),
+    [
+        (("a", "a"), (), "all different"),
+        (("a", "b"), ("c",), "unknown background class 'c'"),
+        ((), (), "labels from 0 to 1: its classes are numbered 0 to -1"),
+    ],
+)
+def test_classes_that_make_no_sense_are_told(classes, background, line):
+    segmenter = Own(bright)
+    segmenter.classes, segmenter.background = classes, background
+    with pytest.raises(UsageError, match=line):
+        check_segmenter(segmenter, IMAGES)
+    with pytest.raises(UsageError, match="function is no segmenter: it is called with images, and has the attributes"):
+        check_segmenter(bright, IMAGES)
+
+
+def study(label, **classes):
+    segmenter = Own(label)
+    vars(segmenter).update(classes)
+    return gandid.Study(PlantedGenerator(), segmenter, layer="paint")
+
+
+@pytest.mark.parametrize("convert", [lambda labels: labels.int(), lambda labels: labels.byte().numpy()])
+def test_a_study_takes_labels_of_any_integers(convert):
+    of = {"targets": {"bright": [0]}, "latents": 8}
+    panel = study(lambda images: convert(bright(images))).run(**of)
+    assert panel["pixels"].equals(study(bright).run(**of)["pixels"])
+
+
+def test_a_study_asks_before_it_begins_and_at_every_image():
+    for label, line in [(lambda x: x.mean(1), "float32"), (lambda x: x[:, :2], "of shape"), (None, "fails on images")]:
+        with pytest.raises(UsageError, match=line):
+            study(label)
+    calls = []
+
+    def late(images):
+        calls.append(len(images))
+        return bright(images) * (255 if len(calls) > 5 else 1)
+
+    with pytest.raises(GandidError, match="late gave labels from .* to 255: its classes are numbered 0 to 1"):
+        study(late, name="late").run({"bright": [0]}, latents=16)
+
+
+def test_a_segmenter_of_background_alone_is_told():
+    with pytest.raises(UsageError, match="every class of Own is background: name what to ablate with --target"):
+        study(bright, background=("dark", "bright")).run(latents=8)
 
 
 def test_a_function_may_write_into_its_input():

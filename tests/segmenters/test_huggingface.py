@@ -467,8 +467,12 @@ def remove(folder: Path, name: str) -> None:
             r"\(bert\) does not segment semantically: these types do: beit",
         ),
         (lambda f: edited(f, "config.json", model_type="nonesuch"), "is not a model that transformers can load"),
-        (lambda f: edited(f, "config.json", decoder_hidden_size=32), "the shape of .* in its weights is not"),
+        (lambda f: edited(f, "config.json", decoder_hidden_size=32), r"is of shape \(.*\) in its weights, and of"),
         (lambda f: edited(f, "config.json", depths=[1, 1, 1, 2]), r"lacks \d+ of the weights of SegformerForSemantic"),
+        (
+            lambda f: edited(f, "config.json", id2label=dict(enumerate([*NAMES, "another"]))),
+            "names 6 classes, but the weights score 5",
+        ),
         (lambda f: edited(f, "config.json", id2label=dict(enumerate(NAMES, 1))), "does not number the classes from 0"),
     ],
 )

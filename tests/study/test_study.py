@@ -42,6 +42,15 @@ def test_a_latent_does_not_depend_on_its_company():
     assert not torch.equal(alone, latents(7, [12], 6, "ranking"))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_has_64_bits(seed):
+    assert not torch.equal(latents(2**64 - 1, [0], 2), latents(2**64 - 2, [0], 2))
+    with pytest.raises(UsageError, match="seed"):
+        StudyConfig.check(seed=seed)
+    with pytest.raises(UsageError, match="seed is"):
+        Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=seed)
+
+
 def test_the_panel_does_not_depend_on_the_batch():
     panels = []
     for rows in (400, 20, 4):  # 4 rows hold less than the arms of one latent

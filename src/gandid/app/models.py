@@ -102,8 +102,7 @@ class Model:
         """The runner of a layer, for the hand; take the lock `hand` while it runs."""
         if layer not in self._runners:
             runner = Runner(self.generator, layer)
-            if not runner.downstream:
-                raise UsageError(f"no normalization runs after layer '{layer}': there is nothing to hold")
+            runner.check_sites()
             self._runners[layer] = runner
         return self._runners[layer]
 

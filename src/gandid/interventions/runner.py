@@ -26,10 +26,14 @@ from gandid.errors import GandidError, UsageError, told
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.edits import ablate
 from gandid.interventions.foreign import adapted
+from gandid.interventions.functional import functional_normalizations
 from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, held_statistic
 
 _NAMED = 20  # layers that an error names
+ADVICE = (
+    "what normalizes there is a function, so make it a module, and register that (gandid.interventions.register_site)"
+)
 
 
 @dataclass
@@ -103,6 +107,22 @@ class Runner:
         self._rounding = torch.finfo(getattr(self.generator, "dtype", torch.float32)).eps  # of the network's weights
         z = torch.randn(2, self.generator.latent_dim, generator=torch.Generator().manual_seed(0))
         self._trace(z.to(self.device))
+
+    @torch.inference_mode()
+    def check_sites(self) -> None:
+        """Refuse a layer after which there is nothing to hold, naming the normalizations that are functions, if any.
+
+        Raises
+        ------
+        UsageError
+            If no site is downstream.
+        """
+        if self.downstream:
+            return
+        z = torch.zeros(2, self.generator.latent_dim, device=self.device)
+        called = functional_normalizations(self._layer_module, lambda: self.generator(z))
+        hint = f"; its forward calls {', '.join(called[:4])}: {ADVICE}" if called else ""
+        raise UsageError(f"no normalization runs after layer '{self.layer}': there is nothing to hold{hint}")
 
     @torch.inference_mode()
     def run(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> Tensor:
@@ -335,7 +355,11 @@ class Runner:
             arms = self.run(z, [REFERENCE, held, Arm(ablate(tuple(range(0, self.units, 2))))])[:2]
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # rows that do not meet, or an edit that makes no image
+        except GandidError as error:
+            if self._fans_out_at_latents:
+                raise UsageError(f"with every other unit of layer '{self.layer}' ablated, {error}") from None
+            return False
+        except Exception:  # rows that do not meet
             return False
         return arms.shape[1:] == images.shape and all(self._agree(arm, images) for arm in arms)
 

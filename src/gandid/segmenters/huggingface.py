@@ -310,8 +310,16 @@ def _model(name: str, folder: Path, config: Any) -> nn.Module:
         **HERE,
     )
     if info["mismatched_keys"]:
-        key, *_ = sorted(info["mismatched_keys"])[0]
-        raise UsageError(f"{name}: the shape of {key} in its weights is not the one of its config.json")
+        key, there, here = sorted(info["mismatched_keys"])[0]
+        extra = here[0] - config.num_labels  # masks have a score for "no object" besides
+        if tuple(there[1:]) == tuple(here[1:]) and extra in (0, 1):
+            raise UsageError(
+                f"{name}: config.json names {config.num_labels} classes, but the weights score {there[0] - extra} ({key}): correct "
+                "its id2label"
+            )
+        raise UsageError(
+            f"{name}: {key} is of shape {tuple(there)} in its weights, and of shape {tuple(here)} by its config.json"
+        )
     # What is missing would keep random values. The auxiliary head only serves training.
     needed = {key for key, _ in model.named_parameters() if "auxiliary_head" not in key}
     missing = sorted(needed & set(info["missing_keys"]))
