@@ -285,7 +285,7 @@ def test_the_examples_run_as_they_say(name):
     study = gandid.Study(
         generator, gandid.load_segmenter(f"{EXAMPLES}/your_gan.py:colours"), layer=EXAMPLE_LAYERS[name]
     )
-    panel = study.run({"bright": [0, 1, 2, 5]}, control=["capped", "frozen"], latents=16)
+    panel = study.run({"bright": [0, 1, 2, 5]}, control=["capped", "frozen"], latents=8)
     removed = (
         gandid.did(panel).to_frame().query("outcome == 'removed' and contrast == 'did'").set_index(["control", "held"])
     )

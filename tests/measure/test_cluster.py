@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,7 +22,10 @@ from gandid.interventions import pixel_norm, register_site
 from gandid.latents import latents
 from gandid.measure.executors import Ray
 from gandid.panel.store import read_panel
+from gandid.segmenters import load_segmenter
 from gandid.study import Study
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +156,26 @@ def test_a_users_own_file_goes_to_the_workers(cluster, tmp_path):
     study = Study(load_generator(f"{tmp_path / 'mine.py'}:make"), PlantedSegmenter(), layer="paint")
     here, there = study.run({"a": [0]}, latents=20), study.run({"a": [0]}, latents=20, executor=Ray(workers=1))
     xr.testing.assert_identical(here, there)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "inputs"),
+    [
+        ("your_gan", "net.0", []),
+        ("dcgan", "main.3", []),
+        ("biggan", "blocks.0.second", ["y=0..4"]),
+        ("vae", "conv_in", []),
+        ("stylegan1", "blocks.1.conv", []),
+    ],
+)
+def test_the_examples_are_the_same_there_and_in_a_run_that_goes_on(cluster, tmp_path, name, layer, inputs):
+    generator = load_generator(f"{EXAMPLES / name}.py:make", inputs=inputs)
+    study = Study(generator, load_segmenter(f"{EXAMPLES}/your_gan.py:colours"), layer=layer)
+    options = {"targets": {"bright": [0, 1, 2, 5]}, "control": ["capped", "frozen"], "dose": [0, 0.5]}
+    here = study.run(latents=24, **options)
+    study.run(latents=8, store=tmp_path / "run", **options)
+    there = study.run(latents=24, store=tmp_path / "run", executor=Ray(workers=2), **options)
+    xr.testing.assert_equal(here, there)
 
 
 def test_a_cluster_that_is_not_there():

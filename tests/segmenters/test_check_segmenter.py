@@ -92,7 +92,7 @@ def test_a_study_asks_before_it_begins_and_at_every_image():
         calls.append(len(images))
         return bright(images) * (255 if len(calls) > 5 else 1)
 
-    with pytest.raises(GandidError, match="late gave labels from .* to 255: its classes are numbered 0 to 1"):
+    with pytest.raises(GandidError, match=r"late gave labels from .* to 255: its classes are numbered 0 to 1"):
         study(late, name="late").run({"bright": [0]}, latents=16)
 
 
