@@ -16,6 +16,7 @@ from rich.console import Console
 
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
+from gandid.panel.arms import LEARNED
 from gandid.report import build
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
@@ -140,7 +141,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         echo(f"{one.target[: first - 1]:<{first}}{OUTCOMES[outcome]:<11}{values}  {difference:<21}{verdict}")
     arms: dict[str, list[str]] = {}
     for one in found:
-        arms.setdefault(one.regime.label, []).append(one.target)
+        learned = one.regime.name.split(":")[0] in LEARNED
+        arms.setdefault("distilled networks" if learned else one.regime.label, []).append(one.target)
     named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
     echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]

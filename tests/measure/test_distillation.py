@@ -214,7 +214,7 @@ def test_a_killed_distillation_goes_on(tmp_path):
     factory = "from test_distillation import Painter\nfrom planted import PlantedSegmenter as segmenter\n"
     (tmp_path / "own.py").write_text(f"{factory}def generator():\n    return Painter()\n")
     words = ["distil", f"--generator={tmp_path}/own.py:generator", f"--segmenter={tmp_path}/own.py:segmenter"]
-    words += ["--layer=paint", "--batches=3000", "--device=cpu"]
+    words += ["--layer=paint", "--batches=400", "--device=cpu"]
     script = "import gandid.measure.distillation as d; d.EVERY = 0.25; from gandid.cli import main; main({})"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here / "measure"), *sys.path])}
 

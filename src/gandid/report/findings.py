@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gandid.panel.arms import LEARNED
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.report.text import article, count, listed, number, percent, points, size
@@ -63,7 +64,8 @@ def findings(run: Run) -> list[Finding]:
     found = []
     for target in run.targets:
         regime = run.leading(target)
-        rows = {outcome: run.row(target, outcome, regime) for outcome in OUTCOMES}
+        pooled = regime.name.split(":")[0] in LEARNED
+        rows = {o: run.over_networks(target, o) if pooled else run.row(target, o, regime) for o in OUTCOMES}
         found.append(Finding(target, regime, {outcome: row for outcome, row in rows.items() if row is not None}))
     return found
 

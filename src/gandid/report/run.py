@@ -148,6 +148,14 @@ class Run:
         kind = "target" if outcome == "removed" else "together"
         return next((row for row in self.rows(target, outcome, regime) if row["kind"] == kind), None)
 
+    def over_networks(self, target: str, outcome: str) -> Row | None:
+        """The whole effect in distilled networks, of which each is one observation."""
+        rows, own = self.whole("networks", target, outcome), self.whole("did", target, outcome)
+        rows = rows[
+            (rows["control"] == "distilled") & rows["dose"].isin(own["dose"]) & rows["segmenter"].isin(own["segmenter"])
+        ]
+        return next(iter(rows.to_dict("records")), None)
+
     def place(self, target: str, regime: Comparison | None = None) -> dict[str, float]:
         """What became of the target's place, live or in a held regime: shares of its original pixels that sum to 1."""
         effect, rows = "tau_live" if regime is None else "tau_held", self.rows(target, "inpainted", regime)
