@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gandid.estimation.bounds import SUPPORT, TOGETHER, VISIBLE
+from gandid.panel.arms import LEARNED
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
     parts = [_live(effects, target, rows)]
     if why := out_of_support(checks[checks["arm"] == "live"]):
         parts.append(f"The ablated images themselves leave the range of the unedited ones ({why}).")
-    spoken = rows[rows["control"].isin([control, "twin"])]
+    spoken = rows[rows["control"].isin({control, "twin"} - {*LEARNED})]
     parts += [_held(effects, one, checks[checks["arm"] == arm]) for arm, one in spoken.groupby("arm", sort=False)]
     pooled = effects.frame[(effects.frame["contrast"] == "networks") & (effects.frame["control"] == "distilled")]
     pooled = pooled[(pooled["target"] == target) & (pooled["dose"] == rows["dose"].iloc[0])]
