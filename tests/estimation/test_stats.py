@@ -11,6 +11,7 @@ from statsmodels.stats.power import TTestPower
 from gandid.stats import (
     CARRIERS,
     TUNED,
+    between,
     bonferroni,
     bootstrap,
     boundary,
@@ -176,3 +177,15 @@ def test_one_network_against_several_is_the_prediction_interval_of_a_new_draw():
         live, others = rng.normal(0.3, 1), rng.normal(0, 1, 3)
         covered += abs(live - others.mean() - 0.3) <= new_draw(live, others)[1]
     assert covered / 1500 == pytest.approx(0.95, abs=0.02)
+
+
+def test_two_groups_of_networks_are_compared_as_welch_does():
+    ones, others = np.array([[0.1, 2.0], [0.3, 2.5], [0.2, 1.0]]), np.array([[0.4, 3.0], [0.9, 3.1]])
+    se, half = between(ones, others)
+    for place in (0, 1):
+        ends = stats.ttest_ind(ones[:, place], others[:, place], equal_var=False).confidence_interval()
+        assert half[place] == pytest.approx((ends.high - ends.low) / 2)
+        variances = ones[:, place].var(ddof=1) / 3, others[:, place].var(ddof=1) / 2
+        assert se[place] == pytest.approx(np.sqrt(sum(variances)))
+    assert np.isnan(between(ones, others[:1])).all()
+    assert np.array(between(ones[:1] * 0, np.ones((3, 2)))).tolist() == [[0, 0], [0, 0]]
