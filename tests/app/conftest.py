@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from planted import PlantedGenerator, PlantedSegmenter
 from served import Served, serve
 
 from gandid import load_generator, load_segmenter
 from gandid.app.models import Model, Ranked
 
 if TYPE_CHECKING:
+    from asking import Asking
     from browsing import Reader
+
+    from gandid.app.page import Page
 
 LAYER = "layer8"  # of 32 units: ranked within seconds
 
@@ -28,6 +32,32 @@ def ranked(model: Model) -> Ranked:
     ranked = model.rankings.wait(LAYER, 4, timeout=120)
     assert ranked.relation is not None
     return ranked
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    model = Model(PlantedGenerator(), PlantedSegmenter(), tmp_path_factory.mktemp("cache"), "paint")
+    yield model
+    model.rankings.close()
+
+
+@pytest.fixture(scope="session")
+def planted_page(planted: Model, tmp_path_factory: pytest.TempPathFactory) -> "Page":
+    """The page on tiny networks, whose effects are known."""
+    pytest.importorskip("gradio")
+    from gandid.app.page import Page
+
+    page = Page(planted, tmp_path_factory.mktemp("runs"), "cpu")
+    planted.rankings.wait("paint", 16, timeout=60)
+    return page
+
+
+@pytest.fixture(scope="session")
+def asked(planted_page: "Page") -> "Asking":
+    """The page on tiny networks, and a client of it."""
+    from asking import asking
+
+    return asking(planted_page)
 
 
 @pytest.fixture(scope="session")

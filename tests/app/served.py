@@ -15,7 +15,13 @@ class Served:
 
     process: subprocess.Popen[str]
     address: str
+    """Without the token."""
+    token: str
     runs: Path
+
+    def at(self, query: str = "") -> str:
+        """What one opens: the address with its token, and with a query."""
+        return f"{self.address}?token={self.token}" + (f"&{query.lstrip('?')}" if query else "")
 
 
 def serve(runs: Path, *options: str) -> Served:
@@ -26,5 +32,6 @@ def serve(runs: Path, *options: str) -> Served:
     assert process.stdout is not None
     for line in process.stdout:
         if "http://" in line:
-            return Served(process, line.split()[4], runs)
+            address, _, token = line.split()[4].partition("?token=")
+            return Served(process, address, token, runs)
     raise AssertionError(f"gandid app ended with status {process.wait()}")

@@ -17,12 +17,6 @@ from gandid.interventions import REFERENCE, Arm, ablate, hold
 from gandid.ranking import top_units
 from gandid.segmenters import FunctionSegmenter
 
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(PlantedGenerator(), PlantedSegmenter(), tmp_path_factory.mktemp("cache"), "paint")
-
-
 STATE = State(layer="layer8", target="rug", number=3, count=6)
 
 
@@ -109,7 +103,7 @@ def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, r
 
 def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:
     state = experiment.settle(State(target="a", hold="all"), planted)
-    got = list(tallies(planted, state, [0], abandoned=lambda: False))
+    got = list(tallies(planted, state, [0]))
     assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
     panel = Study(PlantedGenerator(), PlantedSegmenter(), "paint").run(
         {"a": [0]}, control="capped", hold="all", latents=LATENTS
@@ -127,15 +121,9 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
     assert got[-1].images == LATENTS
 
 
-def test_abandoned_numbers_stop(planted: Model) -> None:
-    state = experiment.settle(State(target="a"), planted)
-    asked = iter([False, True])
-    assert len(list(tallies(planted, state, [0], abandoned=lambda: next(asked)))) == 1
-
-
 def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
     state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
-    last = list(tallies(planted, state, [0], abandoned=lambda: False))[-1]
+    last = list(tallies(planted, state, [0]))[-1]
     assert {one.name for one in last.outcomes} == {"area"}
     [area] = [one for one in last.outcomes if one.object == "a"]
     assert area.live == pytest.approx(0.5)  # the right half, which was wall, is `a` too

@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def test_from_a_fresh_page_to_a_study_and_its_report(reader: Reader, whole: Served, tmp_path: Path) -> None:
     reader.screen(1280, 900)
-    reader.open(whole.address)
+    reader.open(whole.at())
     # At first there is no ranking at all; then the page turns to an effect by itself.
     reader.until(lambda: "ranked on 128" in reader.text("#status"), patience=500)
     time.sleep(5)  # until then the numbers may be those of the ranking before
@@ -89,9 +89,7 @@ def test_from_a_fresh_page_to_a_study_and_its_report(reader: Reader, whole: Serv
 
 def test_moves_repaint_at_once(reader: Reader, whole: Served, capsys: pytest.CaptureFixture[str]) -> None:
     reader.screen()
-    reader.open(
-        whole.address + "?number=3&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"
-    )
+    reader.open(whole.at("?number=3&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"))
     reader.driver.set_script_timeout(60)
     reader.repainted(lambda: reader.slide("#alpha", 0.05))
     times = []
@@ -107,7 +105,7 @@ def test_moves_repaint_at_once(reader: Reader, whole: Served, capsys: pytest.Cap
 
 def test_many_moves_end_at_the_last(reader: Reader, whole: Served) -> None:
     reader.screen()
-    reader.open(whole.address + "?number=3&target=rug&units=48.45.102.86.68")
+    reader.open(whole.at("?number=3&target=rug&units=48.45.102.86.68"))
     for step in range(40):
         reader.slide("#alpha", round(step / 40, 2))
     reader.slide("#alpha", 0.6)
@@ -121,7 +119,7 @@ def test_many_moves_end_at_the_last(reader: Reader, whole: Served) -> None:
 def test_an_interrupted_page_ends_its_study(tmp_path: Path, reader: Reader) -> None:
     served = serve(tmp_path / "runs", "--layer", "layer8")
     reader.screen()
-    reader.open(served.address + "?target=rug&units=3.17")
+    reader.open(served.at("?target=rug&units=3.17"))
     reader.slide("#latents", 4096)
     reader.until(lambda: "--latents 4096" in reader.text("#keep"))
     reader.find("#start").click()

@@ -1,5 +1,6 @@
 """Who may ask, and what is served."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import pytest
 pytest.importorskip("gradio")
 
 import gradio as gr
+from asking import COOKIE, EVENT, TOKEN, Asking, asking
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
+from gandid.app import page as page_module
 from gandid.app import server
 from gandid.app.models import Model
 from gandid.app.page import Page
 from gandid.errors import GandidError, UsageError
 
+LIVE = "ws://127.0.0.1:7860/live"
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-TOKEN = "correct horse battery"
 
 
 @pytest.fixture
@@ -32,11 +36,10 @@ def runs(tmp_path: Path) -> Path:
     return runs
 
 
-def client(runs: Path, *, token: str | None = None) -> TestClient:
+def client(runs: Path) -> TestClient:
     with gr.Blocks(analytics_enabled=False) as blocks:
         gr.File()
-    app = server.make_app(blocks, {}, token=token, runs=runs, close=lambda: None)
-    return TestClient(app, base_url="http://127.0.0.1:7860", follow_redirects=False)
+    return Asking(blocks, {}, runs).client
 
 
 def test_only_files_of_runs_are_served(runs: Path) -> None:
@@ -65,7 +68,7 @@ def test_only_files_of_runs_are_served(runs: Path) -> None:
         Path("/etc/hostname"),
         Path(server.__file__),
     ):
-        assert page.get(f"/gradio_api/file={file}").status_code in (403, 404), file
+        assert page.get(f"/gradio_api/file={file}").status_code == 404, file
 
 
 def test_no_page_may_fetch_from_elsewhere(runs: Path) -> None:
@@ -76,75 +79,185 @@ def test_no_page_may_fetch_from_elsewhere(runs: Path) -> None:
     assert headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize("name", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", ""])
-def test_without_a_token_only_this_machine_is_named(runs: Path, name: str) -> None:
+def test_nothing_is_served_without_the_token(runs: Path) -> None:
     page = client(runs)
-    assert page.get("/config", headers={"host": name}).status_code == 403
-    for own in ("127.0.0.1:1", "localhost:7860", "[::1]:7860"):
-        assert page.get("/runs/rug/report.html", headers={"host": own}).status_code == 200
-
-
-def test_with_a_token_nothing_is_served_without_it(runs: Path) -> None:
-    page = client(runs, token=TOKEN)
-    for path in ("/", "/config", "/runs/rug/report.html", "/gradio_api/info", "/?token=wrong", "/?token=", "/?token=é"):
+    page.cookies.clear()
+    for path in (
+        "/",
+        "/runs/rug/report.html",
+        "/gradio_api/info",
+        "/?token=wrong",
+        "/?token=",
+        "/?token=é",
+        "/theme.css",
+    ):
         assert page.get(path).status_code == 401, path
-    assert page.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
-    first = page.get("/", params={"token": TOKEN, "target": "rug"})
-    assert (first.status_code, first.headers["location"]) == (303, "/?target=rug")  # the token leaves the address
-    assert "HttpOnly" in first.headers["set-cookie"] and "SameSite=strict" in first.headers["set-cookie"]
+    for path in ("/upload?name=a.pth", EVENT):
+        assert page.post(path, content=b"x").status_code == 401
+    with pytest.raises(WebSocketDisconnect), page.websocket_connect(LIVE):
+        pass
+    page.cookies.set("gandid-7861", TOKEN)  # that of a page on another port
+    assert page.get("/").status_code == 401
+    page.get("/", params={"token": TOKEN})
     assert page.get("/runs/rug/report.html").status_code == 200  # by the cookie
 
 
-def test_a_token_is_demanded_where_others_can_reach_the_page() -> None:
-    assert server.choose_token("127.0.0.1", None) is server.choose_token("localhost", None) is None
-    assert server.choose_token("::1", None) is None
-    made = {server.choose_token(host, None) for host in ("0.0.0.0", "10.0.0.7", "::", "example.org")}
-    assert len(made) == 4 and all(token and len(token) >= 32 for token in made)
-    assert server.choose_token("127.0.0.1", TOKEN) == TOKEN
-    with pytest.raises(UsageError, match="12 characters"):
-        server.choose_token("0.0.0.0", "short")
-
-
-def test_uploads_are_limited(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "UPLOAD_LIMIT", 1000)
+def test_the_token_leaves_the_address_and_a_redirect_leads_nowhere_else(runs: Path) -> None:
     page = client(runs)
-    assert page.post("/gradio_api/upload", files={"files": ("a.pth", b"x" * 500)}).status_code == 200
-    assert page.post("/gradio_api/upload", files={"files": ("a.pth", b"x" * 5000)}).status_code == 413
+    for asked, location in [
+        (f"/?token={TOKEN}&target=rug", "./?target=rug"),
+        (f"//evil.example/?token={TOKEN}", "./"),
+        (f"//evil.example?token={TOKEN}", "./evil.example"),
+        (f"/runs/rug/report.html?a=1&token={TOKEN}", "./report.html?a=1"),
+    ]:
+        answer = page.get(f"http://127.0.0.1:7860{asked}", headers={"x-forwarded-host": "evil.example"})
+        assert (answer.status_code, answer.headers["location"]) == (303, location)
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith(f"{COOKIE}={TOKEN};") and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    answer = page.get("/", headers={"x-forwarded-host": "evil.example", "x-forwarded-proto": "https"})
+    assert answer.status_code == 200 and "evil.example" not in answer.text
 
 
-def test_an_uploaded_checkpoint_is_loaded_and_kept_by_its_digest(model: Model, tmp_path: Path) -> None:
-    page = Page(model, tmp_path / "runs", "cpu")
-    name = page.take(FIXTURES / "dissect_32px.pth")
-    assert page.take(FIXTURES / "dissect_32px.pth") == name  # once
-    assert page.models[name].runner(page.models[name].default_layer).image_size == (32, 32)
+def test_what_comes_from_another_page_is_refused(asked: Asking) -> None:
+    page, own = asked, asked.client.headers["origin"]
+    for origin in ("http://evil.example", "http://127.0.0.1:8000", "null", "http://127.0.0.1", ""):
+        page.client.headers["origin"] = origin
+        for path in ("/upload?name=a.pth", EVENT):
+            assert page.client.post(path, content=b"{}").status_code == 403
+        assert page.client.get("/").status_code == 403  # it could be read, if Gradio lets that page read it
+        with pytest.raises(WebSocketDisconnect), page.client.websocket_connect(LIVE):
+            pass
+    page.client.headers["origin"] = own
+    assert "access-control-allow-origin" not in page.client.get("/").headers
+    with page.client.websocket_connect(LIVE) as live:
+        assert "progress" in live.receive_json()
+
+
+def test_a_token_is_made_and_kept_for_the_next_start(tmp_path: Path) -> None:
+    kept = tmp_path / ".cache" / "token"
+    made = server.choose_token(kept, None)
+    assert len(made) >= 32 and kept.stat().st_mode & 0o077 == 0
+    assert server.choose_token(kept, None) == made
+    assert server.choose_token(tmp_path / "other", None) != made
+    assert server.choose_token(kept, TOKEN) == TOKEN
+    for bad in ("short", "a b c d e f g h", "ééééééééééééé", "12345678901;"):
+        with pytest.raises(UsageError, match="12 or more"):
+            server.choose_token(kept, bad)
+
+
+def test_uploads_are_limited_and_leave_nothing(
+    asked: Asking, planted_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = asked.client
+    uploads = planted_page.runs / ".cache" / "uploads"
+    bad = page.post("/upload?name=../own.pth", content=b"nothing of the kind")
+    assert bad.status_code == 422 and bad.text.startswith("own.pth is not a checkpoint")
+    assert page.post("/upload", content=b"x").status_code == 422
+    monkeypatch.setattr(server, "UPLOAD_LIMIT", 1000)
+    assert page.post("/upload?name=a.pth", content=b"x" * 5000).status_code == 413
+    assert not list(uploads.iterdir()) and not list((planted_page.runs / "uploads").iterdir())
+
+
+def test_an_uploaded_checkpoint_is_loaded_and_kept_by_its_digest(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Page(model, tmp_path / "runs", "cpu")
+    page = asking(shared).client
+    content = (FIXTURES / "dissect_32px.pth").read_bytes()
+    name = page.post("/upload?name=own.pth", content=content).text
+    assert page.post("/upload?name=own.pth", content=content).text == name  # once
+    found, uploaded = shared.find(name)
+    assert found == name and uploaded.runner(uploaded.default_layer).image_size == (32, 32)
     assert [file.name for file in (tmp_path / "runs" / "uploads").iterdir()] == [f"{name}.pth"]
     later = Page(model, tmp_path / "runs", "cpu")  # the page was started again; a link names the upload
-    for other in ("../uploads/x", "*", name[:-1], ""):
-        later.restore(other)
-    assert list(later.models) == [""]
-    later.restore(name)
-    assert list(later.models) == ["", name]
-    for each in (page, later):
-        each.models[name].rankings.close()
+    for other in ("../uploads/x", "*", name[:-1], "", str(FIXTURES / "dissect_32px.pth")):
+        assert later.find(other) == ("", model)
+    assert later.find(name)[0] == name
+    # Another takes its place, where there is one alone; a page that shows the first has it back.
+    monkeypatch.setattr(page_module, "LOADED", 1)
+    monkeypatch.setattr(page_module, "KEPT", 1)
+    second = page.post("/upload?name=b.pth", content=(FIXTURES / "dissect_old_32px.pth").read_bytes()).text
+    assert list(shared._loaded) == [second]
+    assert [file.stem for file in (tmp_path / "runs" / "uploads").iterdir()] == [second]
+    for each in (*shared._loaded.values(), *later._loaded.values()):
+        each.rankings.close()
 
 
-def test_an_upload_runs_nothing_whatever_it_is_called(model: Model, tmp_path: Path) -> None:
-    page = Page(model, tmp_path / "runs", "cpu")
+def test_an_upload_runs_nothing_whatever_it_is_called(planted_page: Page, tmp_path: Path) -> None:
     code = f"import pathlib\ndef make(): pathlib.Path({str(tmp_path / 'run')!r}).touch()"
     for name in ("own.py:make.pth", "own.py", "own.py:make"):  # what `--generator` would run
-        (tmp_path / name).write_text(code)
+        (tmp_path / "part").write_text(code)
         with pytest.raises(UsageError, match="checkpoint"):
-            page.take(tmp_path / name)
+            planted_page.take(tmp_path / "part", name)
 
     class Touch:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "run",))
 
-    (tmp_path / "own.pkl").write_bytes(pickle.dumps(Touch()))
+    (tmp_path / "part").write_bytes(pickle.dumps(Touch()))
     with pytest.raises(GandidError):
-        page.take(tmp_path / "own.pkl")
+        planted_page.take(tmp_path / "part", "own.pkl")
     assert not (tmp_path / "run").exists()
-    assert not list((tmp_path / "runs" / "uploads").iterdir())
+    assert not list((planted_page.runs / "uploads").iterdir())
+
+
+GARBAGE = [
+    None,
+    "",
+    "x",
+    "<script>",
+    -1,
+    0,
+    10**9,
+    10**40,
+    1.5,
+    float("nan"),
+    float("inf"),
+    True,
+    [],
+    {},
+    "9" * 5000,
+    "\0",
+]
+
+
+def test_garbage_is_told_to_whom_sends_it_and_to_nobody_else(
+    asked: Asking, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    page = asked
+    usual = {number: values[:] for number, values in page.events.items()}
+    told = []
+    for number, values in usual.items():
+        for place in range(len(values)):
+            for i, value in enumerate(GARBAGE):
+                if (i + place + number) % 6 == 0:  # each kind is sent as each input, though not to each event
+                    content = json.dumps({"fn_index": number, "data": [*values[:place], value, *values[place + 1 :]]})
+                    told.append(page.client.post(EVENT, content=content))
+        for wrong in ([], [None] * 50, None, "x"):
+            if wrong != values:
+                assert page.event(number, wrong).status_code == 422
+        for event in (
+            {"units": "a"},
+            {"region": "9x9:zz"},
+            {"target": "x" * 500},
+            {"query": "alpha=nan&units=-"},
+            {"a": "b"},
+        ):
+            told.append(page.event(number, values, event_data=event))
+    for number in (-1, 99, 10**30, None, "x"):
+        assert page.client.post(EVENT, json={"fn_index": number, "data": []}).status_code == 422
+    assert page.client.post(EVENT, json=dict(fn_index=0, data=usual[0], session_hash="x", trigger_id=10**9)).is_success
+    with page.client.websocket_connect(LIVE) as live:
+        for text in ("", "?", "nonsense", "?units=a&alpha=nan", "fresh?" + "x" * 10_000, "\0"):
+            live.send_text(text)
+        live.send_bytes(b"\xff")
+        live.send_text("?target=a&units=0")
+        while "of 64 measured" not in live.receive_json().get("numbers", ""):
+            pass
+    assert {answer.status_code for answer in told} == {200, 422, 500}
+    assert all("error" in answer.json() for answer in told if answer.status_code == 500)
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err and not [r for r in caplog.records if r.levelname in ("ERROR", "CRITICAL")]
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

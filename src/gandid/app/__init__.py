@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,11 +30,11 @@ def serve(
     runs : Path
         Folder of runs: studies are written there, and nothing else is served.
     host : str
-        Address to listen on. Anything but this machine's own demands a token.
+        Address to listen on.
     port : int, optional
         The first free one from 7860 on by default.
     token : str, optional
-        What a visitor must know; made by chance where `host` needs one.
+        What a visitor must know; made by chance, and kept in `runs`, by default.
     browser : bool
         Whether to open the page.
     device : str
@@ -50,23 +49,26 @@ def serve(
     UsageError
         If a network, the layer, the port or the token will not do.
     """
-    # Gradio keeps what is uploaded, and would keep it among the system's temporary files.
-    os.environ["GRADIO_TEMP_DIR"] = str((runs / ".cache" / "uploads").resolve())
     try:
         import gradio  # noqa: F401
     except ImportError as error:
         raise GandidError("the page needs gradio: pip install 'gandid[app]'") from error
     from gandid.app import server
+    from gandid.app.live import Live
     from gandid.app.models import Model
     from gandid.app.page import Page, build
     from gandid.generators import load_generator
     from gandid.generators.named import own_segmenter
     from gandid.segmenters import load_segmenter
 
-    token = server.choose_token(host, token)
+    token = server.choose_token(runs / ".cache" / "token", token)
     sock = server.listen(host, port)
     network = load_generator(generator, device)
     model = Model(network, load_segmenter(segmenter or own_segmenter(generator), device), runs / ".cache", layer)
     page = Page(model, runs, device)
-    app = server.make_app(*build(page), token=token, runs=runs, close=page.close)
-    server.serve(app, sock, token=token, browser=browser, announce=announce)
+    try:
+        cookie = f"gandid-{sock.getsockname()[1]}"
+        app = server.make_app(*build(page), token=token, runs=runs, take=page.take, live=Live(page).tab, cookie=cookie)
+        server.serve(app, sock, token=token, browser=browser, announce=announce)
+    finally:
+        page.close()

@@ -20,7 +20,7 @@ FAINT = 0.05  # of the full brightness: the least that the colours of the differ
 SMOOTH = 96  # images wider than this are shown smooth; of smaller ones every pixel is seen
 
 
-def canvas_value(view: View, model: Model, query: str | None) -> dict[str, Any]:
+def canvas_value(view: View, model: Model, query: str) -> dict[str, Any]:
     """What the pictures need, for `canvas.js`."""
     classes, state = list(model.segmenter.classes), view.state
     target = classes.index(state.target)

@@ -14,7 +14,6 @@ from gandid.app.state import MOST_UNITS, State
 from gandid.panel.arms import EXACT_CONTROLS
 
 HERE = Path(__file__).parent / "static"
-POLL = 1.0  # seconds between two looks at what goes on in the background
 CHECKPOINTS = [".pth", ".pt", ".pkl", ".safetensors"]
 CONTROL_LABELS = {"capped": "capped: may not amplify more", "frozen": "frozen: as without the edit"}
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"]
@@ -32,17 +31,13 @@ class Components:
     """The parts of the page; make it within `gr.Blocks`. Each attribute is a part that is read or changed.
 
     `values` are the parts that say what is asked for: those of a `State`, and the study's name and latents. `drawn` are the parts
-    that a move changes.
+    that a move changes, and `set` all that an address does.
     """
 
     def __init__(self, model: Model):
         _html(BRAND, "brand")
-        self.generator, self.units, self.region = gr.State(""), gr.State(None), gr.State("")
-        # What tells this experiment from another, without the image's number; a change of it measures anew.
-        self.experimented = gr.State(None)
-        # The address of a page that waits for an effect to begin with, as long as nothing is moved.
-        self.fresh = gr.State(None)
-        self.timer = gr.Timer(POLL)
+        # What a state says and nothing shows. They are parts like the others, and not kept by the server.
+        self.generator, self.units, self.region = (gr.Textbox("", visible=False) for _ in range(3))
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Experiment", id="experiment"):
                 self._pictures(model)
@@ -53,16 +48,19 @@ class Components:
             with gr.Tab("Finished runs", id="runs") as self.finished:
                 self.gallery = _html("<p class='empty'>Looking …</p>", "gallery")
         self.values = {name: getattr(self, name) for name in (*State.__dataclass_fields__, "name", "latents")}
-        shown = [self.canvas, self.finding, self.status, self.here, self.about, self.listed, self.keep]
-        moved = [self.target, self.layer, self.count, self.units, self.region, self.number]
-        self.drawn = [*shown, self.experimented, *moved]
+        shown = [self.canvas, self.finding, self.here, self.about, self.listed, self.keep]
+        moved = [self.generator, self.target, self.layer, self.count, self.units, self.region, self.number]
+        self.drawn = [*shown, *moved]
+        self.set = [*self.drawn, self.seed, self.alpha, self.control, self.hold, self.mode]
 
     def _pictures(self, model: Model) -> None:
         self.finding = _html("<h1>Making a first image …</h1>", "finding")
-        self.status = _html("", "status")
+        _html(_told_here("status"), "status")
         self.canvas = _scripted("canvas")
         with gr.Row(elem_id="choices"):
-            self.target = gr.Radio(list(model.objects), label="Object", elem_id="target", scale=6, min_width=300)
+            self.target = gr.Radio(
+                list(model.objects), value=model.objects[0], label="Object", elem_id="target", scale=6, min_width=300
+            )
             whole: dict[str, Any] = {"precision": 0, "minimum": 0, "scale": 1, "min_width": 80}
             self.number = gr.Number(0, label="Image", elem_id="number", **whole)
             self.seed = gr.Number(0, label="Seed", elem_id="seed", **whole)
@@ -76,14 +74,25 @@ class Components:
         with gr.Row(elem_id="workbench"):
             with gr.Column(elem_classes="panel-card", scale=4, min_width=300):
                 _html("<h2>Edit</h2>")
-                self.mode = gr.Radio([("Ablate", "ablate"), ("Insert", "insert")], label="What to do", elem_id="mode")
+                self.mode = gr.Radio(
+                    [("Ablate", "ablate"), ("Insert", "insert")], value="ablate", label="What to do", elem_id="mode"
+                )
                 self.count = gr.Slider(1, MOST_UNITS, 20, step=1, label="Number of units", elem_id="count")
                 self.alpha = gr.Slider(0, 1, 1, step=0.05, label="Strength (alpha)", elem_id="alpha")
-                self.layer = gr.Slider(1, layers, place, step=1, label="Layer", elem_id="layer")
-                self.control = gr.Radio(controls, label="Normalization is held, for comparison", elem_id="control")
-                self.hold = gr.Radio(sites, label="Where it is held", elem_id="hold")
+                self.layer = gr.Slider(1, max(layers, 2), place, step=1, label="Layer", elem_id="layer")
+                self.control = gr.Radio(
+                    controls, value=State.control, label="Normalization is held, for comparison", elem_id="control"
+                )
+                self.hold = gr.Radio(sites, value=State.hold, label="Where it is held", elem_id="hold")
             self.here = _html("", "numbers-here", scale=4, min_width=280)
-            self.everywhere = _html("", "numbers-all", scale=5, min_width=300)
+            self.everywhere = gr.HTML(
+                _told_here("numbers"),
+                elem_id="numbers-all",
+                js_on_load=_script("live"),
+                apply_default_css=False,
+                scale=5,
+                min_width=300,
+            )
 
     def _unit_list(self) -> None:
         with gr.Column(elem_classes="panel-card"):
@@ -100,7 +109,7 @@ class Components:
                 with gr.Row():
                     self.start = gr.Button("Run as a study", variant="primary", elem_id="start", min_width=140)
                     self.stop = gr.Button("Stop", elem_id="stop", min_width=90, interactive=False)
-                self.progress = _html(words.progress(None, 0, 0), "progress")
+                _html(_told_here("progress", words.progress(None, 0, 0)), "progress")
             with gr.Column(elem_classes="panel-card", scale=7, min_width=300):
                 _html("<h2>Reproduce</h2>")
                 self.keep = gr.HTML("", elem_id="keep", js_on_load=_script("copy"), apply_default_css=False)
@@ -112,8 +121,13 @@ class Components:
                 "<p class='note'>Any public PG-GAN checkpoint (.pth, .pt, .pkl, .safetensors) of up to 400 MB. Nothing in the file "
                 f"is executed. The segmenter stays the one that the page was started with ({segmenter}).</p>"
             )
-            self.upload = gr.File(label="Checkpoint", file_types=CHECKPOINTS, elem_id="upload")
-            self.uploaded = _html("", "uploaded")
+            kinds = ",".join(CHECKPOINTS)
+            gr.HTML(
+                f"<label>Checkpoint <input type='file' accept='{kinds}'></label><p role='status'></p>",
+                elem_id="upload",
+                js_on_load=_script("upload"),
+                apply_default_css=False,
+            )
 
 
 def look() -> dict[str, Any]:
@@ -124,6 +138,11 @@ def look() -> dict[str, Any]:
 
 def _html(text: str, name: str | None = None, **options: Any) -> gr.HTML:
     return gr.HTML(text, elem_id=name, apply_default_css=False, js_on_load=None, **options)
+
+
+def _told_here(name: str, text: str = "") -> str:
+    """Where the tab's stream puts what it is told under that name."""
+    return f"<div data-told='{name}'>{text}</div>"
 
 
 def _scripted(name: str) -> gr.HTML:

@@ -18,6 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from gandid.errors import UsageError, told
+from gandid.files import replacing
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Runner, adapted
 from gandid.latents import latents
@@ -82,7 +83,7 @@ class Model:
         self.objects = objects_of(segmenter)
         if not self.objects:
             raise UsageError("the segmenter sees no objects: each of its classes is background")
-        self.hand, self.numbers = threading.Lock(), threading.Lock()
+        self.hand = threading.Lock()
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
         self._runners: dict[str, Runner] = {}
@@ -96,7 +97,7 @@ class Model:
         self._moved = -QUIET
         known = f"{fingerprint(generator)}{fingerprint(segmenter)}{versions()}{segmenter.classes}"
         stem = hashlib.sha256(known.encode()).hexdigest()[:16]
-        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache / stem, self._rest, self.rows)
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache / stem, self.rest, self.rows)
 
     def runner(self, layer: str) -> Runner:
         """The runner of a layer, for the hand; take the lock `hand` while it runs."""
@@ -111,7 +112,7 @@ class Model:
         return latents(seed, numbers, self.generator.latent_dim, stream).to(self.runner(self.default_layer).device)
 
     def moved(self) -> None:
-        """Note that the hand has moved: what goes on in the background rests."""
+        """Note that the hand has moved."""
         self._moved = time.monotonic()
 
     def levels(self, layer: str, target: str) -> Tensor:
@@ -132,7 +133,8 @@ class Model:
             )
         return means
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Wait until the hand has been still for a while."""
         while (left := self._moved + QUIET - time.monotonic()) > 0:
             time.sleep(left)
 
@@ -166,7 +168,8 @@ class Rankings:
 
     def __init__(self, generator: Any, segmenter: Segmenter, stem: Path, rest: Callable[[], None], rows: int):
         self.generator, self.stem, self.rows = generator, stem, rows
-        self.segmenter: Segmenter = _Resting(segmenter, rest)
+        self.segmenter: Segmenter = _Resting(segmenter, self._rest)
+        self._until_still = rest
         self._known: dict[str, Ranked] = {}
         self._wanted = ""
         self._changed = threading.Condition()
@@ -177,7 +180,9 @@ class Rankings:
         """What is known by now; from now on this layer is the one that is worked on."""
         with self._changed:
             self._wanted = layer
-            ranked = self._known.setdefault(layer, Ranked())
+            if layer not in self._known:
+                self._known[layer] = self._load(layer)
+            ranked = self._known[layer]
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="ranking")
                 self._thread.start()
@@ -194,7 +199,7 @@ class Rankings:
             return self._known[layer]
 
     def close(self) -> None:
-        """Stop at the next latent, and wait for it: PyTorch must not be at work when the interpreter ends."""
+        """Stop after the next batch, and wait for it: PyTorch must not be at work when the interpreter ends."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -217,6 +222,23 @@ class Rankings:
                 self._note(layer, problem=told(error))
                 continue
             self._note(layer, relation=relation, latents=stage, done=0)
+            with replacing(self._file(layer)) as part:
+                relation[["ace", "iou", "energy"]].assign_attrs(ranked_on=stage).to_netcdf(part, engine="scipy")
+
+    def _rest(self) -> None:
+        self._until_still()
+        if self._closed:
+            raise _Abandoned
+
+    def _file(self, layer: str) -> Path:
+        return self.stem.with_name(f"{self.stem.name}-{layer}.nc")
+
+    def _load(self, layer: str) -> Ranked:
+        """What an earlier start has learned of a layer."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            relation = xr.load_dataset(self._file(layer), engine="scipy")
+            return Ranked(relation, int(relation.attrs["ranked_on"]))
+        return Ranked()
 
     def _rank(self, layer: str, stage: int) -> xr.Dataset:
         runner = Runner(self.generator, layer)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import shutil
 import threading
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -16,12 +19,13 @@ from gandid.app import experiment, studies
 from gandid.app.events import Events
 from gandid.app.layout import CHECKPOINTS, Components, look
 from gandid.app.models import Model, Ranked
-from gandid.app.state import State
+from gandid.app.state import State, read_query
 from gandid.errors import GandidError, UsageError
 from gandid.generators import load_generator
 
 RANKED = 16  # latents of a ranking from which an effect to begin with is looked for
-SESSIONS = 1000  # pages that are remembered
+LOADED = 2  # uploaded generators that are held in memory; each takes its weights three times
+KEPT = 8  # uploaded checkpoints that are kept on disk
 DIGEST = 12  # hexadecimal digits of an upload's SHA-256 that name it
 
 
@@ -39,21 +43,38 @@ class Page:
     """
 
     def __init__(self, model: Model, runs: Path, device: str):
-        self.model, self.models = model, {"": model}
-        self.runs, self.device = runs, device
+        self.model, self.runs, self.device = model, runs, device
         self.jobs = studies.Jobs(runs, device)
-        self._experiments: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._lock = threading.Lock()
         self._opening: State | None = None
-        model.rankings.get(model.default_layer)  # the first ranking starts before anybody looks
+        ranked = model.rankings.get(model.default_layer)  # the first ranking starts before anybody looks
+        stem = model.rankings.stem
+        self._opened = stem.with_name(f"{stem.name}-{model.default_layer}.opening")
+        if ranked.latents >= RANKED:
+            with contextlib.suppress(OSError):
+                self._opening = read_query(dict(parse_qsl(self._opened.read_text(encoding="utf-8"))))
+
+    def find(self, name: str) -> tuple[str, Model]:
+        """The generator of that name, from disk if need be; the one that the page was started with if there is none."""
+        with self._lock:
+            if name not in self._loaded and re.fullmatch(rf"[0-9a-f]{{{DIGEST}}}", name):
+                for kept in (self.runs / "uploads").glob(f"{name}.*"):
+                    network = load_generator(kept, self.device)
+                    self._loaded[name] = Model(network, self.model.segmenter, self.runs / ".cache")
+            if name not in self._loaded:
+                return "", self.model
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)[1].rankings.close()
+            return name, self._loaded[name]
 
     def settled(self, state: State) -> tuple[Model, Ranked, State]:
         """The model of a state, what is known of its units, and the state made one that the model has."""
-        state = state if state.generator in self.models else replace(state, generator="")
-        model = self.models[state.generator]
+        name, model = self.find(state.generator)
         ranked = model.rankings.get(state.layer if state.layer in model.layers else model.default_layer)
         with model.hand:
-            return model, ranked, experiment.settle(state, model)
+            return model, ranked, experiment.settle(replace(state, generator=name), model)
 
     def opening(self, timeout: float = 0) -> State | None:
         """The state of a fresh page: an object on whose removal normalization acts. None while the ranking is too coarse."""
@@ -61,60 +82,43 @@ class Page:
             ranked = self.model.rankings.wait(self.model.default_layer, RANKED, timeout)
             if ranked.relation is not None and ranked.latents >= RANKED:
                 self._opening = experiment.opening(self.model, ranked)
+                self._opened.write_text(self._opening.query(), encoding="utf-8")
         return self._opening
 
-    def note(self, session: str, key: str) -> None:
-        """Note which experiment a visitor makes now: its number grows whenever `key`, which tells them apart, is another."""
-        with self._lock:
-            known, number = self._experiments.pop(session, ("", 0))
-            self._experiments[session] = (key, number + (key != known))
-            while len(self._experiments) > SESSIONS:
-                self._experiments.popitem(last=False)
-
-    def current(self, session: str) -> int:
-        """The number of the experiment that a visitor made last."""
-        return self._experiments.get(session, ("", 0))[1]
-
     def close(self) -> None:
-        """End what goes on in the background."""
+        """End what goes on in the background, and delete what is left of uploads."""
         self.jobs.close()
-        for model in self.models.values():
+        for model in (self.model, *self._loaded.values()):
             model.rankings.close()
+        shutil.rmtree(self.runs / ".cache" / "uploads", ignore_errors=True)
 
-    def take(self, upload: Path) -> str:
-        """Load an uploaded checkpoint and keep it beside the runs; returns its name among `models`.
+    def take(self, part: Path, name: str) -> str:
+        """Load a checkpoint that was uploaded as `name` and keep it beside the runs; returns what the page calls it.
 
         It is kept under its digest and never under its own name: `load_generator` would run a file that is named FILE.py:FACTORY.
+        The study that may be started of it reads it there. Of more than `KEPT` the ones that were uploaded first are deleted.
 
         Raises
         ------
         GandidError
             If it is no generator's checkpoint.
         """
-        if upload.suffix not in CHECKPOINTS:
-            raise UsageError(f"a checkpoint ends in {', '.join(CHECKPOINTS)}, and {upload.name} does not")
-        content = upload.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:DIGEST]
-        kept = self.runs / "uploads" / f"{digest}{upload.suffix}"
-        if digest not in self.models:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(content)
-            try:
-                self._load(digest, kept)
-            except GandidError as error:
-                kept.unlink()
-                raise UsageError(str(error).replace(str(kept), upload.name)) from error
+        suffix = Path(name).suffix
+        if suffix not in CHECKPOINTS:
+            raise UsageError(f"a checkpoint ends in {', '.join(CHECKPOINTS)}, and {name} does not")
+        with part.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()[:DIGEST]
+        kept = self.runs / "uploads" / f"{digest}{suffix}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(kept)
+        try:
+            self.find(digest)
+        except GandidError as error:
+            kept.unlink()
+            raise UsageError(str(error).replace(str(kept), name)) from error
+        for old in sorted(kept.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink()
         return digest
-
-    def restore(self, name: str) -> None:
-        """Load what was uploaded before the page was started, if a link names it."""
-        if name not in self.models and re.fullmatch(rf"[0-9a-f]{{{DIGEST}}}", name):
-            for kept in (self.runs / "uploads").glob(f"{name}.*"):
-                self._load(name, kept)
-
-    def _load(self, name: str, kept: Path) -> None:
-        network = load_generator(kept, self.device)
-        self.models[name] = Model(network, self.model.segmenter, self.runs / ".cache")
 
 
 def build(page: Page) -> tuple[gr.Blocks, dict[str, Any]]:

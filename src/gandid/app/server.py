@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
-import ipaddress
-import json
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Container
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 # Before gradio is imported anywhere: it would ask its makers for the newest version, and count this start.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -24,18 +22,20 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import uvicorn
 from fastapi import FastAPI, Response
-from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import FileResponse, PlainTextResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.routing import Route, WebSocketRoute
 
-from gandid.errors import UsageError
+from gandid.errors import GandidError, UsageError
 
-COOKIE = "gandid-token"
 UPLOAD_LIMIT = 400 * 2**20  # bytes; the largest public PG-GAN checkpoint has 277 MB
-BODY_LIMIT = 2**20  # bytes of any other request; the page's own have some thousands
-UPLOAD = "/gradio_api/upload"
-# By these Gradio serves its copies of files, and what it fetches from elsewhere. The page shows nothing that needs them.
-NOT_SERVED = ("/gradio_api/file=", "/gradio_api/file/", "/gradio_api/proxy=")
+BODY_LIMIT = 2**17  # bytes of any other request; the page's own have some hundreds
+EVENT = "/gradio_api/run/predict"
+# What the page itself asks for. Gradio has some eighty routes more: none of them is answered.
+ALLOWED = re.compile(rf"/|/live|/upload|/theme\.css|/favicon\.ico|/(assets|static|runs)/.+|{EVENT}")
 # Whatever a page may hold, the browser fetches nothing from elsewhere. Gradio's own scripts need eval and inline ones.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -45,30 +45,23 @@ POLICY = (
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Guard:
-    """Lets in who names this machine (no token), or who has the token; and forbids pages to fetch from elsewhere.
+    """Lets in who has the token, and what comes from the page itself; and forbids pages to fetch from elsewhere.
 
     The token is taken from the address once and kept in a cookie, so that it does not stay in addresses, logs and histories.
-    Without a token, requests must name a loopback address: a web page elsewhere whose name was made to point here does not.
+    Browsers send the cookies of one port to all ports of a host: so it has a name of its own per port, and a request that says
+    from which page it comes, as all do that write, must come from this one.
     """
 
-    def __init__(self, app: Any, token: str | None):
-        self.app, self.token = app, token
+    def __init__(self, app: Any, token: str, cookie: str):
+        self.app, self.token, self.cookie = app, token, cookie
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        # By these Gradio would put any host into the addresses of the page.
+        scope["headers"] = [each for each in scope["headers"] if not each[0].startswith(b"x-forwarded-")]
         refused = self._refused(HTTPConnection(scope))
         if refused is not None and scope["type"] == "http":
             await refused(scope, receive, send)
@@ -78,50 +71,61 @@ class Guard:
 
             async def send_guarded(message: Any) -> None:
                 if message["type"] == "http.response.start":
-                    MutableHeaders(scope=message).update(HEADERS)
+                    headers = MutableHeaders(scope=message)
+                    headers.update(HEADERS)
+                    del headers["access-control-allow-origin"], headers["access-control-allow-credentials"]
                 await send(message)
 
             await self.app(scope, receive, send_guarded)
 
     def _refused(self, request: HTTPConnection) -> Response | None:
         """The answer to a request that is not let in."""
-        if self.token is None:
-            name = request.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-            if is_loopback(name):
-                return None
-            return PlainTextResponse("This page answers to 127.0.0.1 and localhost only.", 403)
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return PlainTextResponse("This page takes nothing from other pages.", 403)
+        if request.scope["path"] == "/manifest.json":  # which browsers ask for without a cookie
+            return Response('{"name": "gandid"}', media_type="application/manifest+json")
         given = request.query_params.get("token")
         if given is not None and _same(given, self.token):
             rest = "&".join(part for part in request.url.query.split("&") if not part.startswith("token="))
-            answer = RedirectResponse(f"{request.url.path}{'?' + rest if rest else ''}", 303)
-            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            # Relative, so that it neither loses the prefix of a proxy nor leads to another host.
+            here = quote(request.scope["path"].rsplit("/", 1)[-1])
+            answer = Response(status_code=303, headers={"location": f"./{here}{'?' + rest if rest else ''}"})
+            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
             return answer
-        if _same(request.cookies.get(COOKIE, ""), self.token):
-            return None
-        return PlainTextResponse("This page needs its token: open the address that `gandid app` printed.", 401)
+        if not _same(request.cookies.get(self.cookie, ""), self.token):
+            return PlainTextResponse("This page needs its token: open the address that `gandid app` printed.", 401)
+        if not ALLOWED.fullmatch(request.scope["path"]):
+            return PlainTextResponse("There is no such page.", 404)
+        return None
 
 
 def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
 
-class Bodies:
-    """Lets no request name a file but those that were uploaded, and lets nobody fetch what Gradio keeps.
+class Asked(BaseModel):
+    """What an event of the page is sent, as far as it is let through: texts and numbers, and no objects.
 
-    Wherever in a body an object has a `path`, Gradio takes it for a file: it opens it, or fetches it if it is an address, and
-    keeps a copy. Its own check (see `make_app`) admits addresses and whatever lies in the folder of uploads. `uploaded` holds the
-    names that the upload has answered.
+    Wherever an object has a `path`, Gradio takes it for a file: it opens it, or fetches it if it is an address, and keeps a copy.
+    The number of the visitor's session is left out: Gradio keeps a copy of the page for each, and this page needs none.
     """
 
-    def __init__(self, app: Any, uploaded: Container[str]):
-        self.app, self.uploaded = app, uploaded
+    data: list[str | int | float | None]
+    fn_index: int
+    event_data: dict[str, str | bool | int | float | None] | None = None
+    trigger_id: int | None = None
+
+
+class Door:
+    """Lets through to the events of the page what they can take; `inputs` says of each how many values that is."""
+
+    def __init__(self, app: Any, inputs: Mapping[int, int]):
+        self.app, self.inputs = app, inputs
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] == UPLOAD:
+        if scope["type"] != "http" or scope["path"] != EVENT:
             await self.app(scope, receive, send)
-            return
-        if scope["path"].startswith(NOT_SERVED):
-            await PlainTextResponse("Uploaded files are not served.", 403)(scope, receive, send)
             return
         body = bytearray()
         async for chunk in Request(scope, receive).stream():
@@ -129,34 +133,57 @@ class Bodies:
             if len(body) > BODY_LIMIT:
                 await PlainTextResponse("The request is too large.", 413)(scope, receive, send)
                 return
-        refused = self._refused(bytes(body))
-        if refused is not None:
-            await refused(scope, receive, send)
+        try:
+            asked = Asked.model_validate_json(bytes(body))
+            if len(asked.data) != self.inputs.get(asked.fn_index):
+                raise ValueError("no event of the page takes so many values")
+        except ValueError:
+            await PlainTextResponse("The page does not ask this.", 422)(scope, receive, send)
             return
-        whole = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        content = asked.model_dump_json().encode()
+        scope["headers"] = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        whole = [{"type": "http.request", "body": content, "more_body": False}]
 
         async def receive_again() -> Any:
             return whole.pop() if whole else await receive()
 
         await self.app(scope, receive_again, send)
 
-    def _refused(self, body: bytes) -> Response | None:
-        """The answer to a body that is not let through."""
-        paths: list[Any] = []
 
-        def note(
-            pairs: list[tuple[str, Any]],
-        ) -> None:  # called for each object; a name that is given twice comes twice
-            paths.extend(value for key, value in pairs if key == "path")
+class Uploads:
+    """Takes uploaded checkpoints, one at a time; `take` is given a file and its name, and says what it is called by the page.
 
+    What was uploaded is deleted as soon as it was taken or refused.
+    """
+
+    def __init__(self, folder: Path, take: Callable[[Path, str], str]):
+        self.folder, self.take = folder, take
+        self._busy = False
+
+    async def receive(self, request: Request) -> Response:
+        """Answer with the name, or with why there is none."""
+        if self._busy:
+            return PlainTextResponse("Another checkpoint is being read: wait a moment.", 409)
+        self._busy = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{secrets.token_hex(8)}.part"
         try:
-            if body:
-                json.loads(body, object_pairs_hook=note)
-        except (ValueError, RecursionError):  # a form: Gradio has more routes that take files than the upload
-            return PlainTextResponse("The body is no JSON.", 400)
-        if all(isinstance(name, str) and name in self.uploaded for name in paths):
-            return None
-        return PlainTextResponse("A file must be uploaded first.", 403)
+            size = 0
+            with part.open("wb") as out:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > UPLOAD_LIMIT:
+                        return PlainTextResponse(f"It is larger than {UPLOAD_LIMIT // 2**20} MB.", 413)
+                    out.write(chunk)
+            name = Path(request.query_params.get("name", "")).name
+            return PlainTextResponse(await run_in_threadpool(self.take, part, name))
+        except GandidError as error:
+            return PlainTextResponse(str(error), 422)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        finally:
+            self._busy = False
+            part.unlink(missing_ok=True)
 
 
 def serve_runs(app: FastAPI, runs: Path) -> None:
@@ -176,20 +203,28 @@ def serve_runs(app: FastAPI, runs: Path) -> None:
         return FileResponse(real)
 
 
-def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path, close: Callable[[], None]) -> FastAPI:
-    """The whole application: the guards, the files of runs, and the page at `/`."""
+def make_app(
+    blocks: Any,
+    look: dict[str, Any],
+    *,
+    token: str,
+    runs: Path,
+    take: Callable[[Path, str], str],
+    live: Any,
+    cookie: str,
+) -> FastAPI:
+    """The whole application: the guards, the files of runs, uploads (`take`), the stream of each tab (`live`), and the page."""
     import gradio as gr
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> Any:
-        yield
-        close()
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_middleware(Bodies, uploaded=blocks.upload_file_set)
-    app.add_middleware(Guard, token=token)  # the outermost: nobody else's body is read
+    own = [
+        Route("/upload", Uploads(runs / ".cache" / "uploads", take).receive, methods=["POST"]),
+        WebSocketRoute("/live", live),
+    ]
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=own)
+    app.add_middleware(Door, inputs={number: len(event.inputs) for number, event in blocks.fns.items()})
+    app.add_middleware(Guard, token=token, cookie=cookie)  # the outermost: nobody else's body is read
     serve_runs(app, runs)
-    app = gr.mount_gradio_app(
+    return gr.mount_gradio_app(
         app,
         blocks,
         path="/",
@@ -197,15 +232,11 @@ def make_app(blocks: Any, look: dict[str, Any], *, token: str | None, runs: Path
         run_history=False,
         show_error=True,
         allowed_paths=[],
-        max_file_size=UPLOAD_LIMIT,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
         **look,
     )
-    # Gradio checks no path of a file before its page was launched, and a mounted page never counts as launched.
-    blocks.has_launched = True
-    return app
 
 
 def listen(host: str, port: int | None) -> socket.socket:
@@ -230,13 +261,11 @@ def listen(host: str, port: int | None) -> socket.socket:
     raise UsageError(f"cannot listen on {where} ({problem}): choose another --port or --host")
 
 
-def serve(
-    app: FastAPI, sock: socket.socket, *, token: str | None, browser: bool, announce: Callable[[str], None]
-) -> None:
+def serve(app: FastAPI, sock: socket.socket, *, token: str, browser: bool, announce: Callable[[str], None]) -> None:
     """Serve until interrupted; `announce` is given the address to open, once it answers."""
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
-    address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    address = f"http://{shown}:{port}/?token={token}"
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -245,26 +274,33 @@ def serve(
             if browser:
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    logging.getLogger("uvicorn.error").addFilter(_matters)
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, timeout_graceful_shutdown=1, ws="websockets-sansio", ws_max_size=2**14
+    )
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         Server(config).run(sockets=[sock])
 
 
-def _matters(record: logging.LogRecord) -> bool:
-    """Whether a message of the server is more than that it cut off, when it ended, the streams that open pages keep."""
-    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not cut_off and "graceful shutdown" not in record.getMessage()
+def choose_token(kept: Path, token: str | None) -> str:
+    """The token that the page demands: the one asked for, or one of chance.
 
-
-def choose_token(host: str, token: str | None) -> str | None:
-    """The token that the page demands: the one asked for; one of chance where others can reach it; None on this machine alone.
+    That is kept in a file that none but its owner can read: a page that is open goes on after the next start.
 
     Raises
     ------
     UsageError
         If the token is too short to keep anybody out.
     """
-    if token is not None and len(token) < 12:
-        raise UsageError("--token: choose one of 12 characters at least, or leave it out and one is made")
-    return token if token is not None or is_loopback(host) else secrets.token_urlsafe(24)
+    if token is None:
+        with contextlib.suppress(OSError):
+            token = kept.read_text(encoding="ascii")
+        if token is None or len(token) < 12:
+            token = secrets.token_urlsafe(24)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.unlink(missing_ok=True)
+            with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+                out.write(token)
+    if not re.fullmatch(r"[\w.~-]{12,}", token, re.ASCII):
+        raise UsageError("--token: choose 12 or more letters, digits, - and _, or leave it out and one is made")
+    return token

@@ -12,6 +12,8 @@ from urllib.parse import urlencode
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from gandid.errors import UsageError
+
 MOST_UNITS = 64  # that the slider reaches
 LATENTS = 64  # on which the numbers beside those of one image are measured
 LONGEST = 4096  # characters of a value in an address
@@ -45,7 +47,8 @@ def decode_region(text: str, size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def _checked_region(text: str) -> str:
-    decode_region(text)
+    if text:
+        decode_region(text)
     return text
 
 
@@ -90,7 +93,7 @@ class State:
     layer: str = ""
     target: str = ""
     units: Units = None
-    count: Annotated[int, Field(ge=1, lt=2**31)] = 20
+    count: Annotated[int, Field(ge=1, le=8192)] = 20
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     control: Literal["capped", "frozen"] = "capped"
     hold: Literal["first", "all"] = "first"
@@ -116,4 +119,21 @@ def read_query(query: Mapping[str, str]) -> State:
         if text := str(query.get(name, ""))[:LONGEST]:
             with suppress(ValidationError):
                 found[name] = reader.validate_python(text)
+    return State(**found)
+
+
+def read_parts(given: Mapping[str, Any]) -> State:
+    """The state that the parts of a page are in.
+
+    Raises
+    ------
+    UsageError
+        If one of them holds what it cannot: the page's own do not.
+    """
+    found = {}
+    for name, reader in _READERS.items():
+        try:
+            found[name] = reader.validate_python(None if name == "units" and given[name] == "" else given[name])
+        except ValidationError as error:
+            raise UsageError(f"{name}: {error.errors()[0]['msg']}") from None
     return State(**found)

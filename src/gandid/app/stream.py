@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,10 @@ class Tally:
     """The support checks that flag the held arm: then nothing is claimed from it."""
 
 
-def tallies(model: Model, state: State, units: Sequence[int], abandoned: Callable[[], bool]) -> Iterator[Tally]:
+def tallies(model: Model, state: State, units: Sequence[int]) -> Iterator[Tally]:
     """Measure a settled state on the first `LATENTS` latents, and estimate after each `STEP` of them.
 
-    Ends early once `abandoned()` is true, which is asked between the steps.
+    The networks have one copy for this: take no step of two at once.
     """
     block = study_block([(state.control, state.hold)], dose=state.alpha)
     with model.hand:
@@ -91,11 +91,9 @@ def tallies(model: Model, state: State, units: Sequence[int], abandoned: Callabl
     )
     worker = None
     for start in range(0, LATENTS, STEP):
-        if abandoned():
-            return
-        with model.numbers:
-            worker = worker or Worker(setting)
-            rows = worker.measure(Task(0, tuple(range(start, start + STEP)), start, (0,), STEP))
+        model.rest()
+        worker = worker or Worker(setting)
+        rows = worker.measure(Task(0, tuple(range(start, start + STEP)), start, (0,), STEP))
         store.write(store.arms, (0,), start, rows)
         yield _tally(store.read(), state)
 

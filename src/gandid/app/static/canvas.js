@@ -83,7 +83,7 @@ const encode = () => {
 };
 const send = () => trigger('input', { region: encode() });
 const choose = (k) => {
-  if (isObject(k)) trigger('select', { object: view.classes[k] });
+  if (isObject(k)) trigger('input', { target: view.classes[k] });
   else message.textContent = `This is ${view.classes[k]}, which fills any hole: it has no units to ablate. Choose an object.`;
 };
 const hint = (k = -1) => {
@@ -195,10 +195,12 @@ const paint = () => {
     swatch.style.background = `rgb(${value.colours[k].join(' ')})`;
     return make('li', {}, swatch, name);
   }));
-  if (value.query !== null) history.replaceState(null, '', value.query ? `?${value.query}` : location.pathname);
+  history.replaceState(null, '', value.query ? `?${value.query}` : location.pathname);
+  document.dispatchEvent(new CustomEvent('gandid-shown', { detail: value }));
   element.dataset.painted = Number(element.dataset.painted || 0) + 1;
   draw();
   if (!message.textContent) hint();
 };
+document.addEventListener('gandid-turn', ({ detail }) => trigger('query' in detail ? 'submit' : 'input', detail));
 watch('value', paint);
 paint();

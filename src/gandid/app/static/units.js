@@ -26,7 +26,7 @@ const thumbnail = (row, value) => {
 };
 const ticked = () => [...list.querySelectorAll('input:checked')].map((input) => Number(input.value));
 
-list.addEventListener('change', () => trigger('input', { units: ticked() }));
+list.addEventListener('change', () => trigger('input', { units: ticked().join('.') }));
 
 const paint = () => {
   const value = props.value;

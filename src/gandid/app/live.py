@@ -1,0 +1,140 @@
+"""The stream of each open tab: it says what it shows, and is told what is learned of it meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from anyio import CancelScope, CapacityLimiter, create_task_group, sleep, to_thread
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gandid.app import words
+from gandid.app.state import LONGEST, State, read_query
+from gandid.app.stream import tallies
+from gandid.errors import GandidError
+
+if TYPE_CHECKING:
+    from gandid.app.page import Page
+
+POLL = 0.5  # seconds between two looks at what goes on in the background
+PAUSE = 0.4  # seconds without a move before many images are made: a slider that is dragged has the machine for itself
+MOST_TABS = 200
+
+
+class Live:
+    """Serves the web socket of every tab. A hidden tab closes its own, and nothing is measured for it.
+
+    A tab sends the address of what it shows; before the `?` of it `fresh`, if it waits for an effect to begin with. It is sent
+    objects: HTML by the part of the page where it belongs (`numbers`, `status`, `progress`); `running`, whether a study runs;
+    `ranked`, the
+    generator, the layer, and the latents on which its units are ranked by now; and `opening`, the address of the effect to begin with.
+    """
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._tabs = 0
+        self._hand: CapacityLimiter | None = None
+        self._news: tuple[float, dict[str, Any]] = (-POLL, {})
+
+    async def tab(self, socket: WebSocket) -> None:
+        """Serve one tab until it is closed."""
+        if self._tabs >= MOST_TABS:
+            await socket.close(1013)
+            return
+        self._hand = self._hand or CapacityLimiter(1)  # made where there is an event loop
+        self._tabs += 1
+        try:
+            await socket.accept()
+            await _Tab(socket, self).serve()
+        finally:
+            self._tabs -= 1
+
+    async def step(self, work: Iterator[Any]) -> Any:
+        """The next of an iterator, in a thread, one tab after the other; None at its end."""
+        return await to_thread.run_sync(next, work, None, limiter=self._hand)
+
+    def news(self) -> dict[str, Any]:
+        """How far the study is; looked up for all tabs together."""
+        seen, told = self._news
+        if time.monotonic() > seen + POLL:
+            jobs = self.page.jobs
+            running = jobs.current is not None and jobs.current.running
+            told = {
+                "progress": words.progress(jobs.current, *(jobs.progress() if running else (0, 0))),
+                "running": running,
+            }
+            self._news = time.monotonic(), told
+        return told
+
+
+class _Tab:
+    """One tab: what it shows, and what it was told."""
+
+    def __init__(self, socket: WebSocket, live: Live):
+        self.socket, self.live, self.page = socket, live, live.page
+        self.state, self.fresh = State(), False
+        self._told: dict[str, Any] = {}
+
+    async def serve(self) -> None:
+        """Read what the tab shows, and tell what is learned of it."""
+        measured, scope = None, CancelScope()
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            while (message := await self.socket.receive())["type"] == "websocket.receive":
+                mark, _, query = str(message.get("text"))[: 4 * LONGEST].partition("?")
+                self.state, self.fresh = read_query(dict(parse_qsl(query))), mark == "fresh"
+                if replace(self.state, number=0) != measured:
+                    measured = replace(self.state, number=0)
+                    scope.cancel()
+                    scope = CancelScope()
+                    tasks.start_soon(self._measure, scope, measured)
+            tasks.cancel_scope.cancel()
+
+    async def _tell(self, **news: Any) -> None:
+        """Send what is new."""
+        new = {name: value for name, value in news.items() if self._told.get(name) != value}
+        self._told |= new
+        if new:
+            with suppress(WebSocketDisconnect, RuntimeError):  # it is closed, which the reading side is told, too
+                await self.socket.send_json(new)
+
+    async def _watch(self) -> None:
+        """Tell how far the ranking and the study are."""
+        while True:
+            await self._tell(**await to_thread.run_sync(self._look))
+            await sleep(POLL)
+
+    def _look(self) -> dict[str, Any]:
+        try:
+            _, ranked, settled = self.page.settled(self.state)
+            begin = self.page.opening() if self.fresh else None
+        except GandidError:  # which the hand is told
+            return self.live.news()
+        status = words.ranking(ranked, settled.layer, fresh=self.fresh and begin is None)
+        more = {"opening": begin.query()} if begin else {}
+        return {
+            **self.live.news(),
+            "status": status,
+            "ranked": [settled.generator, settled.layer, ranked.latents],
+            **more,
+        }
+
+    async def _measure(self, scope: CancelScope, state: State) -> None:
+        """Count over many images."""
+        with scope:
+            if state.units is None:
+                await self._tell(numbers=words.numbers_all(None, state, "Waiting for the first ranking of the units …"))
+                return
+            await self._tell(numbers=words.numbers_all(None, state, "Measuring …"))
+            await sleep(PAUSE)
+            try:
+                model, _, settled = await to_thread.run_sync(self.page.settled, state)
+                work = tallies(model, settled, settled.units or ())
+                while (tally := await self.live.step(work)) is not None:
+                    await self._tell(numbers=words.numbers_all(tally, settled))
+            except GandidError as error:
+                await self._tell(numbers=words.numbers_all(None, state, str(error)))
