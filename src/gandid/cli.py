@@ -201,6 +201,8 @@ def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any)
         device=_device(device),
         announce=lambda address: click.echo(f"The page is at {address} (Ctrl+C ends it)"),
     )
+    sys.stdout.flush()
+    os._exit(0)  # whatever PyTorch is at in other threads is not waited for
 
 
 @app.command(cls=Command, example="gandid models rooms", params=[field_option("segmenter")])

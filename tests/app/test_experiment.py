@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
 from gandid.ranking import top_units
 from gandid.segmenters import FunctionSegmenter
+
+if TYPE_CHECKING:
+    from gandid.app.page import Page
 
 STATE = State(layer="layer8", target="rug", number=3, count=6)
 
@@ -99,6 +103,31 @@ def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, r
     k = model.segmenter.classes.index(state.target)
     assert view.measured.mean() >= experiment.SIZABLE
     assert view.shares(9)[1, k] != view.shares(9)[2, k]
+
+
+def test_the_next_image_has_the_object(model: Model) -> None:
+    state = experiment.settle(STATE, model)
+    labels = model.segmenter(model.generator(model.latents(0, range(40))))
+    share = (labels == model.segmenter.classes.index("rug")).float().mean(dim=(1, 2))
+    shown = [number for number in range(40) if share[number] >= experiment.SIZABLE]
+    assert experiment.neighbour(state, model, 1) == min(number for number in shown if number > state.number)
+    assert experiment.neighbour(replace(state, number=30), model, -1) == max(n for n in shown if n < 30)
+    assert experiment.neighbour(replace(state, number=0), model, -1) == 0
+
+
+def test_a_later_start_has_the_ranking_and_the_opening_at_once(planted: Model, planted_page: "Page") -> None:
+    opening = planted_page.opening(60)
+    known = planted.rankings.wait("paint", 128, timeout=60)
+    cache = planted.rankings.stem.parent
+    later = Model(PlantedGenerator(), PlantedSegmenter(), cache, "paint")
+    found = later.rankings.get("paint")
+    assert found.latents == 128
+    assert found.relation["ace"].equals(known.relation["ace"])
+    assert type(planted_page)(later, planted_page.runs, "cpu")._opening == opening is not None
+    other = Model(PlantedGenerator(0.05), PlantedSegmenter(), cache, "paint")  # another network has nothing of it
+    assert other.rankings.get("paint").relation is None
+    for each in (later, other):
+        each.rankings.close()
 
 
 def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:

@@ -172,7 +172,7 @@ def test_the_page_answers_where_it_must_and_nowhere_else(
     routes = list(all_routes(page.client.app.routes))
     needed = {
         "/", "/live", "/upload", "/runs/{path:path}", "/theme.css", "/favicon.ico", "/static/{path:path}",
-        "/assets/{path:path}", "/gradio_api/run/{api_name}", "/manifest.json",
+        "/assets/{path:path}", "/gradio_api/run/{api_name}", "/manifest.json", "/gradio_api/app_id",
     }  # fmt: skip
     assert needed <= {route.path for route in routes}
     assert len({route.path for route in routes} - needed) > 40

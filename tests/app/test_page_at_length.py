@@ -129,3 +129,29 @@ def test_an_interrupted_page_ends_its_study(tmp_path: Path, reader: Reader) -> N
     lock = tmp_path / "runs" / "rug-layer8-capped-first" / ".lock"
     with filelock.FileLock(lock, timeout=20):  # nobody writes any more
         pass
+
+
+def test_an_open_page_survives_a_new_start(tmp_path: Path, reader: Reader) -> None:
+    options = ("--layer", "layer8", "--port", "7977")
+    served = serve(tmp_path / "runs", *options)
+    reader.screen()
+    reader.open(served.at("number=3&target=rug&units=3.17"))
+    reader.repainted(lambda: reader.slide("#alpha", 0.7))
+    for restart in range(2):
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(30) == 0
+        if restart:  # one is moved while nobody answers
+            reader.slide("#alpha", 0.3)
+            time.sleep(2)
+        served = serve(tmp_path / "runs", *options)
+        time.sleep(12)  # a page that has noticed loads itself anew
+        reader.until(lambda: reader.text("#keep"))
+        assert "alpha=0.7" in reader.driver.current_url
+        reader.says("#finding", "by 70 %")
+        assert reader.find("#alpha input[type=number]").get_attribute("value") == "0.7"
+        reader.repainted(lambda: reader.find("#hold input[value=all]").click())
+        reader.says("#finding", "all sites")
+        reader.until(lambda: "ranked on" in reader.text("#status"))
+        reader.repainted(lambda: reader.find("#hold input[value=first]").click())
+    served.process.terminate()
+    served.process.wait(30)

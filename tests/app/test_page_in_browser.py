@@ -74,8 +74,12 @@ def test_every_slider_and_choice_repaints(desk: Reader) -> None:
     desk.repainted(lambda: desk.slide("#layer", 9))
     desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
     assert all(part in desk.driver.current_url for part in ("alpha=0.5", "hold=all", "control=frozen", "layer=layer9"))
-    desk.repainted(lambda: desk.find("#next").click())
-    assert "number=4" in desk.driver.current_url
+    desk.repainted(lambda: desk.find("#next").click())  # the next that has a rug
+    desk.until(lambda: "number=3" not in desk.driver.current_url)
+    assert int(desk.driver.current_url.split("number=")[1].split("&")[0]) > 3
+    assert "not here" not in desk.text("#target label:has(:checked)")
+    desk.repainted(lambda: desk.find("#previous").click())
+    desk.until(lambda: "number=3" in desk.driver.current_url)
 
 
 def test_a_brush_limits_the_edit_and_can_be_taken_back(desk: Reader) -> None:
@@ -94,11 +98,57 @@ def test_a_brush_limits_the_edit_and_can_be_taken_back(desk: Reader) -> None:
     desk.until(lambda: desk.text("#numbers-here") == before)
 
 
+def test_a_press_shows_the_next_picture_in_its_place(desk: Reader) -> None:
+    shown = "return [...document.querySelectorAll('#canvas .stage img')].map(i => i.src)"
+    pictures = desk.js(shown)
+    held = ActionChains(desk.driver).move_to_element(desk.driver.find_elements("css selector", "#canvas .picture")[1])
+    held.click_and_hold().perform()
+    desk.until(lambda: desk.js(shown) == [pictures[0], pictures[2], *pictures[2:]])
+    assert "held" in desk.driver.find_elements("css selector", "#canvas figcaption")[1].text
+    ActionChains(desk.driver).release().perform()
+    desk.until(lambda: desk.js(shown) == pictures)
+
+
+def test_back_and_forward_restore_edits(desk: Reader) -> None:
+    first, said = desk.driver.current_url, desk.text("#finding")
+    desk.repainted(lambda: desk.slide("#alpha", 0.4))
+    time.sleep(1.2)  # what follows at once is the same drag
+    desk.repainted(lambda: desk.find("#hold input[value=all]").click())
+    second = desk.driver.current_url
+    desk.repainted(lambda: desk.find("#undo").click())
+    assert "alpha=0.4" in desk.driver.current_url and "hold=all" not in desk.driver.current_url
+    desk.repainted(desk.driver.back)
+    assert (desk.driver.current_url, desk.text("#finding")) == (first, said)
+    assert desk.find("#alpha input[type=number]").get_attribute("value") == "1"
+    desk.repainted(lambda: desk.driver.find_elements("css selector", ".film button")[2].click())
+    assert desk.driver.current_url == second
+    assert desk.find("#hold input[value=all]").is_selected()
+    desk.repainted(lambda: desk.find("#reset").click())
+    assert "alpha=" not in desk.driver.current_url and "number=3" in desk.driver.current_url
+    desk.until(lambda: "--alpha" not in desk.text("#keep"))  # nor would a study run with it
+
+
+def test_the_hand_is_beside_the_pictures(reader: Reader, page: Served) -> None:
+    box = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
+    reader.screen()
+    reader.open(page.at(LINK))
+    for part in ("#canvas .stage", "#target", "#mode", "#count", "#alpha", "#layer", "#control", "#hold"):
+        place = reader.js(box, part)
+        assert place["top"] >= 0 and place["bottom"] <= 900, (part, place)
+    reader.screen(390, 844)
+    reader.js("document.querySelector('#hold').scrollIntoView({block: 'end'})")
+    time.sleep(0.5)
+    stage, hold = reader.js(box, "#canvas .stage"), reader.js(box, "#hold")
+    assert stage["top"] >= 0 and hold["top"] > stage["bottom"] and hold["bottom"] <= 845
+
+
 def test_insertion_begins_in_the_middle(desk: Reader) -> None:
     desk.repainted(lambda: desk.find("#mode input[value=insert]").click())
     desk.says("#finding", "Inserting the 5 rug units makes")
     assert "mode=insert" in desk.driver.current_url and "region=32x32:" in desk.driver.current_url
     desk.says("#keep", "does not insert")
+    desk.repainted(lambda: desk.find("#mode input[value=ablate]").click())
+    assert "region=" not in desk.driver.current_url
 
 
 def test_units_are_ticked_in_and_out(desk: Reader) -> None:
@@ -119,7 +169,7 @@ def test_the_link_shows_the_same_again(desk: Reader, page: Served) -> None:
     desk.repainted(lambda: desk.find("#hold input[value=all]").click())
     desk.says("#keep", "--hold all")
     link, seen = desk.driver.current_url, [desk.text(q) for q in ("#finding", "#numbers-here", "#keep")]
-    pictures = "return [...document.querySelectorAll('#canvas img')].map(i => i.src)"
+    pictures = "return [...document.querySelectorAll('#canvas .stage img')].map(i => i.src)"
     shown = desk.js(pictures)
     desk.open(link)
     desk.says("#keep", "--alpha 0.7")
@@ -252,7 +302,9 @@ return [...found];
 
 def test_what_reproduces_the_state_can_be_copied(desk: Reader) -> None:
     for button, text in zip(
-        desk.driver.find_elements("css selector", "#keep button"), ("Command", "Python", "layer:"), strict=True
+        desk.driver.find_elements("css selector", "#keep [data-copy]"),
+        ("127.0.0.1", "Command", "Python", "layer:"),
+        strict=True,
     ):
         desk.js("document.querySelector('#keep .copied').textContent = ''")
         button.click()

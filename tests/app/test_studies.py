@@ -96,6 +96,18 @@ def test_the_gallery_shows_finished_runs_with_their_headline(runs: Path) -> None
     assert "No finished run" in words.runs([], "runs")
 
 
+def test_what_was_begun_and_not_finished_is_listed(runs: Path) -> None:
+    assert studies.stopped(runs) == ["cut short"]
+    assert "<b>cut short</b>" in words.runs([], "runs", ["cut short"])
+
+
+def test_a_name_is_checked_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "rug").mkdir()
+    assert studies.problem(tmp_path, "") == studies.problem(tmp_path, "chair") == ""
+    assert "cannot be its name" in studies.problem(tmp_path, "../rug")
+    assert "already" in studies.problem(tmp_path, "rug")
+
+
 def test_a_run_that_cannot_be_read_is_left_out(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "rug <1>", tmp_path / "damaged")
     (tmp_path / "damaged" / "checks.csv").write_text("nothing of the kind")

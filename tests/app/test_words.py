@@ -51,6 +51,13 @@ def test_an_insertion_is_told_by_its_sign() -> None:
     )
 
 
+def test_an_insertion_that_normalization_gives_to_others_is_told() -> None:
+    state = State(target="rug", mode="insert")
+    told = said([1] * 5 + [2] * 3 + [0] * 2, [1] * 5 + [0] * 5, state, [0] * 10)
+    assert told.endswith("it is the same. But normalization turns 30 points more of it into chair.")
+    assert said([1] * 5 + [0] * 5, [1] * 5 + [0] * 5, state).endswith("here normalization has no part in it.")
+
+
 def test_an_absent_object_is_told() -> None:
     assert "There is no rug in this image" in said([0] * 10, [0] * 10, RUG, [0] * 10)
 

@@ -12,6 +12,7 @@ from matplotlib import colormaps
 
 from gandid.app.experiment import View, difference
 from gandid.app.models import Model, Ranked
+from gandid.app.state import State
 from gandid.report import pictures
 from gandid.report.text import number
 
@@ -38,7 +39,17 @@ def canvas_value(view: View, model: Model, query: str) -> dict[str, Any]:
         "target": target,
         "region": "" if view.region is None else "".join("1" if on else "0" for on in view.region.ravel()),
         "query": query,
+        "reset": State(state.generator, state.seed, state.number, target=state.target).query(),
+        "told": _told(view, len(classes), target),
     }
+
+
+def _told(view: View, classes: int, target: int) -> str:
+    """What a small picture of the state says under it: how much of the object is there, live and held."""
+    if not view.edited or not view.measured.any():
+        return view.state.target
+    _, live, held = view.shares(classes)[:, target]
+    return f"{view.state.target} {100 * live:.0f} / {100 * held:.0f} %"
 
 
 def _panels(view: View, model: Model) -> list[dict[str, str]]:
@@ -77,7 +88,7 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
     panels.append(
         {
             "title": "What normalization did",
-            "src": pictures.heat(moved, -most, most, "RdBu_r"),
+            "src": pictures.signed_heat(moved / most),
             "alt": f"Signed difference of the two edited images, up to {100 * most:.0f} percent of the full brightness.",
             "note": f"live − held: {colours}<br>{_key('objects lost', 'objects gained')}",
         }

@@ -18,6 +18,7 @@ from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State, read_parts, read_query
 from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
+from gandid.segmenters import Segmenter
 
 if TYPE_CHECKING:
     from gandid.app.page import Page
@@ -53,14 +54,17 @@ class Events:
     def connect(self, blocks: gr.Blocks) -> None:
         """Connect every part; call it within `blocks`."""
         p, values = self.parts, list(self.parts.values.values())
-        # Each is one request. While one is under way, only the last of the moves after it counts.
-        moves = [part.input for part in (p.alpha, p.control, p.hold, p.mode, p.number, p.seed)]
+        # Each is one request. While one is under way, only the last of the moves after it counts; but Gradio would forget
+        # what that move said, so that the pictures see to it themselves.
+        moves = [part.input for part in (p.alpha, p.control, p.hold, p.number, p.seed)]
         ranked = [p.count.input, p.target.input, p.layer.input, p.automatic.click]
         for triggers, event, inputs, outputs in (
             (moves, self.draw, values, p.drawn),
             (ranked, self.draw_ranked, values, p.drawn),
             ([p.canvas.input, p.listed.input], self.change, values, p.drawn),
+            ([p.mode.input], self.draw_anew, values, p.drawn),
             ([p.following.click], self.next_image, values, p.drawn),
+            ([p.previous.click], self.previous_image, values, p.drawn),
             ([p.canvas.submit], self.show, values, p.set),
             ([blocks.load], self.arrive, values, p.set),
             ([p.name.change, p.latents.change], self.reproduce, values, [p.keep]),
@@ -77,7 +81,7 @@ class Events:
                 queue=False,
                 preprocess=False,
                 show_progress="hidden",
-                trigger_mode="always_last",
+                trigger_mode="multiple" if event in (self.change, self.show) else "always_last",
             )
 
     # Moves of the hand
@@ -93,10 +97,24 @@ class Events:
         return self._shown(replace(self._read(values), units=None), values)
 
     @_told
+    def draw_anew(self, *values: Any) -> Changes:
+        """As `draw`, without the region: an insertion begins in the middle, an ablation everywhere."""
+        return self._shown(replace(self._read(values), region=""), values)
+
+    @_told
     def next_image(self, *values: Any) -> Changes:
-        """Show the next image."""
-        state = self._read(values)
-        return self._shown(replace(state, number=state.number + 1), values)
+        """Show the next image that has the object."""
+        return self._beside(values, 1)
+
+    @_told
+    def previous_image(self, *values: Any) -> Changes:
+        """Show the image before that has the object."""
+        return self._beside(values, -1)
+
+    def _beside(self, values: tuple[Any, ...], step: int) -> Changes:
+        model, _, state = self.page.settled(self._read(values))
+        number = experiment.neighbour(state, model, step)
+        return self._shown(replace(self._read(values), number=number), values)
 
     @_told
     def change(self, event: gr.EventData, *values: Any) -> Changes:
@@ -144,7 +162,9 @@ class Events:
 
     def runs(self) -> str:
         """Show the finished runs."""
-        return words.runs(studies.gallery(self.page.runs), self.page.runs.name)
+        folder, job = self.page.runs, self.page.jobs.current
+        stopped = [name for name in studies.stopped(folder) if not (job and job.running and job.name == name)]
+        return words.runs(studies.gallery(folder), folder.name, stopped)
 
     @_told
     def reproduce(self, *values: Any) -> str:
@@ -176,11 +196,12 @@ class Events:
         view = experiment.look(state, model, ranked)
         units = experiment.chosen(state, ranked) or ()
         classes, runner = model.segmenter.classes, model.runner(state.layer)
-        size = " × ".join(map(str, runner.map_size))
         return {
             # The address names the units, so that a finer ranking does not change what a link shows.
             p.canvas: canvas_value(view, model, replace(state, units=units or None).query())
             | {"ranked": [state.generator, state.layer, None if state.units else ranked.latents], "fresh": fresh},
+            p.brand: words.brand(model.name, _named(model.segmenter), uploaded=bool(state.generator)),
+            p.following: f"Next with a {state.target}",
             p.finding: f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
             p.here: words.numbers_here(view, classes, model.segmenter.background),
             p.about: words.units(state.target, len(units), by_hand=state.units is not None),
@@ -188,7 +209,7 @@ class Events:
             p.keep: self._reproduce(model, state, units, values),
             p.target: gr.update(value=state.target, choices=words.choices(view, classes, model.objects)),
             p.layer: gr.update(
-                label=f"Layer: {state.layer}, {runner.units} units on {size} positions",
+                label=f"Layer: {state.layer}, {runner.units} units",
                 maximum=max(len(model.layers), 2),
             ),
             p.count: gr.update(maximum=max(min(MOST_UNITS, runner.units), len(units), 2)),
@@ -214,9 +235,8 @@ class Events:
         return changes | {p.values[name]: getattr(state, name) for name in ("seed", "alpha", "control", "hold", "mode")}
 
     def _config(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> StudyConfig:
-        segmenter = str(getattr(model.segmenter, "name", ""))
         latents = self._given(values)["latents"]
-        return studies.config_of(state, units, generator=model.name, segmenter=segmenter, latents=latents)
+        return studies.config_of(state, units, generator=model.name, segmenter=_named(model.segmenter), latents=latents)
 
     def _reproduce(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> str:
         """What reproduces a state: a command, Python and a configuration; and what a study leaves out of it."""
@@ -229,7 +249,11 @@ class Events:
             "Python": studies.python(config, out),
             "Configuration": studies.as_yaml(config),
         }
-        return words.keep(texts, studies.left_out(state))
+        return words.keep(texts, studies.left_out(state), studies.problem(self.page.runs, self._name(values)))
+
+
+def _named(segmenter: Segmenter) -> str:
+    return str(getattr(segmenter, "name", type(segmenter).__name__))
 
 
 def _usual_name(state: State) -> str:

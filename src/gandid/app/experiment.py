@@ -18,6 +18,8 @@ from gandid.segmenters import labelled
 
 TRIED = 6  # objects among which the opening one is looked for
 SIZABLE = 0.03  # share of the image that its object has at least
+SOUGHT = 64  # images among which the next one with an object is looked for
+MOST = 2**31 - 1  # largest number of an image
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,24 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
         measured = labels[0] == model.segmenter.classes.index(state.target)
     activations = readings.layer[0].float().cpu().numpy()
     return View(state, pictures(images[:, 0]), labels, activations, gain.float().cpu().numpy(), region, measured)
+
+
+@torch.inference_mode()
+def neighbour(state: State, model: Model, step: int) -> int:
+    """The number of the next image (or, with a step of -1, of the one before) that shows the object.
+
+    It covers `SIZABLE` of that image. Where none of `SOUGHT` shows it, the number is that of the very next.
+    """
+    model.moved()
+    k, at = model.segmenter.classes.index(state.target), range(state.number + step, MOST if step > 0 else -1, step)
+    for start in range(0, min(SOUGHT, len(at)), 8):
+        numbers = at[start : start + 8]
+        with model.hand:
+            images = model.generator(model.latents(state.seed, numbers))
+            shown = (model.segmenter(images) == k).float().mean(dim=(1, 2)) >= SIZABLE
+        if shown.any():
+            return numbers[int(shown.int().argmax())]
+    return at[0] if at else state.number
 
 
 @torch.inference_mode()

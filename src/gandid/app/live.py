@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,6 +39,7 @@ class Live:
         self.page = page
         self._tabs = 0
         self._hand: CapacityLimiter | None = None
+        self._lock = threading.Lock()
         self._news: tuple[float, dict[str, Any]] = (-POLL, {})
 
     async def tab(self, socket: WebSocket) -> None:
@@ -55,7 +57,11 @@ class Live:
 
     async def step(self, work: Iterator[Any]) -> Any:
         """The next of an iterator, in a thread, one tab after the other; None at its end."""
-        return await to_thread.run_sync(next, work, None, limiter=self._hand)
+        return await to_thread.run_sync(self._next, work, limiter=self._hand, abandon_on_cancel=True)
+
+    def _next(self, work: Iterator[Any]) -> Any:
+        with self._lock:  # the step before may have been abandoned, and goes on
+            return next(work, None)
 
     def news(self) -> dict[str, Any]:
         """How far the study is; looked up for all tabs together."""

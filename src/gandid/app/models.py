@@ -198,13 +198,13 @@ class Rankings:
             )
             return self._known[layer]
 
-    def close(self) -> None:
-        """Stop after the next batch, and wait for it: PyTorch must not be at work when the interpreter ends."""
+    def close(self, patience: float | None = None) -> None:
+        """Stop after the next batch, and wait for it, at most so many seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience)
 
     def _work(self) -> None:
         while True:

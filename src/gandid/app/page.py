@@ -46,7 +46,7 @@ class Page:
         self.model, self.runs, self.device = model, runs, device
         self.jobs = studies.Jobs(runs, device)
         self._loaded: OrderedDict[str, Model] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self._opening: State | None = None
         ranked = model.rankings.get(model.default_layer)  # the first ranking starts before anybody looks
         stem = model.rankings.stem
@@ -57,7 +57,7 @@ class Page:
 
     def find(self, name: str) -> tuple[str, Model]:
         """The generator of that name, from disk if need be; the one that the page was started with if there is none."""
-        with self._lock:
+        with self._loading:
             if name not in self._loaded and re.fullmatch(rf"[0-9a-f]{{{DIGEST}}}", name):
                 for kept in (self.runs / "uploads").glob(f"{name}.*"):
                     network = load_generator(kept, self.device)
@@ -78,18 +78,18 @@ class Page:
 
     def opening(self, timeout: float = 0) -> State | None:
         """The state of a fresh page: an object on whose removal normalization acts. None while the ranking is too coarse."""
-        if self._opening is None:
-            ranked = self.model.rankings.wait(self.model.default_layer, RANKED, timeout)
-            if ranked.relation is not None and ranked.latents >= RANKED:
+        ranked = self.model.rankings.wait(self.model.default_layer, RANKED, 0 if self._opening else timeout)
+        with self._lock:
+            if self._opening is None and ranked.relation is not None and ranked.latents >= RANKED:
                 self._opening = experiment.opening(self.model, ranked)
                 self._opened.write_text(self._opening.query(), encoding="utf-8")
         return self._opening
 
     def close(self) -> None:
-        """End what goes on in the background, and delete what is left of uploads."""
+        """End what goes on in the background, without waiting long for it, and delete what is left of uploads."""
         self.jobs.close()
         for model in (self.model, *self._loaded.values()):
-            model.rankings.close()
+            model.rankings.close(0.5)
         shutil.rmtree(self.runs / ".cache" / "uploads", ignore_errors=True)
 
     def take(self, part: Path, name: str) -> str:

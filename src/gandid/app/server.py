@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -35,7 +36,7 @@ UPLOAD_LIMIT = 400 * 2**20  # bytes; the largest public PG-GAN checkpoint has 27
 BODY_LIMIT = 2**17  # bytes of any other request; the page's own have some hundreds
 EVENT = "/gradio_api/run/predict"
 # What the page itself asks for. Gradio has some eighty routes more: none of them is answered.
-ALLOWED = re.compile(rf"/|/live|/upload|/theme\.css|/favicon\.ico|/(assets|static|runs)/.+|{EVENT}")
+ALLOWED = re.compile(rf"/|/live|/upload|/gradio_api/app_id|/theme\.css|/favicon\.ico|/(assets|static|runs)/.+|{EVENT}")
 # Whatever a page may hold, the browser fetches nothing from elsewhere. Gradio's own scripts need eval and inline ones.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -277,9 +278,15 @@ def serve(app: FastAPI, sock: socket.socket, *, token: str, browser: bool, annou
     config = uvicorn.Config(
         app, log_level="error", access_log=False, timeout_graceful_shutdown=1, ws="websockets-sansio", ws_max_size=2**14
     )
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+    logging.getLogger("uvicorn.error").addFilter(_matters)
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
         Server(config).run(sockets=[sock])
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Whether a message of the server is more than that it cut off, when it ended, the streams of open tabs."""
+    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut_off and "graceful shutdown" not in record.getMessage()
 
 
 def choose_token(kept: Path, token: str | None) -> str:

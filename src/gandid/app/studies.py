@@ -23,6 +23,7 @@ from gandid.report.run import read
 from gandid.runs import is_finished, read_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+NAMING = "name the study with letters, digits, dots, dashes and underscores, such as rug-capped"
 MOST_LATENTS = 100_000
 
 
@@ -98,6 +99,15 @@ def free_name(runs: Path, wanted: str) -> str:
     return next(name for name in names if not (runs / name).exists())
 
 
+def problem(runs: Path, name: str) -> str:
+    """What is to be known of a study's name before it is started, in words; empty if it is free, or none is given."""
+    if name and not NAME.fullmatch(name):
+        return f"“{name}” cannot be its name: {NAMING}."
+    if name and (runs / name).exists():
+        return f"There is a run {name} already: the same study goes on there, and another is refused."
+    return ""
+
+
 @dataclass
 class Job:
     """A study that runs in a process of its own: `stop` ends it, and a later start goes on."""
@@ -148,7 +158,7 @@ class Jobs:
             If the name is no plain folder name, a study is running, or too many latents are asked for.
         """
         if not NAME.fullmatch(name):
-            raise UsageError("name the study with letters, digits, dots, dashes and underscores, such as rug-capped")
+            raise UsageError(NAMING)
         if config.latents > MOST_LATENTS:
             raise UsageError(f"a study from the page has at most {MOST_LATENTS:,} latents: use a terminal for more")
         with self._lock:
@@ -176,7 +186,6 @@ class Jobs:
         """Interrupt what is running."""
         if self.current is not None and self.current.running:
             self.current.stop()
-            self.current.process.wait(10)
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,12 @@ def gallery(runs: Path) -> list[Entry]:
     ordered = sorted(folders, key=stamps.__getitem__, reverse=True)
     entries = [_entry(folder, stamps[folder], (folder / "report.html").is_file()) for folder in ordered]
     return [entry for entry in entries if entry is not None]
+
+
+def stopped(runs: Path) -> list[str]:
+    """The runs of a folder that were begun and not finished."""
+    begun = [config.parent for config in runs.glob("[!.]*/config.yaml")]
+    return sorted(folder.name for folder in begun if not is_finished(folder))
 
 
 @lru_cache(1000)

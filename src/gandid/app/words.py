@@ -46,29 +46,31 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
     what += "" if state.alpha == 1 else f" by {percent(state.alpha)}"
     held_at = f"With normalization held at {'all sites' if state.hold == 'all' else 'the first site'}"
     before, live, held = shares[:, list(classes).index(state.target)]
-    if state.mode == "insert":
-        text = f"Inserting {what} makes {percent(live)} of the region {state.target} (before: {percent(before)}). {held_at}"
-        if abs(live - held) < WORTH:
-            return f"{text} it is the same: here normalization has no part in it."
-        verb = "adds" if live > held else "takes away"
-        return f"{text} it is {percent(held)}: normalization {verb} {points(live - held)}."
-    within = " in the region" if state.region else ""
-    text = f"Ablating {what}{within} removes {percent(1 - live)} of this {state.target}. {held_at}"
+    gap, same = points(live - held), abs(live - held) < WORTH
     others = [(k, name) for k, name in enumerate(classes) if name in objects and name != state.target]
     painted = {name: float(shares[1, k] - shares[2, k]) for k, name in others}
     most = max(painted, key=lambda name: abs(painted[name]), default="")
     turns = ""
     if most and abs(painted[most]) >= 2 * WORTH:
         turns = f"turns {points(painted[most])} {'more' if painted[most] > 0 else 'less'} of it into {most}."
-    if abs(live - held) < WORTH:
-        if turns:
-            return f"{text} as much goes. But normalization {turns}"
-        return f"{text} as much goes: here normalization changes nothing of it."
-    gap = points(live - held)
-    if live > held:
-        text = f"{text}, {percent(1 - held)} goes: normalization paints {gap} of it back."
+    if state.mode == "insert":
+        text = f"Inserting {what} makes {percent(live)} of the region {state.target} (before: {percent(before)}). {held_at} it is"
+        text += (
+            " the same" if same else f" {percent(held)}: normalization {'adds' if live > held else 'takes away'} {gap}."
+        )
+        nothing = ": here normalization has no part in it."
     else:
-        text = f"{text}, only {percent(1 - held)} goes: normalization removes {gap} more."
+        within = " in the region" if state.region else ""
+        text = f"Ablating {what}{within} removes {percent(1 - live)} of this {state.target}. {held_at}"
+        if same:
+            text += " as much goes"
+        elif live > held:
+            text += f", {percent(1 - held)} goes: normalization paints {gap} of it back."
+        else:
+            text += f", only {percent(1 - held)} goes: normalization removes {gap} more."
+        nothing = ": here normalization changes nothing of it."
+    if same:
+        return text + (f". But normalization {turns}" if turns else nothing)
     return f"{text} It {turns}" if turns else text
 
 
@@ -136,8 +138,9 @@ def units(target: str, ticked: int, *, by_hand: bool) -> str:
         return "<h2>Units</h2><p class='empty'>As soon as they are ranked, they are listed here.</p>"
     how = "ticked by hand" if by_hand else "ticked"
     return (
-        f"<h2>Units</h2><p class='note'>Ordered by their effect on {escape(target)} when ablated alone (ACE, in points of the "
-        f"image); {ticked} {how}. Each picture shows where the unit is active in this image.</p>"
+        f"<h2>Units</h2><p class='note'>Ordered by their average causal effect (ACE): how many points of the image {escape(target)} "
+        f"loses when the unit is ablated alone; {ticked} {how}. IoU: how well the unit's active places overlap with it. Energy: its "
+        "share there. Each picture shows where the unit is active in this image.</p>"
     )
 
 
@@ -151,16 +154,23 @@ def choices(view: View, classes: Sequence[str], objects: Sequence[str]) -> list[
     ]
 
 
-def keep(texts: Mapping[str, str], note: str) -> str:
-    """What reproduces the state: each text under its name, with a button that copies it."""
+def brand(generator: str, segmenter: str, *, uploaded: bool) -> str:
+    """The line over the page: which networks are at work, and the way back from an uploaded one."""
+    back = " <a href='./'>Back to the generator that the page was started with</a>" if uploaded else ""
+    return f"<p><b>gandid</b>Generator <b>{escape(generator)}</b>, segmenter <b>{escape(segmenter)}</b>.{back}</p>"
+
+
+def keep(texts: Mapping[str, str], note: str, problem: str = "") -> str:
+    """What reproduces the state: each text under its name, with a button that copies it; `problem` is that of the study's name."""
     blocks = "".join(
         f"<div class='copy'><div class='copy-head'><h3>{name}</h3>"
         f"<button type='button' data-copy>Copy {name if name == 'Python' else name.lower()}</button></div>"
-        f"<pre tabindex='0' aria-label='{name}'>{escape(text)}</pre></div>"
-        for name, text in texts.items()
+        f"<pre tabindex='0' aria-label='{name}'{' data-address' if name == 'Link' else ''}>{escape(text)}</pre></div>"
+        for name, text in {"Link": "", **texts}.items()
     )
-    head = f"<p class='note'>{escape(note)}</p>" if note else ""
-    return f"{head}{blocks}<p class='copied' role='status' aria-live='polite'></p>"
+    head = f"<p class='problem'>{escape(problem)}</p>" if problem else ""
+    head += f"<p class='note'>{escape(note)}</p>" if note else ""
+    return f"{head}<button type='button' data-save>Save the pictures</button>{blocks}<p class='copied' role='status' aria-live='polite'></p>"
 
 
 def progress(job: Job | None, done: int, whole: int) -> str:
@@ -181,10 +191,14 @@ def progress(job: Job | None, done: int, whole: int) -> str:
     return f"<p role='status'>{name} is finished. {_report(job.name, 'Open its report')}</p>"
 
 
-def runs(entries: Sequence[Entry], folder: str) -> str:
-    """The gallery of finished runs."""
+def runs(entries: Sequence[Entry], folder: str, stopped: Sequence[str] = ()) -> str:
+    """The gallery of finished runs, and the names of those that were stopped."""
+    end = ""
+    if stopped:
+        names = ", ".join(f"<b>{escape(name)}</b>" for name in stopped)
+        end = f"<p class='note'>Begun and not finished: {names}. The same study under the same name goes on.</p>"
     if not entries:
-        return (
+        return end + (
             f"<p class='empty'>No finished run in <code>{escape(folder)}</code> yet. Start one with “Run as a study”, "
             "or with <code>gandid run</code> in a terminal.</p>"
         )
@@ -193,7 +207,7 @@ def runs(entries: Sequence[Entry], folder: str) -> str:
         title = _report(entry.name, entry.name) if entry.report else escape(entry.name)
         facts = f"{escape(', '.join(entry.targets))} · {escape(entry.layer)} · {entry.latents:,} latents"
         cards += f"<li><h3>{title}</h3><p class='facts'>{facts}</p><p>{escape(entry.headline)}</p></li>"
-    return f"<ul class='runs'>{cards}</ul>"
+    return f"<ul class='runs'>{cards}</ul>{end}"
 
 
 def _report(run: str, text: str) -> str:
