@@ -95,7 +95,8 @@ class Reader:
         logged = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [each["params"]["request"]["url"] for each in logged if each["method"] == "Network.requestWillBeSent"]
         urls += [each["params"]["url"] for each in logged if each["method"] == "Network.webSocketCreated"]
-        return {"/".join(url.split("/")[:3]) if url.startswith(("http", "ws")) else url.split(":")[0] for url in urls}
+        urls = [url.replace("ws:", "http:", 1) if url.startswith("ws:") else url for url in urls]
+        return {"/".join(url.split("/")[:3]) if url.startswith("http") else url.split(":")[0] for url in urls}
 
     def screenshot(self, file: Path, height: int | None = None) -> None:
         """The page from its top down, the whole of it unless a height is given."""
