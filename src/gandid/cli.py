@@ -181,7 +181,9 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
         Option("--runs", "Page", "Folder of runs, the only one shown.  [default: runs]", type=FILE, default="runs"),
         Option("--port", "Page", "Port; the first free one from 7860 by default.", type=click.IntRange(1, 65535)),
         Option("--host", "Page", "Address to listen on.", default="127.0.0.1"),
-        Option("--token", "Page", "Token that visitors must give; by default a random one, kept in the folder of runs."),
+        Option(
+            "--token", "Page", "Token that visitors must give; by default a random one, kept in the folder of runs."
+        ),
         Option("--no-browser", "Page", "Do not open the page in a browser.", is_flag=True),
     ],
 )
