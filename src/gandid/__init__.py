@@ -15,12 +15,18 @@ from gandid.lazy import attach
 if TYPE_CHECKING:
     from gandid.estimation import did
     from gandid.generators import load_generator
+    from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold, insert
     from gandid.segmenters import load_segmenter
     from gandid.study import Study
 
 __version__ = version("gandid")
-__all__ = ["GandidError", "Study", "UsageError", "__version__", "did", "load_generator", "load_segmenter"]
+__all__ = [
+    "REFERENCE", "Arm", "GandidError", "Runner", "Study", "UsageError", "__version__", "ablate", "did", "hold", "insert",
+    "load_generator", "load_segmenter",
+]  # fmt: skip
 
 __getattr__ = attach(
-    __name__, {"did": "estimation", "Study": "study", "load_generator": "generators", "load_segmenter": "segmenters"}
+    __name__,
+    {"did": "estimation", "Study": "study", "load_generator": "generators", "load_segmenter": "segmenters"}
+    | dict.fromkeys(("REFERENCE", "Arm", "Runner", "ablate", "hold", "insert"), "interventions"),
 )

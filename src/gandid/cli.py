@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -291,19 +292,25 @@ def _fields(ctx: click.Context) -> dict[str, Any]:
 
 
 def _targets(words: Sequence[str]) -> tuple[str, ...] | dict[str, list[int]]:
-    """`--target painting` names a class; `--target painting=3,17` its units too."""
-    if not any("=" in word for word in words):
-        return tuple(words)
+    """`--target painting` names a class, `--target painting=3,17` its units too; `--target a=3=` is the class `a=3`."""
     named: dict[str, list[int]] = {}
+    plain = []
     for word in words:
-        target, _, units = word.partition("=")
+        target, equals, units = word.rpartition("=")
+        if not (equals and re.fullmatch(r"[\d,\s-]*", units)):
+            target, units = word, ""  # a class of this name, or none
         if target in named:
             raise UsageError(f"--target {target} is given twice: write all of its units after one =")
+        if not units:
+            plain.append(target)
+            continue
         try:
             named[target] = [int(unit) for unit in units.split(",")]
         except ValueError:
-            raise UsageError(f"--target {word}: write CLASS=UNIT,UNIT,... for every target, or for none") from None
-    return named
+            raise UsageError(f"--target {word}: write CLASS=UNIT,UNIT,...") from None
+    if named and plain:
+        raise UsageError(f"--target {plain[0]}: name its units too (CLASS=UNIT,UNIT,...), or those of no target")
+    return named or tuple(plain)
 
 
 def _studies(config: StudyConfig, layers: Sequence[str | None], given: dict[str, Any]) -> list[Study]:
@@ -379,9 +386,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        known = isinstance(error, GandidError)
         status = 2 if isinstance(error, UsageError) else 1
-        message = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        message = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        if isinstance(error, GandidError):
+            message = str(error)
+        elif isinstance(error, OSError) and error.strerror:  # a full disk, a folder that is not to be written to
+            message = ": ".join(str(part) for part in (error.filename, error.strerror.lower()) if part)
         if debug:
             traceback.print_exc()
     if message:

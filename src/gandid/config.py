@@ -80,6 +80,11 @@ class StudyConfig(BaseModel):
     ablation: Literal["zero", "mean", "resample"] = _field(
         "zero", "What", "Value that ablated units are moved to: zero, their mean, or their value for another latent."
     )
+    region: tuple[Share, Share, Share, Share] | None = _field(
+        None,
+        "What",
+        "Limit the edit to X0,Y0,X1,Y1 of every image, shares of its width and height; all of it by default.",
+    )
     alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is full ablation.")
     ranking: Ranking | None = _field(
         None,
@@ -95,7 +100,7 @@ class StudyConfig(BaseModel):
     latents: Positive = _field(
         512, "How many", "Number of latents for the effects; with --until, the number before the first look."
     )
-    until: Annotated[float, Field(gt=0)] | None = _field(
+    until: Annotated[float, Field(gt=0, lt=1)] | None = _field(
         None, "How many", "Go on until every half-width is at most this share of the target's pixels, such as 0.005."
     )
     max_latents: Positive = _field(20_000, "How many", "Largest number of latents that --until may reach.")
@@ -158,6 +163,20 @@ class StudyConfig(BaseModel):
     @classmethod
     def _one_is_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int, float)) else value
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _four_shares(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("region")
+    @classmethod
+    def _spanned(cls, value: tuple[float, float, float, float] | None) -> Any:
+        if value and not (value[0] < value[2] and value[1] < value[3]):
+            raise ValueError(
+                "write X0,Y0,X1,Y1 with X0 less than X1 and Y0 less than Y1, such as 0,0.5,1,1 for the lower half"
+            )
+        return value
 
     @field_validator("control", "twin", "distilled", "hold", "targets")
     @classmethod
@@ -260,13 +279,36 @@ def did_you_mean(word: str, known: Any) -> str:
     return f": did you mean '{originals[match[0]]}'?" if match else ""
 
 
+# What is wrong with a value, by pydantic's name for it: the beginnings of their names, and a person's words.
+WORDS = {
+    "literal_error": "choose {expected}",
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "missing": "write X0,Y0,X1,Y1",
+    "too_short": "name at least one",
+    "too_long": "name fewer",
+    "int_": "give a whole number",
+    "float_": "give a number",
+    "bool_": "say true or false",
+    "string_": "give text, in quotes where it looks like something else",
+    "tuple_": "give a list",
+    "model_": "give settings by name",
+}
+
+
 def _in_a_line(error: ValidationError) -> str:
     """The first thing that is wrong with a configuration."""
-    first = error.errors()[0]
-    place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    every = error.errors()
+    # Where a value may be of several types, what is meant is the one that fits furthest.
+    first = max((one for one in every if one["loc"][:1] == every[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    place = ".".join(str(part) for part in first["loc"][: 2 if first["loc"][:1] == ("types",) else 1])
     if first["type"] == "extra_forbidden":
         known = StudyConfig.model_fields if len(first["loc"]) == 1 else TypeBounds.model_fields
         return f"unknown setting '{place}'{did_you_mean(str(first['loc'][-1]), known)}"
-    if not place:
-        return message
-    return f"{place}: {message[0].lower()}{message[1:]} (got {first['input']!r})"
+    said = next((words for kind, words in WORDS.items() if first["type"].startswith(kind)), None)
+    given = first.get("ctx", {}).items()
+    bounds = {name: f"{value:g}" if isinstance(value, float) else value for name, value in given}
+    message = said.format(**bounds) if said else first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}, not {first['input']!r}" if place else message

@@ -97,7 +97,7 @@ class Execution:
             "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
             "orders_seed": config.seed,
             "version": runs.versions()["gandid"],
-        }
+        } | ({"region": list(config.region)} if config.region else {})
         blank = self._blank(experiment, {config.segmenter: study.segmenter}, np.ones((1, len(experiment.own))), attrs)
         panel = PanelStore.create(self.path and self.path / "panel.zarr", blank)
         if self.path:
@@ -123,7 +123,7 @@ class Execution:
                 relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
                 chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
         return {
-            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]))
+            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]), config.region)
             for name, own in chosen.items()
         }
 
@@ -176,7 +176,7 @@ class Execution:
         z = study.latents(range(config.ranking_latents), "ranking")
         means, energies = study.fitted(lambda: moments(study.runner, z, study.rows))
         for draw, units in enumerate(drawn_units(edits["own", 0], energies, draws, config.seed), start=1):
-            edits["own", draw] = ablations(units, config.ablation, config.alpha, means)
+            edits["own", draw] = ablations(units, config.ablation, config.alpha, means, config.region)
         sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
         with np.errstate(divide="ignore", invalid="ignore"):  # units that are silent
             return np.divide(sums, sums[0]).astype(np.float32)
@@ -185,7 +185,7 @@ class Execution:
         runner = self.study.runner
         inert = frozenset(site for site, responds in runner.responds.items() if not responds)
         shrinking = self.config.ablation == "zero" and runner.closed_form
-        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking)
+        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking, self.config.region)
 
     def _blank(
         self,

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from gandid.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
+
+# Columns of text in a run's tables; all others are of numbers.
+TEXT = (
+    *("target", "object", "outcome", "control", "held", "contrast", "arm", "kind", "site", "segmenter"),
+    *("check", "verdict", "detail", "type"),
+)
 
 
 @contextmanager
@@ -43,6 +50,20 @@ def remove(path: Path) -> None:
 def is_aside(name: str) -> bool:
     """Whether a file's name is one that `replacing` gives: where it remains, its process was killed."""
     return re.fullmatch(r"\.\d+-.+", name) is not None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of a run as it was written.
+
+    A class may be called `NA`, `None` or `7`, or have no name at all: columns of `TEXT` are read as text, letter by letter, and in the
+    others only an empty field is missing.
+    """
+    import pandas as pd  # not all who write files need it
+
+    text: dict[Any, Any] = dict.fromkeys(TEXT, str)
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    known = [name for name in TEXT if name in table]
+    return table.assign(**table[known].astype(object).fillna(""))
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:

@@ -22,6 +22,7 @@ from gandid.estimation import Effects, did, read_effects
 from gandid.estimation.types import types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
+from gandid.panel.arms import LATENTS
 from gandid.panel.schema import blocks_of
 from gandid.panel.store import (
     LATENTS_PER_CHUNK,
@@ -78,6 +79,22 @@ def is_run(folder: Path) -> bool:
 def is_finished(folder: Path) -> bool:
     """Whether a run was finished: what follows from its panel is there too."""
     return is_run(folder) and all((folder / name).is_file() for name in FOLLOWS)
+
+
+def unfinished(folder: Path, panel: xr.Dataset) -> str:
+    """In words, what a run still lacks of what it was asked for; empty if it is finished. `panel` is its own, of which no count is read."""
+    config, measured = read_config(folder), panel["measured"].values[0]
+    rows, asked = int(measured[0]), config.get("latents")
+    if asked is not None:
+        wanted = len(StudyConfig(latents=asked, chunk=config.get("chunk")).numbers())
+        if rows < wanted:
+            return f"{rows:,} of {wanted:,} images are measured"
+    least = [min(LATENTS[str(block)] or rows, rows) for block in panel["block"].values]
+    if short := int((measured < least).sum()):
+        return f"{short:,} of {len(least):,} arms are not measured"
+    if config.get("until") and "stopped" not in config.get("resolved", {}):
+        return f"{rows:,} images may not be as many as the precision asked for takes"
+    return ""
 
 
 def has_figure(folder: Path) -> bool:

@@ -92,6 +92,7 @@ class Study:
         distilled: Sequence[str | Path] = (),
     ):
         keep_freed_memory()
+        StudyConfig.check(seed=seed, dtype=dtype)
         name = getattr(generator, "name", None) or type(generator).__name__
         if layer is None:
             if name not in NAMED:

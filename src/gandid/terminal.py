@@ -145,6 +145,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         arms.setdefault("distilled networks" if learned else one.regime.label, []).append(one.target)
     named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
     echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
+    if region := run.attrs.get("region"):
+        echo(f"Edited and counted within {','.join(f'{end:g}' for end in region)} (shares of width and height).")
     bad = run.checks[run.checks["verdict"] != "ok"]
     which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())
     echo(
@@ -155,8 +157,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     _truths(run, echo)
     if stopped := run.config.get("resolved", {}).get("stopped"):
         echo(textwrap.fill(str(stopped), WIDTH))
-    if not is_finished(run.path):
-        echo(textwrap.fill(f"Not finished: this is the state after {run.latents:,} latents.", WIDTH))
+    if run.unfinished:
+        echo(textwrap.fill(f"Not finished: {run.unfinished}; the command that began the run goes on with it.", WIDTH))
     echo(f"Report: {run.path / 'report.html'}")
 
 
@@ -170,7 +172,7 @@ def _truths(run: Run, echo: Callable[[str], None]) -> None:
             words = f"{str(detail).partition(';')[0]}, {', '.join(arms['arm'])}"
             lines = textwrap.wrap(words, 54)
             mark = "" if verdict == "ok" else "  missed"
-            echo(f"{target:<10}{lines[0]:<56}{number(100 * value):>7}{number(100 * bound):>7}{mark}")
+            echo(f"{target:<10}{lines[0]:<56}{number(100 * value):>7}{number(100 * bound):>7}{mark}")  # type: ignore[operator]
             for line in lines[1:]:
                 echo(f"{'':<10}{line}")
 
@@ -184,11 +186,15 @@ def _main_effect(one: Finding) -> tuple[str, Any]:
 def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:
     """The screen for programs."""
     bad = run.checks[run.checks["verdict"] != "ok"]
-    rows = [{name: row[name] for name in COLUMNS} for one in found for row in one.rows.values()]
+    every = [row for one in found for row in one.rows.values()]
+    rows = [
+        {name: row[name] for name in COLUMNS} | {"n": int(row["n"]) if row["n"] == row["n"] else 0} for row in every
+    ]
     return {
         "run": str(run.path),
-        "finding": headline(run, found),
-        "finished": is_finished(run.path),
+        "finding": headline(run, found).translate(PLAIN),
+        "finished": not run.unfinished and is_finished(run.path),
+        "unfinished": run.unfinished,
         "latents": run.latents,
         "effects": [{name: None if value != value else value for name, value in row.items()} for row in rows],
         "verdicts": {one.target: one.verdict for one in found},

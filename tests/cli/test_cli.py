@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,28 @@ def test_a_finished_run_grows_by_arms_alone(finished):
     assert set(after.query("contrast == 'placebo'").draw) == {0, 1, 2}
 
 
+def test_a_full_disk_is_one_line_and_the_report_before_stays(finished, tmp_path):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    drawing = tmp_path / "run" / "figures" / "effects-removed.svg"
+    drawing.unlink()
+    drawing.symlink_to("/dev/full")
+    page = (tmp_path / "run" / "report.html").read_bytes()
+    done = gandid("report", "run", "-q", cwd=tmp_path)
+    assert done.status == 1 and "no space left" in done.err and len(done.err.splitlines()) == 1
+    assert (tmp_path / "run" / "report.html").read_bytes() == page
+
+
+def test_an_unfinished_run_is_called_so_in_every_output(finished, tmp_path):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config | {"latents": 40}))
+    done = gandid("report", "run", cwd=tmp_path)
+    assert done.status == 0 and "Not finished: 24 of 40 images" in done.out
+    assert "24 of 40 images are measured" in (tmp_path / "run" / "report.html").read_text()
+    [table] = json.loads(gandid("report", "run", "--json", cwd=tmp_path).out)
+    assert not table["finished"] and "24 of 40" in table["unfinished"]
+
+
 def test_a_report_is_made_anew_from_the_panel_alone(finished):
     folder, _ = finished
     (folder / "run" / "report.html").unlink()
@@ -177,7 +200,12 @@ def test_a_run_that_no_image_shows_anything_of_has_failed(tmp_path):
         (["run", "--layer", "layer77"], "unknown layer 'layer77'"),
         (["run", "--target", "sofa"], "unknown class 'sofa'"),
         (["run", "--target", "lamp=1,999"], "unit 999 is out of range"),
-        (["run", "--target", "lamp=one"], "write CLASS=UNIT,UNIT"),
+        (["run", "--target", "Lamp"], "did you mean 'lamp'"),
+        (["run", "--target", "lamp=one"], "unknown class 'lamp=one'"),
+        (["run", "--target", "lamp=1,"], "write CLASS=UNIT,UNIT"),
+        (["run", "--target", "lamp=1", "--target", "rug"], "--target rug: name its units too"),
+        (["run", "--until", "5"], "until: give less than 1"),
+        (["run", "--seed", str(2**64)], f"seed: give less than {2**64}"),
         (["run", "--target", "lamp=1", "--target", "lamp=2"], "given twice"),
         (["run", "--device", "abacus"], "abacus"),
         (["run", "--latents", "0"], "latents"),
@@ -186,7 +214,7 @@ def test_a_run_that_no_image_shows_anything_of_has_failed(tmp_path):
         (["run", "--memory", "much"], "4GiB"),
         (["run", "--memory", "1KB"], "too little"),
         (["run", "--config", "absent.yaml"], "absent.yaml"),
-        (["run", "--config", "typo.yaml"], "did you mean 'latents'"),
+        (["run", "--config", "typo.yaml"], "typo.yaml: unknown setting 'latens': did you mean 'latents'"),
         (["run", "--generator", "letter.txt"], "letter.txt is not a checkpoint"),
         (["run", "--out", "letters"], "letters exists and is not a run"),
         (["report", "letters"], "letters is not a run"),

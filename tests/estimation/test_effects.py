@@ -248,7 +248,7 @@ class TestDegenerate:
             (lambda p: p.assign_coords(target=["window", "sofa"]), "'sofa' is not among its classes"),
             (lambda p: p["pixels"], "not DataArray"),
             (lambda p: p.astype(float), "not whole numbers"),
-            (lambda p: p.isel(segmenter=0), "run the study again"),
+            (lambda p: p.isel(segmenter=0, drop=True), "run the study again"),
         ],
     )
     def test_what_is_no_panel_is_refused(self, spoil, message):
@@ -341,6 +341,31 @@ def test_plot_draws_every_target(effects):
     figure = effects.plot()
     assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["window ablated", "lamp ablated"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["live", "capped:first", "capped:all"]
+
+
+@pytest.mark.parametrize("dim", ["target", "segmenter", "latent"])
+def test_one_that_is_selected_is_a_panel_of_one(dim):
+    panel = make_panel(60, noise=0.05, doses=[0.5])
+    one, listed = (did(panel.isel({dim: which}), **FAST) for which in (0, [0]))
+    pd.testing.assert_frame_equal(one.frame, listed.frame)
+    pd.testing.assert_frame_equal(one.checks, listed.checks)
+
+
+def test_some_of_the_latents_are_a_panel_of_those():
+    panel = make_panel(60, noise=0.05, doses=[0.5])
+    panel["measured"][0, panel["dose"].values == 0.5] = 40
+    for name in ("pixels", "inside"):
+        panel[name][:, 40:, :, panel["dose"].values == 0.5] = -1
+    effects = did(panel.isel(latent=slice(30, 60)), **FAST)
+    assert effects.latents == 30
+    assert (effects.frame.query("contrast == 'dose' and dose == 0.5")["n"].dropna() <= 10).all()
+
+
+def test_what_is_no_panel_of_effects_is_told_in_a_line():
+    panel = make_panel(20)
+    for part, words in (({"arm": 1}, "'arm'"), ({"arm": [1]}, "no arm 'reference'"), ({"object": 0}, "'object'")):
+        with pytest.raises(ValueError, match=words):
+            did(panel.isel(part), **FAST)
 
 
 def test_what_was_written_is_read_again(tmp_path):

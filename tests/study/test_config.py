@@ -8,6 +8,7 @@ import yaml
 
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
+from gandid.latents import latents
 
 GROUPS = {"What", "How many", "Controls", "Credibility", "Machine"}
 
@@ -38,8 +39,17 @@ def test_a_configuration_survives_its_file(tmp_path):
     [
         ({"latent": 5}, "unknown setting 'latent': did you mean 'latents'"),
         ({"types": {"remove": 0.5}}, "unknown setting 'types.remove': did you mean 'removed'"),
-        ({"units": 0}, "units: input should be greater than 0"),
-        ({"dose": (0.5, 2)}, "dose.1: "),
+        ({"units": 0}, "units: give more than 0, not 0"),
+        ({"latents": "many"}, "latents: give a whole number, not 'many'"),
+        ({"dose": (0.5, 2)}, "dose: give at most 1, not 2"),
+        ({"until": 5}, "until: give less than 1, not 5"),
+        ({"seed": 2**64}, f"seed: give less than {2**64}"),
+        ({"control": ["thawed"]}, "control: choose 'capped', 'frozen', .* not 'thawed'"),
+        ({"hold": []}, "hold: name at least one"),
+        ({"targets": [None]}, "targets: give text, in quotes where it looks like something else, not None"),
+        ({"targets": {"lamp": "x"}}, "targets: give a list, not 'x'"),
+        ({"targets": {"lamp": [1, "x"]}}, "targets: give a whole number, not 'x'"),
+        ({"types": 3}, "types: give settings by name"),
         ({"dose": (0,)}, "one of them above 0"),
         ({"twin": "x"}, "add --control twin"),
         ({"chunk": "1/2", "placebos": 3}, "leave out --chunk"),
@@ -49,6 +59,11 @@ def test_what_is_wrong_is_told_in_a_line_that_names_the_file(tmp_path, values, l
     with pytest.raises(UsageError, match=line) as error:
         StudyConfig.check("study.yaml", **values)
     assert str(error.value).startswith("study.yaml: ") and "\n" not in str(error.value)
+
+
+def test_no_two_seeds_have_the_same_latents():
+    first = [float(latents(seed, [0], 1)) for seed in (0, 1, 2**62, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1)]
+    assert len(set(first)) == len(first)
 
 
 def test_quick_rooms_load_no_torch():

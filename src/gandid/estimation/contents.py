@@ -8,9 +8,12 @@ import numpy as np
 import xarray as xr
 
 from gandid.panel.arms import STRENGTH, STUDY, Coordinates
-from gandid.panel.schema import PRESENCE, arm_table
+from gandid.panel.schema import PRESENCE, VARIABLES, arm_table
 
 COUNTS = ("pixels", "inside")
+# Coordinates that several dimensions have, or that say more of a segmenter.
+ABOUT = {"known": ("segmenter", "object"), "background": ("segmenter", "object"), "fingerprint": ("segmenter",)}
+ABOUT |= {"measured": ("segmenter", "arm")}
 
 
 class Regime(NamedTuple):
@@ -41,6 +44,7 @@ class Contents:
     """
 
     def __init__(self, panel: xr.Dataset):
+        panel = _whole(panel)
         _check(panel)
         self.panel = panel
         self.arms = arm_table(panel)
@@ -151,12 +155,31 @@ class Contents:
         return {target: int((ranks >= 0).sum()) for target, ranks in zip(self.targets, own, strict=True)}
 
 
-def _check(panel: xr.Dataset) -> None:
+def _whole(panel: xr.Dataset) -> xr.Dataset:
+    """A panel of which one target, segmenter or latent was selected, or some latents, as one that has no others."""
     if not isinstance(panel, xr.Dataset):
         raise ValueError(f"a panel is an xarray.Dataset, not {type(panel).__name__}")
     for name in COUNTS:
         if name not in panel:
             raise ValueError(f"the panel has no variable '{name}'")
+    for dim in ("arm", "object"):
+        if dim in panel.coords and dim not in panel.dims:
+            raise ValueError(f"effects compare several of the panel's '{dim}': select them with a list, or not at all")
+    for dim in [dim for dim in ("segmenter", "target", "latent") if dim in panel.coords and dim not in panel.dims]:
+        value, had = panel[dim].values, {name: dims for name, (dims, _) in VARIABLES.items()} | ABOUT
+        names = [str(name) for name in panel.variables if dim in had.get(str(name), ())]
+        found = {name: panel[name].variable.set_dims((dim, *panel[name].dims)) for name in names}
+        panel = panel.drop_vars([dim, *names]).assign(found).set_coords([name for name in names if name in ABOUT])
+        panel = panel.assign_coords({dim: value[None]})
+    if "measured" in panel.coords and (panel["measured"] > panel.sizes["latent"]).any():
+        known = (panel["pixels"] >= 0).all(["target", "object"])
+        rows = known.cumprod("latent").sum("latent").transpose(*panel["measured"].dims)
+        panel = panel.assign_coords(measured=(rows.dims, rows.values))
+    return panel
+
+
+def _check(panel: xr.Dataset) -> None:
+    for name in COUNTS:
         if panel[name].dtype.kind not in "iu":
             raise ValueError(f"the panel's '{name}' are {panel[name].dtype}, not whole numbers of pixels")
     if "segmenter" not in panel["pixels"].dims:

@@ -17,7 +17,6 @@ from gandid.stats import bonferroni, signed_z
 
 OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %
 UNUSED = [
-    "kind",
     "site",
     "segmenter",
     "p",
@@ -40,7 +39,7 @@ def credibility(
 ) -> list[Row]:
     """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
     frame = frame[frame["contrast"] != "did"].drop(columns=UNUSED, errors="ignore")
-    about = frame[(frame["outcome"] == "removed") | (frame["object"] == TOGETHER)]
+    about = frame[(frame["outcome"] == "removed") | (frame["kind"] == "together")]
     found = [*_placebo_object(contents), *_baseline_area(contents, sums)]
     doses = about[about["contrast"].isin(["dose", "step", "departure"])]
     for (target, arm), some in doses.groupby(["target", "arm"], sort=False):

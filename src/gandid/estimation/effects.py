@@ -20,6 +20,7 @@ from gandid.estimation.credibility import credibility
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
+from gandid.files import TEXT, read_table
 from gandid.stats import bootstrap, detectable, false_discovery, permutation, sequence_half_width, t_interval
 from gandid.verdicts import RELEVANT, SOLID
 
@@ -34,7 +35,6 @@ MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
 MORE += ["band_low", "band_high", "fcr_low", "fcr_high", *BOUNDS]
-TEXT = ["target", "object", "outcome", "control", "held", "contrast", "verdict", "arm", "kind", "site", "segmenter"]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
@@ -225,7 +225,8 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> 
     estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
-    frame[TEXT] = frame[TEXT].astype(object).fillna("")
+    text = [name for name in TEXT if name in frame]
+    frame[text] = frame[text].astype(object).fillna("")
     return frame
 
 
@@ -262,12 +263,9 @@ def read_effects(folder: Path, panel: xr.Dataset, relevant: float = RELEVANT) ->
     relevant
         The smallest effect of interest, a share, by which the verdicts are passed.
     """
-    frame = pd.read_csv(folder / "effects.csv", dtype=dict.fromkeys(TEXT, str), na_values=[""], keep_default_na=False)
-    frame = frame.reindex(columns=[*COLUMNS, *MORE])
-    frame[TEXT] = frame[TEXT].astype(object).fillna("")
-    checks = pd.read_csv(folder / "checks.csv", na_values={"value": [""], "bound": [""]}, keep_default_na=False)
     contents = Contents(panel)
-    rows = contents.rows(contents.study)
+    rows, checks = contents.rows(contents.study), read_table(folder / "checks.csv")
+    frame = read_table(folder / "effects.csv").reindex(columns=[*COLUMNS, *MORE])
     frame = _judged(frame, rows, 0.95, relevant)
     return Effects(frame, checks, rows, 0.95, contents.units(), dict(panel.attrs), relevant)
 

@@ -380,11 +380,11 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     - `trend`: what the violation would be at the study's dose if it grew from dose 0 as up to the lowest dose above, where the edit
       hardly acts: `departure` there (the DID itself without an exact control) times the ratio of the doses.
     """
-    did = frame[(frame["contrast"] == "did") & ((frame["outcome"] == "removed") | (frame["object"] == TOGETHER))]
+    did = frame[(frame["contrast"] == "did") & ((frame["outcome"] == "removed") | (frame["kind"] == "together"))]
     did = did[did["estimable"] & ~did["control"].isin(EXACT_CONTROLS)]
     share = sums.pixels[:, 0].sum(axis=0) / (sums.latents.sum() * contents.size)  # the same for all targets
     near = frame[frame["contrast"].isin(["dose", "departure"]) & (frame["dose"] > 0)]
-    near = near[(near["dose"] == near["dose"].min()) & ((near["outcome"] == "removed") | (near["object"] == TOGETHER))]
+    near = near[(near["dose"] == near["dose"].min()) & ((near["outcome"] == "removed") | (near["kind"] == "together"))]
     keys = ["target", "arm", "outcome"]
     seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
     for one in did.to_dict("records"):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gandid.estimation.bounds import SUPPORT, TOGETHER, VISIBLE
+from gandid.estimation.bounds import SUPPORT, VISIBLE
 from gandid.panel.arms import LEARNED
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
@@ -114,7 +114,7 @@ def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
 def _distilled(effects: "Effects", rows: pd.DataFrame) -> str:
     """What normalization causes, by networks that learned the same images with it and without it."""
     lead = f"Having normalization, over {rows['n'].iloc[0]:.0f} networks that make the same images (distilled control)"
-    whole = rows[rows["verdict"].isin(SOLID) & ((rows["outcome"] == "removed") | (rows["object"] == TOGETHER))]
+    whole = rows[rows["verdict"].isin(SOLID) & ((rows["outcome"] == "removed") | (rows["kind"] == "together"))]
     return f"{lead}: {'; '.join(_claims(whole)) or _nothing(effects, rows)}."
 
 
@@ -133,7 +133,7 @@ def _claims(found: pd.DataFrame) -> list[str]:
 
 def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:
     """What is said where no effect is claimed: that none is relevant, or that it is not settled."""
-    whole = rows[(rows["outcome"] == "removed") | ((rows["outcome"] == "inpainted") & (rows["object"] == TOGETHER))]
+    whole = rows[(rows["outcome"] == "removed") | ((rows["outcome"] == "inpainted") & (rows["kind"] == "together"))]
     limit = f"{100 * effects.relevant:g} point{'' if effects.relevant == 0.01 else 's'}"
     unsettled = whole[whole["verdict"] == UNSETTLED]
     if unsettled.empty:
@@ -147,7 +147,7 @@ def _table(effects: "Effects", arm: str) -> str:
     """Per target, what is removed of it, live and held, and the DIDs of that and of in-painting by other objects."""
     rows = effects.main[effects.main["arm"] == arm]
     removed = rows[rows["outcome"] == "removed"].set_index("target")
-    inpainted = rows[(rows["outcome"] == "inpainted") & (rows["object"] == TOGETHER)].set_index("target")
+    inpainted = rows[(rows["outcome"] == "inpainted") & (rows["kind"] == "together")].set_index("target")
     cells = pd.DataFrame({"removed live": removed["tau_live"].map(_percent), "held": removed["tau_held"].map(_percent)})
     for name, one in (("DID", removed), ("DID of in-painting by objects", inpainted)):
         ends = zip(one["did"], one["ci_low"], one["ci_high"], strict=True)

@@ -1,7 +1,7 @@
 """Experiments inside a generator: edits, sites, arms, and the runner that makes an experiment one batch."""
 
 from gandid.interventions.arms import REFERENCE, Arm, hold
-from gandid.interventions.edits import ABLATIONS, Edit, ablate, insert
+from gandid.interventions.edits import ABLATIONS, Edit, Rectangle, ablate, insert, rectangle
 from gandid.interventions.foreign import ForeignGenerator, adapted, read_inputs
 from gandid.interventions.normalizations import Adapter, Statistic, pixel_norm
 from gandid.interventions.runner import Readings, Runner, layers_of
@@ -15,7 +15,8 @@ from gandid.interventions.sites import (
 )
 
 __all__ = [
-    "ABLATIONS", "REFERENCE", "Adapter", "Arm", "Edit", "ForeignGenerator", "Readings", "Runner", "Site",
-    "Statistic", "ablate", "adapted", "find_sites", "held_statistic", "hold", "insert", "layers_of", "pixel_norm", "read_inputs", "register_site",
+    "ABLATIONS", "REFERENCE", "Adapter", "Arm", "Edit", "ForeignGenerator", "Readings", "Rectangle", "Runner", "Site",
+    "Statistic", "ablate", "adapted", "find_sites", "held_statistic", "hold", "insert", "layers_of", "pixel_norm",
+    "read_inputs", "rectangle", "register_site",
     "register_sites", "registered_sites",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,15 @@ from torch import Tensor
 from gandid.errors import UsageError
 
 ABLATIONS = ("zero", "mean", "resample")
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1: shares of the width and height of an image
+
+
+def rectangle(region: Rectangle, size: Sequence[int]) -> Tensor:
+    """The share of each cell of a map of `size` (h, w) that lies in a rectangle of the image: (h, w), in [0, 1]."""
+    x0, y0, x1, y1 = region
+    ends = [(y0, y1, size[0]), (x0, x1, size[1])]
+    rows, columns = ((torch.arange(n + 1) / n).clamp(low, high).diff() * n for low, high, n in ends)
+    return torch.outer(rows, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +35,9 @@ class Edit:
         seen (insertion). None: what the units are for another latent, the *donor* (resample ablation).
     alpha : float
         Share of the way, in [0, 1]. Less than 1 is partial ablation.
-    region : Tensor of shape (h, w) or (N, h, w), optional
-        Weights in [0, 1] at the layer's resolution; everywhere by default.
+    region : Tensor of shape (h, w) or (N, h, w), or (x0, y0, x1, y1), optional
+        Weights in [0, 1] at the layer's resolution, or a rectangle in shares of the image's width and height, of which a cell at
+        its edge is edited as far as it lies within; everywhere by default.
     then : Edit, optional
         Another edit, made after this one.
     """
@@ -34,7 +45,7 @@ class Edit:
     units: tuple[int, ...]
     values: Tensor | None
     alpha: float = 1.0
-    region: Tensor | None = None
+    region: Tensor | Rectangle | None = None
     then: Edit | None = None
 
     def apply_(self, x: Tensor, donor: Tensor | None = None) -> Tensor:
@@ -46,11 +57,14 @@ class Edit:
         else:
             assert donor is not None, "resample ablation needs donor latents"
             after = donor[:, units]
-        weight = torch.as_tensor(self.alpha, dtype=x.dtype, device=x.device)
-        if self.region is not None:
-            weight = weight * self.region.to(x).expand(len(x), *x.shape[2:])[:, None]
-        x[:, units] = torch.lerp(before, after, weight)
+        x[:, units] = torch.lerp(before, after, self.weights(x)[:, None])
         return self.then.apply_(x, donor) if self.then else x
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How far units move at each position of `x` (N, C, h, w): (N, h, w), in [0, 1]."""
+        region = torch.ones(()) if self.region is None else self.region
+        region = rectangle(region, x.shape[2:]) if isinstance(region, tuple) else region
+        return self.alpha * region.to(x).expand(len(x), *x.shape[2:])
 
 
 def ablate(
@@ -59,7 +73,7 @@ def ablate(
     *,
     means: Tensor | None = None,
     alpha: float = 1.0,
-    region: Tensor | None = None,
+    region: Tensor | Rectangle | None = None,
 ) -> Edit:
     """Ablate units: to zero, to their `means` (C,) over latents and positions, or to another latent's values.
 
@@ -82,6 +96,6 @@ def ablate(
     return Edit(tuple(units), values, alpha, region)
 
 
-def insert(units: tuple[int, ...], levels: Tensor, region: Tensor | None = None) -> Edit:
+def insert(units: tuple[int, ...], levels: Tensor, region: Tensor | Rectangle | None = None) -> Edit:
     """Set units to `levels` (C,), their means over the positions where the object to insert is seen."""
     return Edit(tuple(units), levels[list(units)], region=region)

@@ -145,7 +145,8 @@ def _gain(readings: Readings, site: str, block: int, edit: Edit, original: np.nd
     error = np.full(len(original), np.nan, np.float32)
     if edit.values is not None and not edit.values.any() and edit.alpha == 1 and readings.closed_form:
         total = energy.sum(dim=1)
-        survivors = total - energy[:, list(edit.units)].sum(dim=1)
+        left = (1 - edit.weights(energy)).square()  # of the energy of the units
+        survivors = total - (1 - left) * energy[:, list(edit.units)].sum(dim=1)
         closed = (total / survivors.clamp_min(torch.finfo(total.dtype).tiny)).sqrt()
         error = (measured / closed - 1).abs().amax(dim=(1, 2)).cpu().numpy()
     return _weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error

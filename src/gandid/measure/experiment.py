@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from gandid.interventions import Arm, Edit, Runner, ablate
+from gandid.interventions import Arm, Edit, Rectangle, Runner, ablate
 from gandid.panel.arms import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 from gandid.panel.schema import Classes, empty_panel
 from gandid.segmenters import Segmenter
@@ -53,6 +53,8 @@ class Experiment:
         Those of them that do not respond to an edit: an arm that holds no others is the live arm.
     shrinking : bool
         Whether every edit can only lower the first site's statistic, so that there `capped` and `frozen` are the same.
+    region : Rectangle, optional
+        To which the edits are limited; a target's original pixels are counted within it.
     """
 
     blocks: tuple[Block, ...]
@@ -60,6 +62,7 @@ class Experiment:
     downstream: tuple[str, ...]
     inert: frozenset[str] = frozenset()
     shrinking: bool = False
+    region: Rectangle | None = None
 
     @property
     def study(self) -> Block:
@@ -183,6 +186,7 @@ def restored_edits(panel: xr.Dataset) -> dict[tuple[str, int], dict[str, Edit]]:
     """The edits of a panel by network and draw, from what it says of them."""
     targets, alpha = [str(target) for target in panel["target"].values], float(panel.attrs["alpha"])
     units, values = panel["units"].values, panel["values"].values if "values" in panel else None
+    region = tuple(panel.attrs["region"]) if "region" in panel.attrs else None
     edits: dict[tuple[str, int], dict[str, Edit]] = {}
     for n, d in np.ndindex(units.shape[:2]):
         if (units[n, d] < 0).all():
@@ -192,16 +196,20 @@ def restored_edits(panel: xr.Dataset) -> dict[tuple[str, int], dict[str, Edit]]:
             count = int((units[n, d, t] >= 0).sum())
             chosen = tuple(int(unit) for unit in units[n, d, t, :count])
             to = None if values is None else torch.from_numpy(values[n, d, t, :count].copy())
-            own[target] = Edit(chosen, to, alpha)
+            own[target] = Edit(chosen, to, alpha, region)
         edits[str(panel["networks"].values[n]), d] = own
     return edits
 
 
 def ablations(
-    units: Mapping[str, Sequence[int]], kind: str, alpha: float, means: torch.Tensor | None
+    units: Mapping[str, Sequence[int]],
+    kind: str,
+    alpha: float,
+    means: torch.Tensor | None,
+    region: Rectangle | None = None,
 ) -> dict[str, Edit]:
     """The edit of every target; `means` (C,) are those of mean ablation."""
-    return {target: ablate(tuple(own), kind, means=means, alpha=alpha) for target, own in units.items()}
+    return {target: ablate(tuple(own), kind, means=means, alpha=alpha, region=region) for target, own in units.items()}
 
 
 def classes_of(segmenter: Segmenter, fingerprint: str = "") -> Classes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gandid import outcomes
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
-from gandid.interventions import Readings, Runner, register_sites, registered_sites
+from gandid.interventions import Readings, Rectangle, Runner, rectangle, register_sites, registered_sites
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
@@ -183,6 +183,7 @@ class Worker:
         shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
         rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
+        within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).numpy() >= 0.5
         for layout in self.experiment.layouts(block):
             labels: list[list[np.ndarray]] = [[] for _ in segmenters]
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
@@ -196,10 +197,10 @@ class Worker:
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), np.concatenate(labels[s])
                 targets = [self.experiment.targets[target] for target in layout.targets]
-                for name, counts in _counted(segmenter, layout, targets, maps).items():
+                for name, counts in _counted(segmenter, layout, targets, maps, within).items():
                     rows[name][np.ix_([s], *place, columns)] = counts
                 if block.name == STUDY and layout.network == "own":
-                    rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, targets, maps)
+                    rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, targets, maps, within)
             if diagnosis is not None:
                 diagnosis.put(rows, layout, arms)
         return rows
@@ -267,18 +268,22 @@ def _labelled(segmenter: Segmenter, images: Tensor, doubted: bool) -> tuple[np.n
     return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32), doubt
 
 
-def _counted(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray) -> Rows:
-    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W)."""
+def _counted(
+    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray, within: np.ndarray
+) -> Rows:
+    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of `within` (H, W), the edited region."""
     classes = list(segmenter.classes)
     counts, inside = outcomes.pixels(labels, len(classes))[layout.rows], []
     for rows, target in zip(layout.rows, targets, strict=True):
         known = target in classes
-        hole = labels[layout.unedited] == (classes.index(target) if known else -1)
+        hole = (labels[layout.unedited] == (classes.index(target) if known else -1)) & within
         inside.append(outcomes.inside(labels[rows], hole, len(classes)))
     return {"pixels": np.moveaxis(counts, 2, 0), "inside": np.moveaxis(np.stack(inside), 2, 0)}
 
 
-def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray) -> np.ndarray:
+def _shared(
+    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray, within: np.ndarray
+) -> np.ndarray:
     """How many of the target's original pixels are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
     classes, shape = list(segmenter.classes), (labels.shape[1], *layout.rows.shape)
     if "unknown" not in classes:
@@ -286,7 +291,7 @@ def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], lab
     unknown, found = labels == classes.index("unknown"), np.zeros(shape, np.int32)
     for t, (rows, target) in enumerate(zip(layout.rows, targets, strict=True)):
         if target in classes:
-            both = unknown[rows[1]] & (labels[0] == classes.index(target))
+            both = unknown[rows[1]] & (labels[0] == classes.index(target)) & within
             found[:, t] = (unknown[rows] & both).sum(axis=(2, 3)).T
     return found
 

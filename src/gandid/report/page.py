@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from gandid.files import replacing
+from gandid.panel.store import explained
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
 from gandid.report.run import UNEDITED, Run, read
@@ -80,12 +81,11 @@ def build(folder: Path) -> Path:
     """
     run = read(Path(folder))
     found = findings.findings(run)
-    names = slugs(run.targets)
-    where = run.path / "figures"
-    where.mkdir(exist_ok=True)
-    values = _values(run, found, names, where)
-    page = run.path / "report.html"
-    with replacing(page) as aside:
+    page, where = run.path / "report.html", run.path / "figures"
+    with explained(where):
+        where.mkdir(exist_ok=True)
+        values = _values(run, found, slugs(run.targets), where)
+    with explained(page), replacing(page) as aside:
         aside.write_text(_templates().get_template("report.html.j2").render(values), encoding="utf-8")
     return page
 
@@ -107,8 +107,10 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
             [
                 *(str(run.attrs[name]) for name in ("generator", "layer") if name in run.attrs),
                 count(run.latents, "image"),
+                *([f"region {','.join(f'{end:g}' for end in run.attrs['region'])}"] if "region" in run.attrs else []),
             ]
         ),
+        "unfinished": run.unfinished,
         "stopped": resolved.get("stopped") or "",
         "scene": scene,
         "rows": findings.object_rows(run, found, names),

@@ -15,7 +15,9 @@ import xarray as xr
 import yaml
 
 from gandid.errors import GandidError, UsageError
+from gandid.files import read_table
 from gandid.panel.store import read_dataset, read_panel, verified
+from gandid.runs import unfinished
 from gandid.verdicts import RELEVANT, judged
 
 Row = dict[Hashable, Any]
@@ -26,15 +28,13 @@ EXACT = ("capped", "frozen")
 # What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
 PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
 
-
-# What must be in a table, and which columns are text in any.
+# What must be in a table.
 COLUMNS = {
     "effects.csv": ("target", "object", "outcome", "contrast", "arm", "kind", "did", "estimable", "supported"),
     "checks.csv": ("check", "target", "value", "bound", "verdict"),
     "relation.csv": ("unit", "object", "ace", "iou", "energy"),
     "types.csv": ("target", "type", "removed", "share_top"),
 }
-NAMES = ("target", "object", "outcome", "contrast", "arm", "kind", "site", "check", "verdict", "detail", "type")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Run:
     attrs: dict[str, Any]
     """Attributes of the panel: generator, segmenter, layer, ablation, seed."""
     latents: int
+    unfinished: str
+    """What is still to be measured, in words; empty if nothing is."""
     objects: list[str]
     """The classes of the study's segmenter that count as objects."""
     units: dict[str, list[int]]
@@ -219,10 +221,11 @@ def read(path: Path) -> Run:
         config=config,
         attrs=dict(panel.attrs),
         latents=latents,
+        unfinished=_read(path / "config.yaml", lambda _: unfinished(path, panel)),
         objects=_objects(panel),
         units=_units(panel),
         effects=judged(_read(path / "effects.csv", _table), latents, _relevant(config)),
-        checks=_read(path / "checks.csv", _table).fillna({"target": "", "arm": "", "detail": ""}),
+        checks=_read(path / "checks.csv", _table),
         relation=_optional(path / "relation.csv", _table),
         activity=_optional(path / "relation.zarr", _dataset),
         types=_optional(path / "types.csv", _table),
@@ -286,8 +289,7 @@ def _units(panel: xr.Dataset) -> dict[str, list[int]]:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    # A class may be called "nan" or "None": only what is empty is read as missing.
-    table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    table = read_table(path)
     if missing := [name for name in COLUMNS[path.name] if name not in table]:
         raise UsageError(f"'{path}' has no column {missing[0]}: if gandid 0.1 made it, run the study again")
     return table

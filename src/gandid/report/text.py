@@ -9,6 +9,8 @@ from typing import Any
 
 from gandid.verdicts import interval, never_differed
 
+LONGEST = 60  # letters of a name for files: file systems take some 250, with what stands before and behind
+
 
 def number(value: float, digits: int = 1) -> str:
     """A number with a true minus sign, and no minus zero."""
@@ -95,7 +97,7 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     """A name for files and anchors per target, unique even where classes differ in signs alone."""
     found: dict[str, str] = {}
     for name in names:
-        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "target"
+        base = re.sub(r"[^a-z0-9]+", "-", name.lower())[:LONGEST].strip("-") or "target"
         slug, place = base, 2
         while slug in found.values():
             slug, place = f"{base}-{place}", place + 1

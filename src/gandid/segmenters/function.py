@@ -42,9 +42,9 @@ class FunctionSegmenter(nn.Module):
     def __init__(self, function: Callable[[Any], Any], classes: Iterable[str], background: Iterable[str] = ()):
         super().__init__()
         self.function = function
-        self.classes = tuple(classes)
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise UsageError(f"a segmenter's classes need names, all different, not {list(self.classes)}")
+        self.classes = tuple(map(str, classes))
+        if not self.classes or len(set(self.classes)) < len(self.classes) or any(map(_breaks, self.classes)):
+            raise UsageError(f"a segmenter's classes need names of one line, all different, not {list(self.classes)}")
         self.background = check_background(background, self.classes)
         self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
         self.settings: dict[str, Any] = {
@@ -69,6 +69,10 @@ class FunctionSegmenter(nn.Module):
             If the function gives something else than such labels.
         """
         return check_labels(self.function(images.clone()), images, len(self.classes), self.name)
+
+
+def _breaks(name: str) -> bool:
+    return len(f"{name}.".splitlines()) > 1
 
 
 def _source(function: Callable[[Any], Any]) -> str:
