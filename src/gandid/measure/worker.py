@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gandid import outcomes
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
-from gandid.interventions import Readings, Rectangle, Runner, rectangle, register_sites, registered_sites
+from gandid.interventions import Readings, Runner, rectangle, register_sites, registered_sites
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
