@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 from scipy.special import betaln
+from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
 # Random draws handled at a time: the block of signs or weights stays some megabytes.
@@ -100,15 +101,14 @@ def identified_interval(
         Infinite with a single carrier, NaN where `se` is.
     """
     degrees, error = _degrees(n, carriers), np.fmax(*se)
-    some, certain = np.maximum(degrees, 1), error == 0
-    apart = (high - low) / np.where(certain, 1.0, error)
+    some, apart = np.maximum(degrees, 1), (high - low) / np.where(error == 0, 1.0, error)
     least, most = (np.broadcast_to(stats.t.ppf(p, some), apart.shape) for p in (level, (1 + level) / 2))
     for _ in range(40):
         middle = (least + most) / 2
         enough = stats.t.cdf(middle + apart, some) - stats.t.cdf(-middle, some) >= level
         least, most = np.where(enough, least, middle), np.where(enough, middle, most)
     reach = np.where(degrees > 0, most, np.inf)
-    down, up = (np.where(certain, 0.0, reach * np.where(certain, 1.0, one)) for one in se)
+    down, up = (np.where(one == 0, 0.0, reach * np.where(one == 0, 1.0, one)) for one in se)
     return low - down, high + up
 
 
@@ -353,17 +353,60 @@ def share_at_most(
     return high
 
 
-def new_draw(value: float, others: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Whether one value is a new draw from where others come: standard error and half-width of its distance from their mean.
+class Networks(NamedTuple):
+    """Random effects over networks (`random_effects`)."""
 
-    ``se = s sqrt(1 + 1 / K)`` with K - 1 degrees of freedom, s the others' standard deviation, which the one is taken to share: the
-    interval of Donald and Lang (2007) for one treated group. NaN with fewer than two others; 0 where they agree exactly.
+    mean: float
+    se: float
+    """Of the mean, after Hartung and Knapp."""
+    low: float
+    high: float
+    """The interval of the mean."""
+    tau: float
+    """Standard deviation between networks."""
+
+
+def random_effects(values: np.ndarray, se: np.ndarray, level: float = 0.95) -> Networks:
+    """The mean of an effect over K networks that are draws of one training, ``y_k = mu + u_k + e_k`` with ``u_k ~ (0, tau^2)``.
+
+    tau is that of Paule and Mandel (1982), the interval of the mean that of Hartung and Knapp (2001), with K - 1 degrees of freedom and
+    their scale at least 1 (Knapp and Hartung 2003), without which it is too narrow where networks happen to agree; both are statsmodels'
+    (`combine_effects`).
+
+    Parameters
+    ----------
+    values, se
+        The effect of each network and its standard error over latents, (K,).
+    level
+        Coverage of the interval.
+
+    Returns
+    -------
+    Networks
+        NaN but for the mean of a single network; NaN where a value is.
     """
-    count = len(others)
-    if count < 2:
+    values, se = np.asarray(values, np.float64), np.asarray(se, np.float64)
+    if len(values) < 2 or not np.isfinite(values + se).all() or np.ptp(values) <= TIE:
+        spread = 0.0 if len(values) > 1 and np.isfinite(values).all() else np.nan
+        return Networks(float(values.mean()), spread, *(values.mean() + spread,) * 2, spread)
+    # An effect that is the same for every latent has no error of its own: it weighs as one that is known very well.
+    found = combine_effects(values, np.maximum(se, 1e-3 * np.ptp(values)) ** 2, method_re="iterated", use_t=True)
+    error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))  # never below what the latents leave open
+    quantile = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    mean = float(found.mean_effect_re)
+    return Networks(mean, error, mean - quantile * error, mean + quantile * error, float(np.sqrt(max(found.tau2, 0.0))))
+
+
+def prediction(networks: Networks, count: int, se: float = 0.0, level: float = 0.95) -> tuple[float, float]:
+    """Standard error and half-width of the next network's effect about the mean of `count`: ``t_{K-2} sqrt(tau^2 + se(mu)^2)``.
+
+    Higgins, Thompson and Spiegelhalter (2009). `se` is what the next network's own effect is known to. NaN below three networks. It covers
+    less often than it says where the networks' own errors are larger than their spread (91 % of 95 % with five of them).
+    """
+    if count < 3:
         return np.nan, np.nan
-    se = float(np.std(others, ddof=1) * np.sqrt(1 + 1 / count))
-    return se, float(stats.t.ppf((1 + level) / 2, count - 1) * se)
+    error = float(np.sqrt(networks.tau**2 + networks.se**2 + se**2))
+    return error, float(stats.t.ppf((1 + level) / 2, count - 2) * error)
 
 
 def between(ones: np.ndarray, others: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

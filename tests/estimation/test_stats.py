@@ -17,8 +17,9 @@ from gandid.stats import (
     boundary,
     detectable,
     false_discovery,
-    new_draw,
     permutation,
+    prediction,
+    random_effects,
     sequence_half_width,
     share_at_most,
     t_interval,
@@ -167,18 +168,6 @@ def test_the_detectable_effect_has_the_stated_power(n):
     assert np.isnan(detectable(np.array(0.1), 1))
 
 
-def test_one_network_against_several_is_the_prediction_interval_of_a_new_draw():
-    se, half = new_draw(0.9, np.array([0.1, 0.2, 0.6]))
-    assert se == pytest.approx(np.sqrt(0.07) * np.sqrt(1 + 1 / 3))  # s^2 = (0.04 + 0.01 + 0.09) / 2
-    assert half == pytest.approx(4.302653 * se, rel=1e-6)
-    assert np.isnan(new_draw(0.9, np.array([0.5]))).all()
-    rng, covered = np.random.default_rng(0), 0
-    for _ in range(1500):
-        live, others = rng.normal(0.3, 1), rng.normal(0, 1, 3)
-        covered += abs(live - others.mean() - 0.3) <= new_draw(live, others)[1]
-    assert covered / 1500 == pytest.approx(0.95, abs=0.02)
-
-
 def test_two_groups_of_networks_are_compared_as_welch_does():
     ones, others = np.array([[0.1, 2.0], [0.3, 2.5], [0.2, 1.0]]), np.array([[0.4, 3.0], [0.9, 3.1]])
     se, half = between(ones, others)
@@ -189,3 +178,35 @@ def test_two_groups_of_networks_are_compared_as_welch_does():
         assert se[place] == pytest.approx(np.sqrt(sum(variances)))
     assert np.isnan(between(ones, others[:1])).all()
     assert np.array(between(ones[:1] * 0, np.ones((3, 2)))).tolist() == [[0, 0], [0, 0]]
+
+
+class TestNetworks:
+    def test_the_mean_and_the_next_network_are_covered_as_stated(self):
+        """Networks with a spread of 1, each known to a tenth up to six tenths of that."""
+        rng, studies, count = np.random.default_rng(0), 600, 5
+        means, nexts, spreads = 0, 0, list[float]()
+        for _ in range(studies):
+            se = rng.uniform(0.1, 0.6, count)
+            effects = 0.3 + rng.normal(0, 1, count) + se * rng.standard_normal(count)
+            found = random_effects(effects, se)
+            means += found.low <= 0.3 <= found.high
+            nexts += abs(rng.normal(0.3, 1) - found.mean) <= prediction(found, count)[1]
+            spreads.append(found.tau**2)
+        assert means / studies == pytest.approx(0.95, abs=0.025)
+        assert nexts / studies == pytest.approx(0.95, abs=0.03)
+        assert np.mean(spreads) == pytest.approx(1, abs=0.3)
+
+    def test_networks_that_are_known_exactly_are_a_sample(self):
+        values = np.array([0.1, 0.2, 0.6])
+        found = random_effects(values, np.zeros(3))
+        assert (found.mean, found.se) == pytest.approx((0.3, values.std(ddof=1) / np.sqrt(3)), rel=1e-4)
+        assert found.high - found.mean == pytest.approx(4.302653 * found.se)
+        assert found.tau == pytest.approx(values.std(ddof=1), rel=1e-4)
+        se, half = prediction(found, 3)
+        assert half == pytest.approx(12.7062 * se, rel=1e-5)  # one degree of freedom
+
+    def test_one_network_has_a_mean_and_no_error_and_two_have_no_prediction(self):
+        found = random_effects(np.array([0.5]), np.array([0.1]))
+        assert found.mean == 0.5 and np.isnan(found[1:]).all()
+        assert np.isnan(prediction(random_effects(np.array([0.1, 0.3]), np.ones(2)), 2)).all()
+        assert random_effects(np.zeros(3), np.zeros(3)) == (0, 0, 0, 0, 0)

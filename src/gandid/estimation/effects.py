@@ -34,7 +34,7 @@ MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", 
 MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-MORE += ["band_low", "band_high", "fcr_low", "fcr_high", *BOUNDS]
+MORE += ["band_low", "band_high", "fcr_low", "fcr_high", "between", *BOUNDS]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}

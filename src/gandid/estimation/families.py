@@ -16,7 +16,7 @@ from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, par
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
-from gandid.stats import between, new_draw
+from gandid.stats import between, detectable, prediction, random_effects
 
 EVERY = slice(None)
 WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
@@ -407,25 +407,22 @@ def _off(low: float, high: float, violation: float) -> dict[str, float]:
 
 
 def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
-    """A live network against the mean of its twins, as a new draw of theirs: the network is the cluster.
+    """A live network against its twins, as the next of theirs would be: the network is the cluster.
 
     Intervals over latents say how well *these* networks are known. What was assigned is the network, so that the error comes from
-    their number (Moulton 1990; Donald and Lang 2007); `se_live` and `se_held` are over latents still. NaN errors with one twin.
+    their number (Moulton 1990). `tau_held`, `se_held` and its interval are the twins' mean by random effects (`gandid.stats.random_effects`),
+    `between` is the standard deviation between twins, and the interval of `did` that of prediction: beyond it, the live network is not what
+    the next training without normalization would be. `detectable` is the power of so many networks. NaN errors below three twins.
     """
     twins = frame[(frame["contrast"] == "did") & (frame["control"] == "twin") & frame["outcome"].isin(WHOLE)]
+    about = {"contrast": "networks", "control": "twin", "held": "networks", "arm": "twin"}
     for (target, outcome, name), one in twins.groupby(["target", "outcome", "object"], sort=False):
-        first, held = one.iloc[0], one["tau_held"].to_numpy()
-        se, half = new_draw(first["tau_live"], held, level)
-        did = float(first["tau_live"] - held.mean())
-        row = {
-            "target": target,
-            "object": name,
-            "outcome": outcome,
-            "control": "twin",
-            "held": "networks",
-            "arm": "twin",
-        }
-        row |= {"contrast": "networks", "kind": first["kind"], "n": 1 + len(held), "did": did, "se": se}
-        row |= {"ci_low": did - half, "ci_high": did + half, "tau_live": first["tau_live"], "se_live": first["se_live"]}
-        row |= {"tau_held": held.mean(), "se_held": float(np.sqrt((one["se_held"] ** 2).sum()) / len(held))}
-        yield pd.DataFrame([row])
+        first, count = one.iloc[0], len(one)
+        found = random_effects(one["tau_held"].to_numpy(), one["se_held"].to_numpy(), level)
+        se, half = prediction(found, count, first["se_live"], level)
+        did = float(first["tau_live"] - found.mean)
+        row = {"target": target, "outcome": outcome, "object": name, "kind": first["kind"], "n": 1 + count, "did": did}
+        row |= {"se": se, "ci_low": did - half, "ci_high": did + half, "between": found.tau}
+        row |= {"tau_live": first["tau_live"], "se_live": first["se_live"], "tau_held": found.mean, "se_held": found.se}
+        row |= {"ci_held_low": found.low, "ci_held_high": found.high}
+        yield pd.DataFrame([about | row | {"detectable": float(detectable(np.array(se), count - 1, level=level))}])
