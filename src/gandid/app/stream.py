@@ -78,16 +78,17 @@ def tallies(model: Model, state: State, units: Sequence[int]) -> Iterator[Tally]
     )
     networks, segmenters = {"own": model.for_numbers}, [model.segmenter]
     setting = Setting(
-        networks,
-        segmenters,
-        model.discriminator,
-        state.layer,
-        experiment,
-        state.seed,
-        STEP,
-        model.rows,
-        "fp32",
-        facts(runner),
+        networks=networks,
+        segmenters=segmenters,
+        discriminator=model.discriminator,
+        layer=state.layer,
+        experiment=experiment,
+        seed=state.seed,
+        batch=STEP,
+        rows=model.rows,
+        workers=1,
+        dtype="fp32",
+        expected=facts(runner),
     )
     worker = None
     for start in range(0, LATENTS, STEP):
