@@ -156,7 +156,8 @@ class Run:
         rows = rows[
             (rows["control"] == "distilled") & rows["dose"].isin(own["dose"]) & rows["segmenter"].isin(own["segmenter"])
         ]
-        return next(iter(rows.to_dict("records")), None)
+        records: list[Any] = rows.to_dict("records")
+        return records[0] if records else None
 
     def place(self, target: str, regime: Comparison | None = None) -> dict[str, float]:
         """What became of the target's place, live or in a held regime: shares of its original pixels that sum to 1."""
