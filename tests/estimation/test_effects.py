@@ -337,6 +337,23 @@ class TestWords:
         assert "<table" in effects._repr_html_()
 
 
+def test_a_notebook_shows_the_whole_effects_and_their_verdicts(effects):
+    tidy, page = effects.tidy(), effects._repr_html_()
+    assert len(tidy) == 2 * len(effects.targets) * len(effects.arms) and page.count("<tr>") == len(tidy) + 1
+    assert set(tidy["verdict"]) == {verdict for verdict in tidy["verdict"] if verdict in page}
+    hollow = page.count('fill="none"')
+    assert hollow == (~tidy["supported"] & tidy["did"].notna()).sum()
+    main = effects.main.set_index(["target", "outcome", "arm", "kind"])["did"]
+    for row in tidy.to_dict("records"):
+        kind = "target" if row["outcome"] == "removed" else "together"
+        assert row["did"] == main[row["target"], row["outcome"], row["arm"], kind]
+
+
+def test_removal_is_drawn_too(effects):
+    axes = effects.plot(kind="removed").axes
+    assert [tick.get_text() for tick in axes[1].get_yticklabels()] == ["lamp"]
+
+
 def test_plot_draws_every_target(effects):
     figure = effects.plot()
     assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["window ablated", "lamp ablated"]

@@ -119,11 +119,45 @@ class Effects:
 
         return summary(self)
 
-    def plot(self, control: str | None = None) -> "Figure":
-        """Forest plot: per target, how much of its area each other object in-paints, live and held; hollow marks are out of range."""
+    def tidy(self) -> pd.DataFrame:
+        """The whole effects: a row per target, held arm and outcome, `removed` of the target and `inpainted` by all other objects.
+
+        `to_frame` has them class by class, and every other contrast.
+        """
+        kind = {"removed": "target", "inpainted": "together"}
+        rows = self.main[self.main["kind"] == self.main["outcome"].map(kind)]
+        columns = [
+            "target",
+            "outcome",
+            "arm",
+            "tau_live",
+            "tau_held",
+            "did",
+            "ci_low",
+            "ci_high",
+            "verdict",
+            "supported",
+            "n",
+        ]
+        return (
+            rows[columns]
+            .sort_values("target", key=lambda name: name.map(self.targets.index), kind="stable")
+            .reset_index(drop=True)
+        )
+
+    def plot(self, control: str | None = None, *, kind: str = "inpainted") -> "Figure":
+        """Forest plot, live and held, a panel per target; hollow marks are out of range.
+
+        Parameters
+        ----------
+        control
+            Whose held arms are drawn; `Effects.control` by default.
+        kind : {"inpainted", "removed"}
+            How much of the target's area each other object in-paints, or how much of it is removed.
+        """
         from gandid.estimation.plot import forest
 
-        return forest(self, control or self.control)
+        return forest(self, control or self.control, kind)
 
     def __repr__(self) -> str:
         return (
@@ -135,7 +169,9 @@ class Effects:
         return self.summary()
 
     def _repr_html_(self) -> str:
-        return self.main[COLUMNS].to_html(float_format=lambda x: f"{x:.4g}", index=False)
+        from gandid.estimation.plot import table
+
+        return table(self)
 
 
 def did(

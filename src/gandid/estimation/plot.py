@@ -1,5 +1,6 @@
-"""The forest plot of in-painting."""
+"""Effects drawn and tabulated for a notebook, in the report's colours and marks."""
 
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,14 @@ if TYPE_CHECKING:
 
     from gandid.estimation.effects import Effects
 
-# Okabe and Ito's colours, told apart by the colour-blind, each with a mark of its own for print.
-STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "D"), ("#CC79A7", "^"), ("#E69F00", "v")]
+# Okabe and Ito's colours as the report has them, told apart by the colour-blind, each with a mark of its own for print.
+STYLES = [("#c75300", "o"), ("#007a58", "D"), ("#0072b2", "s"), ("#7d4fae", "^"), ("#8a6a00", "v")]
+OUTCOMES = {"removed": ("target", "removed"), "inpainted": ("object", "in-painted")}  # kinds of classes, and words
 PER_ROW = 3
 
 
-def forest(effects: "Effects", control: str) -> "Figure":
-    """Per target, how much of its area each other object in-paints, live and held, with intervals.
+def forest(effects: "Effects", control: str, outcome: str = "inpainted") -> "Figure":
+    """Per target, how much of its area is removed, or each other object in-paints, live and held, with intervals.
 
     Returns
     -------
@@ -24,8 +26,8 @@ def forest(effects: "Effects", control: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    targets, frame = effects.targets, effects.main
-    shown = frame[(frame["outcome"] == "inpainted") & (frame["kind"] == "object") & (frame["control"] == control)]
+    targets, frame, (kind, word) = effects.targets, effects.main, OUTCOMES[outcome]
+    shown = frame[(frame["outcome"] == outcome) & (frame["kind"] == kind) & (frame["control"] == control)]
     tallest = max((int(n) for n in shown.groupby("target")["object"].nunique()), default=1)
     columns = min(PER_ROW, max(len(targets), 1))
     lines = -(-len(targets) // columns) or 1
@@ -33,7 +35,7 @@ def forest(effects: "Effects", control: str) -> "Figure":
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis, target in zip(axes, targets, strict=False):
         axis.set_title(f"{target} ablated", fontsize=10, loc="left")
-        axis.set_xlabel(f"% of {target}'s area in-painted ({effects.level:.0%} intervals)", fontsize=8)
+        axis.set_xlabel(f"% of {target}'s area {word} ({effects.level:.0%} intervals)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         rows = shown[(shown["target"] == target) & shown["estimable"]]
@@ -61,3 +63,33 @@ def forest(effects: "Effects", control: str) -> "Figure":
         names = list(handles)
         figure.legend(list(handles.values()), names, loc="outside lower center", ncols=len(names), frameon=False)
     return figure
+
+
+def table(effects: "Effects") -> str:
+    """The whole effects as an HTML table: a line per target, outcome and held arm, with its interval drawn around 0."""
+    rows = effects.tidy().to_dict("records")
+    ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
+    limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
+    heads = ("ablated", "outcome", "held", "live %", "held %", "live − held, points", "", "verdict", "images")
+    lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    for row in rows:
+        levels = [f"{100 * row[name]:.1f}" for name in ("tau_live", "tau_held")]
+        gap = f"{100 * row['did']:+.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
+        cells = [escape(str(row[name])) for name in ("target", "outcome", "arm")]
+        cells += [*levels, gap] if np.isfinite(row["did"]) else ["–"] * 3
+        cells += [_interval(row, limit), row["verdict"], f"{row['n']:.0f}" if np.isfinite(row["n"]) else "0"]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _interval(row: dict, limit: float) -> str:
+    """An effect and its interval around 0, 120 pixels wide for -`limit` to `limit`; hollow where it is out of range."""
+    if not np.isfinite(row["did"]):
+        return ""
+    low, value, high = (60 + 56 * float(np.clip(row[name] / limit, -1, 1)) for name in ("ci_low", "did", "ci_high"))
+    fill = STYLES[1][0] if row["supported"] else "none"
+    return (
+        '<svg width="120" height="14" viewBox="0 0 120 14"><path d="M60 0V14" stroke="#999"/>'
+        f'<path d="M{low:.1f} 7H{high:.1f}" stroke="{STYLES[1][0]}" stroke-width="2"/>'
+        f'<circle cx="{value:.1f}" cy="7" r="3.5" fill="{fill}" stroke="{STYLES[1][0]}"/></svg>'
+    )

@@ -124,6 +124,10 @@ class Runner:
         hint = f"; its forward calls {', '.join(called[:4])}: {ADVICE}" if called else ""
         raise UsageError(f"no normalization runs after layer '{self.layer}': there is nothing to hold{hint}")
 
+    def __repr__(self) -> str:
+        sites = ", ".join(self.downstream) or "no sites"
+        return f"<gandid.Runner at {self.layer}: {self.units} units of {' x '.join(map(str, self.map_size))}, then {sites}>"
+
     @torch.inference_mode()
     def run(self, z: Tensor, arms: Sequence[Arm], *, donors: Tensor | None = None) -> Tensor:
         """Images of every arm: (a, n, 3, H, W) for latents `z` (n, latent_dim).
