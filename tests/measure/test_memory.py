@@ -1,6 +1,7 @@
 """A study's memory does not grow with its latents."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -35,3 +36,30 @@ def test_twenty_times_the_latents_take_the_same_memory(tmp_path):
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0]
+
+
+RUN = """
+import resource, sys
+from gandid.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_the_peak_of_memory(tmp_path):
+    told, taken = (
+        subprocess.run(
+            [sys.executable, "-c", RUN, "run", "--latents", "200", "--target", "rug", "--out", "run", *more],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=True,
+        ).stdout
+        for more in (["--dry-run"], [])
+    )
+    gibibytes = float(re.search(r"memory  about ([\d.]+) GiB", told)[1])
+    assert gibibytes * 2**30 == pytest.approx(int(taken.split()[-1]), rel=0.2)

@@ -38,9 +38,12 @@ class Local:
     def map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
         """See `Executor`."""
         if tasks:
-            settings = [setting, *(setting.copied() for _ in range(min(setting.workers, len(tasks)) - 1))]
-            workers = [Worker(one) for one in settings]
-            yield from zip(tasks, in_threads(Worker.measure, tasks, workers), strict=True)
+            yield from zip(tasks, in_threads(Worker.measure, tasks, self.start(setting, len(tasks))), strict=True)
+
+    def start(self, setting: Setting, tasks: int) -> list[Worker]:
+        """The workers for so many tasks, one for each thread."""
+        copies = [setting.copied() for _ in range(min(setting.workers, tasks) - 1)]
+        return [Worker(one) for one in (setting, *copies)]
 
 
 class Ray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,15 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
         mallopt(parameter, value)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has taken, the libraries and the weights included."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def default_budget(device: torch.device | str) -> int:

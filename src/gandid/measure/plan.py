@@ -10,21 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gandid.measure.diagnosis import JUDGED
 from gandid.measure.executors import Failed, Local
 from gandid.measure.filling import chunk_length
+from gandid.measure.memory import peak_memory
 from gandid.measure.placebos import possible_draws
 from gandid.measure.worker import Rows, Setting, Task, Worker
 from gandid.panel.arms import extra_blocks, is_twin
 from gandid.panel.store import read_panel
 from gandid.ranking.figure import expected_images
-from gandid.ranking.gradients import BATCH, STEPS
+from gandid.ranking.gradients import BATCH, MEMORY, STEPS, first_order
+from gandid.ranking.relation import replicas
 
 if TYPE_CHECKING:
     from gandid.config import StudyConfig
     from gandid.study import Study
 
-CHUNKS = 2  # of latents that the calibration measures at most
+CHUNKS = 2  # of latents that each thread of the calibration measures at most
 SECONDS = 20.0  # that it should not take much more than
 SETTLED = 0.11  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
 DRAWN = 2**19  # bytes of a target's row of the figure, as PNG, SVG and PDF, beside its images
@@ -45,6 +49,8 @@ class Plan:
     """Time of the whole run, its report included."""
     disk: float
     """Bytes of the run's folder."""
+    memory: int
+    """Bytes of main memory at the peak: those that the run took of which the time was estimated, made of the same batches."""
     device: str
 
     def __str__(self) -> str:
@@ -56,7 +62,8 @@ class Plan:
             f"rows    {self.rows:,}\n"
             f"images  {self.images:,}\n"
             f"time    about {duration} on one worker ({self.device}), {self.images / self.seconds:,.0f} images per second\n"
-            f"disk    about {self.disk / 2**20:,.1f} MiB"
+            f"disk    about {self.disk / 2**20:,.1f} MiB\n"
+            f"memory  about {self.memory / 2**30:,.2f} GiB at the peak"
         )
 
 
@@ -84,7 +91,9 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         # The first pass through anything is slower than the others.
         study.execute(small.model_copy(update={"latents": 1}), store=store, executor=first)
         experiment = first.setting.experiment
-        count = max(1, min(CHUNKS * chunk_length(first.setting.batch, n), n - 1, round(SECONDS / first.seconds)))
+        count = max(
+            1, min(CHUNKS * study.workers * chunk_length(first.setting.batch, n), n - 1, round(SECONDS / first.seconds))
+        )
         before, start = _size(store / "panel.zarr"), time.perf_counter()
         study.execute(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock, finish=finish)
         after = time.perf_counter() - start - clock.seconds
@@ -100,6 +109,11 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         )
         disk = _size(store) + each * (n - 1 - count)
         seen = float((shown > 0).sum("object").mean())
+    if ranked and (config.ranking or study.default_ranking) != "exact":  # what is differentiated takes most
+        size = max(1, study.rows // MEMORY)
+        networks = replicas(study.runner, study.segmenter, study.workers)
+        z, shown = study.latents(range(size * len(networks)), "ranking"), np.ones((size * len(networks), 1), bool)
+        study.fitted(lambda: first_order(networks, z, shown, np.array([0]), study.rows))
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
     sites = [site for site, responds in study.runner.responds.items() if responds]
     blocks = extra_blocks(
@@ -122,8 +136,9 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         arms=len(experiment.study.arms) + sum(len(block.arms) for block in blocks),
         rows=arms * len(named),
         images=images,
-        seconds=(judged * clock.seconds + (images - judged) * plain.seconds) / (count * own) + after,
+        seconds=judged * clock.each(count) + (images - judged) * plain.each(count) + after,
         disk=disk,
+        memory=peak_memory(),
         device=str(study.device),
     )
 
@@ -140,16 +155,27 @@ def _ranking(study: Study, config: StudyConfig, targets: Collection[str], seen: 
 
 
 class _Clock(Local):
-    """Measures in this process, and how long that and what is done with the measurements takes, once there is a worker."""
+    """Measures in this process, and how long that and what is done with the measurements takes, once there are workers."""
 
-    seconds = 0.0
     setting: Setting
 
+    def __init__(self) -> None:
+        self.seconds, self.blocks = 0.0, set[int]()
+
+    def each(self, latents: int) -> float:
+        """Seconds per image, of so many latents in every arm."""
+        experiment = self.setting.experiment
+        return self.seconds / (latents * sum(experiment.images(experiment.blocks[block]) for block in self.blocks))
+
+    def start(self, setting: Setting, tasks: int) -> list[Worker]:
+        self.setting, workers = setting, super().start(setting, tasks)
+        self.seconds -= time.perf_counter()
+        return workers
+
     def map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
-        self.setting, worker, start = setting, Worker(setting), time.perf_counter()
-        for task in tasks:
-            yield task, worker.measure(task)
-        self.seconds += time.perf_counter() - start
+        self.blocks |= {task.block for task in tasks}
+        yield from super().map(setting, tasks)
+        self.seconds += time.perf_counter() if tasks else 0
 
 
 def _size(folder: Path) -> int:

@@ -78,9 +78,7 @@ def relate(
     """
     if ranking != "exact":
         check_gradients(runner, segmenter, z[:1])
-    several = threads if can_be_copied([runner.generator, segmenter]) else 1
-    copies = [(Runner(copied(runner.generator), runner.layer), copied(segmenter)) for _ in range(several - 1)]
-    networks = [(runner, segmenter), *copies]
+    networks = replicas(runner, segmenter, threads)
     objects = objects_of(segmenter)
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
@@ -96,6 +94,13 @@ def relate(
     coords = {"unit": np.arange(runner.units), "latent": np.arange(len(z)), "object": list(segmenter.classes)}
     about = {"layer": runner.layer, "latents": len(z), "ranking": ranking, "iou_threshold": iou_threshold}
     return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
+
+
+def replicas(runner: Runner, segmenter: Segmenter, threads: int) -> list[Networks]:
+    """The networks, and copies of them for other threads where they can be copied."""
+    several = threads if can_be_copied([runner.generator, segmenter]) else 1
+    copies = [(Runner(copied(runner.generator), runner.layer), copied(segmenter)) for _ in range(several - 1)]
+    return [(runner, segmenter), *copies]
 
 
 def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
