@@ -75,8 +75,8 @@ def peak_memory() -> int:
     """The most bytes that this process has taken, the libraries and the weights included."""
     try:
         import resource
-    except ImportError:  # Windows
-        return int(psutil.Process().memory_info().peak_wset)
+    except ImportError:  # Windows, which tells what it takes now
+        return int(psutil.Process().memory_info().rss)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -109,11 +109,8 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         )
         disk = _size(store) + each * (n - 1 - count)
         seen = float((shown > 0).sum("object").mean())
-    if ranked and (config.ranking or study.default_ranking) != "exact":  # what is differentiated takes most
-        size = max(1, study.rows // MEMORY)
-        networks = replicas(study.runner, study.segmenter, study.workers)
-        z, shown = study.latents(range(size * len(networks)), "ranking"), np.ones((size * len(networks), 1), bool)
-        study.fitted(lambda: first_order(networks, z, shown, np.array([0]), study.rows))
+    if ranked and (config.ranking or study.default_ranking) != "exact":
+        _differentiate(study)
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
     sites = [site for site, responds in study.runner.responds.items() if responds]
     blocks = extra_blocks(
@@ -141,6 +138,14 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         memory=peak_memory(),
         device=str(study.device),
     )
+
+
+def _differentiate(study: Study) -> None:
+    """Differentiate as many images as a ranking does at once: nothing else takes as much memory."""
+    networks = replicas(study.runner, study.segmenter, study.workers)
+    n = max(1, study.rows // MEMORY) * len(networks)
+    z, shown = study.latents(range(n), "ranking"), np.ones((n, 1), bool)
+    study.fitted(lambda: first_order(networks, z, shown, np.array([0]), study.rows))
 
 
 def _ranking(study: Study, config: StudyConfig, targets: Collection[str], seen: float) -> int:
