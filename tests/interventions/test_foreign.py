@@ -255,6 +255,14 @@ def test_fingerprints_are_of_the_weights_bytes():
     assert fingerprint(changed) not in of
 
 
+def test_latents_are_in_the_type_of_the_first_weights_that_are_numbers():
+    network = Plain().double()
+    network.register_parameter("table", nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False))
+    network._parameters = dict(reversed(network._parameters.items()))
+    generator = adapted(network)
+    assert generator.dtype == torch.float64 and generator(torch.zeros(2, 6)).dtype == torch.float32
+
+
 def test_weights_that_do_not_compute_are_told():
     with pytest.raises(UsageError, match="8 bits do not compute everywhere, so give them another type"):
         Runner(Plain().to(torch.float8_e4m3fn), "spread")

@@ -60,8 +60,8 @@ class ForeignGenerator(nn.Module):
                 raise UsageError(
                     f"{where} is a TorchScript module, which runs no hooks: give the module it was made of"
                 )
-        weights = (value.dtype for value in [*network.parameters(), *network.buffers()] if value.is_floating_point())
-        self.dtype = next((dtype for dtype in weights if dtype.itemsize > 1), torch.float32)
+        weights = [*network.parameters(), *network.buffers(), torch.empty(0)]
+        self.dtype = next(one.dtype for one in weights if one.is_floating_point() and one.itemsize > 1)
         output, own, settings = (getattr(network, name, None) for name in ("output", "inputs", "settings"))
         self.output = output if isinstance(output, str | int) else None  # a layer may have that name
         self.shape = _shape(network)
@@ -69,7 +69,7 @@ class ForeignGenerator(nn.Module):
         self.inputs |= _assumed(network, self.inputs, sampled=not self.shape)
         for name, value in self.inputs.items():
             if isinstance(value, Tensor):
-                self.register_buffer(f"input_{name}", value)
+                self.register_buffer(f"input_{name}", value.to(weights[0].device))
         self._own = math.prod(self.shape) if self.shape else SEED
         self.latent_dim = self._own + sum(map(_numbers, self.inputs.values()))
         self.settings = {
