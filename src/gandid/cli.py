@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -370,7 +371,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status, message = 1, ""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda text, *_, **__: click.echo(f"gandid: {text}", err=True)
+            # Once, though every worker looks at the networks anew.
+            warn = cache(lambda text: click.echo(f"gandid: {text}", err=True))
+            warnings.showwarning = lambda text, *_, **__: warn(str(text))
             # Results say where there is no number, and what libraries will change is nothing that a user can mend.
             for kind in () if debug else (RuntimeWarning, FutureWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", kind)
