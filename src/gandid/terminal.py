@@ -206,7 +206,7 @@ def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:
 def describe(name: str, segmenter: str | None) -> None:
     """Print the layers, sites and classes of a model."""
     from gandid.generators import NAMED, load_generator
-    from gandid.interventions import Runner
+    from gandid.interventions import Runner, find_sites
     from gandid.segmenters import load_segmenter
 
     if name in NAMED:
@@ -222,7 +222,12 @@ def describe(name: str, segmenter: str | None) -> None:
         size = " x ".join(map(str, runner.map_size))
         click.echo(f"{layer:<20}{runner.units:>6}{size:>10}  {(*runner.downstream, 'none')[0]}")
         sites = [*runner.upstream, *runner.downstream]
-    click.echo(f"\nsites: {', '.join(sites) or 'none'}")
+    found = find_sites(network)
+    named = [
+        f"{one} ({type(found[one].module).__name__}{'' if found[one].responds else ', stored statistics'})"
+        for one in sites
+    ]
+    click.echo(f"\nsites: {', '.join(named) or 'none'}")
     if segmenter:
         known = load_segmenter(segmenter)
         names = [f"{one} (background)" if one in known.background else one for one in known.classes]

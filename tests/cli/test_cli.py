@@ -269,7 +269,12 @@ def test_a_model_is_described(tmp_path):
     words = done.out.split()
     assert {"layer4", "8", "x", "layer5.norm", "output.norm"} <= set(words) and "rug" in done.out
     own = gandid("models", f"{EXAMPLE}:make", "--segmenter", f"{EXAMPLE}:colours", cwd=tmp_path)
-    assert own.status == 0 and "net.0" in own.out and "net.1" in own.out and "middling (background)" in own.out
+    assert (
+        own.status == 0
+        and "net.0" in own.out
+        and "net.1 (Hypersphere), net.4 (GroupNorm)" in own.out
+        and "middling (background)" in own.out
+    )
     assert "rooms-twin" in gandid("models", cwd=tmp_path).out
 
 
