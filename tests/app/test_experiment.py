@@ -17,6 +17,7 @@ from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
 from gandid.ranking import top_units
 from gandid.segmenters import FunctionSegmenter
+from gandid.verdicts import SOLID
 
 if TYPE_CHECKING:
     from gandid.app.page import Page
@@ -142,7 +143,7 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
         expected = frame.loc[(one.name, one.object)]
         assert (one.live, one.held, one.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
         assert (one.low, one.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
-        assert one.shown == (expected["q"] < 0.05)
+        assert one.shown == (expected["verdict"] in SOLID)
     shares = {(one.name, one.object): one.did for one in got[-1].outcomes}
     assert set(shares) == {("removed", "a"), ("inpainted", "b"), ("inpainted", "wall")}
     positive = float((planted.latents(0, range(LATENTS)) > 0).float().mean())

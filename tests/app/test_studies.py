@@ -6,12 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid import Study, cli
 from gandid.app import studies, words
-from gandid.app.state import State
+from gandid.app.state import State, encode_region
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
 from gandid.report.findings import findings, headline
@@ -19,6 +20,7 @@ from gandid.report.run import read
 
 STATES = [
     State(layer="layer8", target="rug"),
+    State(layer="layer8", target="rug", region=encode_region(np.pad(np.ones((2, 3), bool), ((6, 0), (1, 4))))),
     State(layer="layer8", target="chest of drawers", control="frozen", hold="all", alpha=0.35, seed=4),
 ]
 
@@ -68,7 +70,12 @@ def test_the_python_names_the_same_arms(state: State) -> None:
 def test_what_a_study_cannot_do_is_said() -> None:
     assert studies.left_out(State()) == ""
     assert "does not insert" in studies.left_out(State(mode="insert"))
-    assert "no region" in studies.left_out(State(region="2x2:f0"))
+    rectangle = STATES[1]
+    assert config(rectangle).region == (1 / 8, 6 / 8, 4 / 8, 1.0)
+    assert studies.left_out(rectangle) == ""
+    assert "rectangle" in studies.left_out(State(region="2x2:60"))  # two opposite corners
+    assert config(State(target="rug", region="2x2:60")).region == (0, 0, 1, 1)
+    assert config(State(target="rug", mode="insert", region="2x2:60")).region is None
 
 
 @pytest.fixture(scope="module")

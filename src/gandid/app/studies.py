@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from gandid.app.state import State
+from gandid.app.state import State, decode_region
 from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 from gandid.panel.store import read_panel
@@ -30,21 +31,35 @@ MOST_LATENTS = 100_000
 def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter: str, latents: int) -> StudyConfig:
     """The study of a settled state: its object and units, its control and sites, on `latents` latents.
 
-    A study edits everywhere and ablates: a region, or an insertion, is left out (`left_out` says so).
+    A study ablates, within a rectangle: an insertion is left out, and a region is the rectangle around it (`left_out` says so).
     """
+    region = _around(state) if state.mode == "ablate" else None
     shared = {name: getattr(state, name) for name in ("layer", "control", "hold", "alpha", "seed")}
     targets = {state.target: units}
-    return StudyConfig.check(generator=generator, segmenter=segmenter, targets=targets, latents=latents, **shared)
+    given = {"generator": generator, "segmenter": segmenter, "targets": targets, "latents": latents, "region": region}
+    return StudyConfig.check(**given, **shared)
+
+
+def _around(state: State) -> tuple[float, float, float, float] | None:
+    """The rectangle around a state's region, as shares of the image's width and height; None for everywhere."""
+    mask = decode_region(state.region) if state.region else np.zeros((1, 1), bool)
+    if not mask.any():
+        return None
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    (h, w) = mask.shape
+    return float(columns[0] / w), float(rows[0] / h), float((columns[-1] + 1) / w), float((rows[-1] + 1) / h)
 
 
 def left_out(state: State) -> str:
     """What a study cannot do of what a state asks for, in words; empty if it can do all."""
-    parts = []
     if state.mode == "insert":
-        parts.append("A study does not insert: it ablates these units.")
-    if state.region:
-        parts.append("A study has no region: it edits everywhere.")
-    return " ".join(parts)
+        return "A study does not insert: it ablates these units everywhere."
+    if around := _around(state):
+        mask = decode_region(state.region)
+        share = (around[2] - around[0]) * (around[3] - around[1])
+        if mask.sum() < round(share * mask.size):
+            return "A study edits a rectangle: the one around the region."
+    return ""
 
 
 def arguments(config: StudyConfig, out: Path) -> list[str]:
@@ -53,6 +68,8 @@ def arguments(config: StudyConfig, out: Path) -> list[str]:
     for name, value in _changed(config).items():
         if name == "targets":
             name, value = "target", [f"{target}={','.join(map(str, units))}" for target, units in value.items()]
+        if name == "region":
+            value = ",".join(f"{share:g}" for share in value)
         for one in value if isinstance(value, list) else [value]:
             words += [f"--{name}", str(one)]
     return [*words, "--out", str(out)]
