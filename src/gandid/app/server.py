@@ -254,6 +254,7 @@ def listen(host: str, port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, port if port is not None else 7860 + attempt))
+            found.listen()  # or a page that is started at the same time has the same port
             return found
         except OSError as error:
             found.close()
