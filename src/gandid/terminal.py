@@ -147,6 +147,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
     if region := run.attrs.get("region"):
         echo(f"Edited and counted within {','.join(f'{end:g}' for end in region)} (shares of width and height).")
+    if slopes := _slopes(run, found):
+        echo(textwrap.fill(f"Slope at strength 0, points per full hold: {slopes}.", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]
     which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())
     echo(
@@ -175,6 +177,17 @@ def _truths(run: Run, echo: Callable[[str], None]) -> None:
             echo(f"{target:<10}{lines[0]:<56}{number(100 * value):>7}{number(100 * bound):>7}{mark}")  # type: ignore[operator]
             for line in lines[1:]:
                 echo(f"{'':<10}{line}")
+
+
+def _slopes(run: Run, found: Sequence[Finding]) -> str:
+    """The slopes at strength 0 of the effects that matter."""
+    said = []
+    for one in found:
+        for outcome, _ in one.solid[:1]:
+            rows = run.whole("slope", one.target, outcome)
+            rows = rows[rows["arm"].str.startswith(f"{one.regime.whole}@k")]
+            said += [f"{one.target} {OUTCOMES[outcome]} {points(row)}" for row in rows.to_dict("records")]
+    return "; ".join(said)
 
 
 def _main_effect(one: Finding) -> tuple[str, Any]:

@@ -79,12 +79,13 @@ def verdict(row: Mapping[Any, Any], relevant: float = RELEVANT, seen: int = SEEN
 def judged(effects: pd.DataFrame, latents: int, relevant: float = RELEVANT, seen: int = SEEN) -> pd.DataFrame:
     """The table of effects with its columns `verdict` and `settled_by`: of what is not settled, how many latents might settle it.
 
-    `settled_by` is of the contrast `did` alone, since others rest on the first latents only; see `verdict` and `settling`.
+    `settled_by` is of the contrasts `did` and `strength`, since others rest on the first latents only; see `verdict` and `settling`.
     """
     rows = effects.to_dict("records")
     found = [verdict(row, relevant, seen) for row in rows]
     wanted = [
-        (said == UNSETTLED and row["contrast"] == "did" and settling(row, latents, relevant, seen)) or math.nan
+        (said == UNSETTLED and row["contrast"] in ("did", "strength") and settling(row, latents, relevant, seen))
+        or math.nan
         for row, said in zip(rows, found, strict=True)
     ]
     return effects.assign(verdict=found, settled_by=wanted).astype({"verdict": object, "settled_by": float})

@@ -5,7 +5,7 @@ from typing import Any
 
 from gandid.verdicts import SEEN
 
-SUPPORT = ("strain", "realism", "unknown", "unknown_inside", "uncertain")
+SUPPORT = ("distance",)
 CHECKS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]  # columns of checks.csv
 TOGETHER = "other objects"  # in tables, all other objects as one
 VISIBLE = 0.001  # shares smaller than this print as 0.0 % and are not worth a word
@@ -22,16 +22,10 @@ EXACT = 1e-9  # by which rounding may part sums that are equal
 class Bounds:
     """The bounds of the checks; each can be chosen, and the defaults say why they are what they are."""
 
+    distance: float = 1.0
+    """How far an arm's images may be from the live ones, in units of the change of dose from 1 to 0.8."""
     tail: float = 0.05
-    """Share of the unedited images that lie beyond "their range", on the side that matters."""
-    unknown: float = 0.005
-    """Share of an image's pixels that a good segmenter may call `unknown` by mistake, even on clean images:
-    where the unedited range is narrower than that, it is not held against an arm."""
-    unknown_inside: float = 0.10
-    """Share of the target's original pixels that may become `unknown` beyond what the live arm makes
-    unknown: they could belong to any class, so in-painting shares could be off by as much."""
-    uncertain: float = 0.005
-    """Share of an image's pixels of which the segmenter may be uncertain, even on sound images: as `unknown`."""
+    """Share of the unedited images whose statistics move further than what `strain` is compared with."""
     recall: float = 0.8
     """Share of an object's pixels, on renders, that a segmenter should call by its name: below, undoing its confusions makes
     errors of counts more than 1.7 times as large (`gandid.estimation.families.invert`)."""

@@ -1,14 +1,11 @@
 """Checks of the study's own arms: what could make an estimate untrue, measured, with a bound and a verdict.
 
-**Support** asks whether an arm is a world that the network could be in. An arm's *typical* image (the mean over the images that show
-the target) is compared with the *range* of the unedited images (all but the most extreme twentieth of them): an arm is flagged when
-its typical image lies where only one unedited image in twenty does. Single extreme images do not flag an arm, since the unedited world
-has them too; a shift of the whole arm does. The live arm is compared like the others, since an ablation can leave the range by itself,
-but an effect counts as supported if its *held* arm is: live is what the network does, and only the control can be an artefact of the
-experiment. docs/credibility.md describes every check.
+**Support** asks whether an arm is a world that the network could be in: whether its images are further from the live ones than those of
+another dose are (`gandid.estimation.distance`). An effect is supported if its *held* arm is: live is what the network does, and only the
+control can be an artefact of the experiment. docs/credibility.md describes every check.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +15,16 @@ import xarray as xr
 from gandid.estimation.bounds import CHECKS, Bounds, Row, row
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.contrast import Parts, contrast, parts
+from gandid.estimation.distance import Distance, distance_rows
 from gandid.estimation.sums import Sums, slices, stream
 from gandid.stats import bonferroni, welch_z
 
 
-def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
+def checks(contents: Contents, sums: Sums, apart: Sequence[Distance], bounds: Bounds) -> pd.DataFrame:
     """Check a panel's own arms; docs/credibility.md describes every check.
 
-    Support: `strain`, `realism`, `unknown`, `unknown_inside`, `uncertain`. Must hold exactly: `baseline_gap` (of exact controls),
-    `placebo_site`, `gain`. Besides: `target_seen`, `responds`, `stability`. Checks whose variables the panel lacks (no discriminator, no
-    `unknown` class, no upstream site) are left out.
+    Support: `distance`. Must hold exactly: `baseline_gap` (of exact controls), `placebo_site`, `gain`. Besides: `strain`, which tells
+    where an arm strains the network most, `target_seen`, `responds`, `stability`. Checks whose variables the panel lacks are left out.
 
     Returns
     -------
@@ -35,15 +32,10 @@ def checks(contents: Contents, sums: Sums, bounds: Bounds) -> pd.DataFrame:
         Columns ``check, target, value, bound, verdict, arm, detail``; `verdict` is ``ok``, ``flagged`` or ``failed``; `target` or `arm`
         is empty where a check is not about one.
     """
-    count, size = np.maximum(sums.shown.sum(axis=0), 1)[:, None], contents.size
-    unknown = sums.unknown / (count * size), sums.unedited_unknown / size
     found = [
         *_target_seen(contents, sums, bounds),
         *_strain(contents, sums, bounds),
-        *_in_range("realism", contents, sums, *_means(contents, sums, "realism"), bounds),
-        *_in_range("unknown", contents, sums, *unknown, bounds, bounds.unknown),
-        *_unknown_inside(contents, sums, bounds),
-        *_in_range("uncertain", contents, sums, *_means(contents, sums, "uncertain"), bounds, bounds.uncertain),
+        *distance_rows(apart, bounds),
         *_responds(contents),
         *_exact(contents, bounds),
         *_stability(contents, sums, bounds),
@@ -84,12 +76,6 @@ def _held(contents: Contents) -> list[Regime]:
     return [regime for regime in contents.regimes if regime.arm.network == "own"]
 
 
-def _edited(contents: Contents, sums: Sums) -> list[tuple[str, int]]:
-    """Live, held arms and networks: names, and places among the arms of the sums."""
-    names = ["live", *(regime.name for regime in contents.regimes)]
-    return list(zip(names, sums.index(contents.compared), strict=True))
-
-
 def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
     total = len(sums.shown)
     for target, count in zip(contents.targets, sums.shown.sum(0), strict=True):
@@ -126,65 +112,6 @@ def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
             value, bound = typical[worst], range_[worst]
             detail = f"worst at {sites[worst]}; {beyond[worst]:.0%} of the images beyond the unedited range"
             yield row("strain", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
-
-
-def _means(contents: Contents, sums: Sums, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of a variable, means over the images that show the target (target, arm), and the values of the unedited images that have one."""
-    if name not in contents.panel:
-        return np.empty(0), np.empty(0)
-    panel = contents.panel[[name]].isel(arm=sums.arms)
-
-    def add_up(block: slice) -> tuple[np.ndarray, np.ndarray]:
-        values = _read(panel, name, block, "target", "arm").astype(np.float64)
-        known = sums.shown[block, :, None] & ~np.isnan(values)
-        totals = np.stack([np.where(known, values, 0).sum(axis=0), known.sum(axis=0)])
-        return totals, values[:, 0, 0]
-
-    totals, unedited = zip(*stream(add_up, slices(panel, [name], len(sums.shown))), strict=True)
-    total, count = np.sum(totals, axis=0)
-    everywhere = np.concatenate(unedited)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan), everywhere[~np.isnan(everywhere)]
-
-
-def _in_range(
-    check: str,
-    contents: Contents,
-    sums: Sums,
-    means: np.ndarray,
-    unedited: np.ndarray,
-    bounds: Bounds,
-    least: float = -np.inf,
-) -> Iterator[Row]:
-    """Whether an arm's mean lies in the range of the unedited images, or no further out of it than live and the range's half-width.
-
-    The range ends where only `Bounds.tail` of the unedited images lie beyond, and not below `least`: at its low end for realism.
-    """
-    if not len(unedited) or (check == "unknown" and "unknown" not in contents.classes):
-        return
-    sign, shown = (-1, ".2f") if check == "realism" else (1, ".2%")
-    end, usual = max(float(np.quantile(sign * unedited, 1 - bounds.tail)), least), sign * float(unedited.mean())
-    edited = _edited(contents, sums)
-    for t in np.flatnonzero(sums.shown.any(axis=0) & ~np.isnan(means[:, dict(edited)["live"]])):
-        live = sign * float(means[t, dict(edited)["live"]])
-        for arm, place in edited:
-            value = sign * float(means[t, place])
-            most = end if arm == "live" else max(end, live + end - usual)
-            detail = f"unedited images: {sign * usual:{shown}} on average; live: {sign * live:{shown}}"
-            about = {"target": contents.targets[t], "arm": arm, "detail": detail}
-            yield row(check, sign * value, sign * most, value <= most, **about)
-
-
-def _unknown_inside(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
-    if "unknown" not in contents.classes:
-        return
-    became = sums.inside[..., list(contents.classes).index("unknown")].sum(axis=0)
-    hole = sums.hole.sum(axis=0)
-    for t in np.flatnonzero(sums.shown.any(0)):
-        shares = {arm: became[t, place] / max(hole[t, place], 1) for arm, place in _edited(contents, sums)}
-        for arm, value in shares.items():
-            high = bounds.unknown_inside + (0.0 if arm == "live" else shares["live"])
-            about = {"target": contents.targets[t], "arm": arm, "detail": "share of the target's original pixels"}
-            yield row("unknown_inside", value, high, value <= high, **about)
 
 
 def _responds(contents: Contents) -> Iterator[Row]:

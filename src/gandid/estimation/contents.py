@@ -65,6 +65,10 @@ class Contents:
         """Pixels from which a class counts as present."""
         return math.ceil(float(self.panel.attrs.get("presence", PRESENCE)) * self.size)
 
+    def has(self, arm: Coordinates) -> bool:
+        """Whether the panel has an arm."""
+        return arm._replace(latents=0) in self._places
+
     def place(self, arm: Coordinates) -> int:
         """The place of an arm in the panel; raises `ValueError` where it has none."""
         if (place := self._places.get(arm._replace(latents=0))) is None:
@@ -102,7 +106,7 @@ class Contents:
         blocks, found = self.panel["block"].values.astype(str), []
         for whole in self.regimes:
             partly = [
-                Regime(self.names[place], whole.control, whole.held, arm)
+                Regime(self.names[place], whole.control, whole.held, arm._replace(latents=0))
                 for place, arm in enumerate(self.arms)
                 if blocks[place] == STRENGTH and arm._replace(strength=1.0, latents=0) == whole.arm
             ]
@@ -114,7 +118,7 @@ class Contents:
     def doses(self) -> list[float]:
         """The doses of a dose-response, rising, from 0 on; empty where the panel has none beside the study's own."""
         all_doses = {arm.dose for arm in self.arms if arm.edit}
-        own = {dose for dose in all_doses if all(arm._replace(dose=dose) in self._places for arm in self.compared)}
+        own = {dose for dose in all_doses if all(self.has(arm._replace(dose=dose)) for arm in self.compared)}
         return sorted({0.0, *own}) if len(own) > 1 else []
 
     @cached_property

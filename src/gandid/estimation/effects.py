@@ -17,6 +17,7 @@ from gandid.estimation.composition import composition
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
+from gandid.estimation.distance import Distance, distances
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
@@ -34,7 +35,7 @@ MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", 
 MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-MORE += ["band_low", "band_high", "fcr_low", "fcr_high", "between", *BOUNDS]
+MORE += ["band_low", "band_high", "kappa", "kappa_low", "kappa_high", "fcr_low", "fcr_high", "between", *BOUNDS]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
@@ -230,7 +231,8 @@ def did(
     ]
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*COLUMNS, *MORE, "moved"])
     frame["q"] = _q(frame)
-    judged = checks(contents, sums, bounds)
+    apart = list(distances(contents, sums, level))
+    judged = checks(contents, sums, apart, bounds)
     if len(frame):
         more = [*strengths(contents, level), *families.doses(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
@@ -245,21 +247,25 @@ def did(
         rows = pd.concat([rows, pd.DataFrame(truths(contents, frame), columns=CHECKS)])
         judged = pd.concat([judged, rows], ignore_index=True)
     latents = int(sums.latents.sum())
-    table = _judged(_finished(contents, frame, judged), latents, level, relevant, bounds.seen)
+    table = _judged(_finished(contents, frame, judged, apart), latents, level, relevant, bounds.seen)
     return Effects(table, judged, latents, level, contents.units(), dict(panel.attrs), relevant)
 
 
-def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame, apart: Sequence[Distance]) -> pd.DataFrame:
     """The table in its columns, with what all rows have."""
     flagged = judged[judged["check"].isin(SUPPORT) & (judged["verdict"] != "ok")]
     outside = set(zip(flagged["target"], flagged["arm"], strict=True))
     frame = frame.reindex(columns=[*COLUMNS, *MORE])
     frame["dose"] = frame["dose"].astype(float).fillna(contents.dose)
-    frame["strength"] = frame["strength"].astype(float).fillna(1.0)
+    reached = {one.name: one.arm.strength for one in contents.graded}
+    frame["strength"] = frame["strength"].astype(float).fillna(frame["arm"].map(reached)).fillna(1.0)
     frame["draw"] = frame["draw"].astype(float).fillna(0).astype(int)
     frame["segmenter"] = frame["segmenter"].where(frame["segmenter"].notna(), contents.segmenters[0])
     estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
+    known = {(one.target, one.arm): (one.kappa, one.low, one.high) for one in apart}
+    places = zip(frame["target"], frame["arm"], strict=True)
+    frame[["kappa", "kappa_low", "kappa_high"]] = [known.get(place, (np.nan,) * 3) for place in places]
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
     text = [name for name in TEXT if name in frame]
     frame[text] = frame[text].astype(object).fillna("")

@@ -62,10 +62,6 @@ class Sums:
     """Pixels that count in the arm or in live only, for `removed` and for `inpainted` by all objects, (2, target, arm)."""
     shown: np.ndarray
     """Which latents' unedited images show which target, at least a pixel of it, as stored, (N, target)."""
-    unknown: np.ndarray
-    """Pixels called `unknown`, summed over the latents that show the target, (target, arm)."""
-    unedited_unknown: np.ndarray
-    """Pixels called `unknown` in each unedited image, (N,)."""
 
     def index(self, arms: Iterable[Coordinates]) -> list[int]:
         """Places of some arms."""
@@ -142,7 +138,6 @@ class _Counter:
         classes, targets = list(contents.classes), contents.targets
         self.target = np.array([classes.index(name) for name in targets], int)
         self.others = np.array([contents.kinds(name, segmenter) == "object" for name in targets])
-        self.unknown = classes.index("unknown") if "unknown" in classes else None
         self.present, self.size = contents.present, contents.size
         self.place = self._ranks(rows)
         halves = np.array([rows // 2, rows - rows // 2])
@@ -166,8 +161,6 @@ class _Counter:
             weight=np.zeros(shape, np.int64),
             discordant=np.zeros((2, *shape), np.int64),
             shown=np.zeros((rows, shape[0]), bool),
-            unknown=np.zeros(shape, np.int64),
-            unedited_unknown=np.zeros(rows, np.int64),
         )
 
     def _ranks(self, rows: int) -> np.ndarray:
@@ -199,10 +192,6 @@ class _Counter:
         shown = pixels[:, np.arange(len(self.target)), 0, self.target] > 0
         found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
         found |= self._holes(inside)
-        if self.unknown is not None and len(self.target):
-            unknown = pixels[..., self.unknown].astype(np.int64)
-            found |= {"unknown": np.einsum("nt,nta->ta", shown, unknown)}
-            found |= {"unedited_unknown": unknown[:, 0, 0]}
         return found
 
     def _holes(self, inside: np.ndarray) -> dict[str, np.ndarray]:
@@ -229,6 +218,3 @@ class _Counter:
             getattr(sums, name)[...] += found[name]
         places = np.arange(block.start, block.stop)[found["order"]]
         sums.shown[places] = found["shown"]
-        if "unknown" in found:
-            sums.unknown += found["unknown"]
-            sums.unedited_unknown[places] = found["unedited_unknown"]

@@ -12,13 +12,7 @@ if TYPE_CHECKING:
     from gandid.estimation.effects import Effects
 
 NAMED = 3  # effects and objects named per clause; the table has them all
-SUPPORT_WORDS = {
-    "strain": "strain",
-    "realism": "realism",
-    "unknown": "unknown pixels",
-    "unknown_inside": "unknown pixels in the hole",
-    "uncertain": "pixels of which the segmenter is uncertain",
-}
+SUPPORT_WORDS = {"distance": "distance"}
 MECHANISMS = {"capped": "Amplification by", "frozen": "Response of", "mean": "Departure from a constant of"}
 SITES = {"first": "the first normalization", "all": "all downstream normalizations"}
 VERBS = {
@@ -43,7 +37,10 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
     parts = [_live(effects, target, rows)]
     if why := out_of_support(checks[checks["arm"] == "live"]):
         parts.append(f"The ablated images themselves leave the range of the unedited ones ({why}).")
-    spoken = rows[rows["control"].isin({control, "twin"} - {*LEARNED})]
+    partly = effects.frame[(effects.frame["contrast"] == "strength") & (effects.frame["strength"] < 1)]
+    partly = partly[(partly["target"] == target) & (partly["control"] == control) & partly["supported"]]
+    partly = partly[partly["strength"] == partly["strength"].max()]
+    spoken = pd.concat([partly, rows[rows["control"].isin({control, "twin"} - {*LEARNED})]])
     parts += [_held(effects, one, checks[checks["arm"] == arm]) for arm, one in spoken.groupby("arm", sort=False)]
     pooled = effects.frame[(effects.frame["contrast"] == "networks") & (effects.frame["control"] == "distilled")]
     pooled = pooled[(pooled["target"] == target) & (pooled["dose"] == rows["dose"].iloc[0])]
@@ -95,7 +92,8 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
 def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
     """What normalization causes, by one held arm."""
     control, held = rows["control"].iloc[0], rows["held"].iloc[0]
-    lead = f"{MECHANISMS.get(control, '')} {SITES.get(held, held)} ({control} control, {held} held)"
+    partly = f" at strength {rows['strength'].iloc[0]:g}" if rows["strength"].iloc[0] < 1 else ""
+    lead = f"{MECHANISMS.get(control, '')} {SITES.get(held, held)} ({control} control, {held} held{partly})"
     if control == "twin":
         lead = "The network against its twin without normalization" + (f" {held}" if held != "all" else "")
     still = checks[(checks["check"] == "responds") & (checks["verdict"] != "ok")]

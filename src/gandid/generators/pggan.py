@@ -243,6 +243,10 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
         """Score images (N, 3, H, W) of a stage (the last by default): (N,), higher is more realistic."""
+        return self.score(self.features(images, stage, alpha)[:, :, None, None]).flatten()
+
+    def features(self, images: Tensor, stage: int | None = None, alpha: float = 1.0) -> Tensor:
+        """What the last layer scores, (N, channels at 4 pixels)."""
         stage = len(self.channels) - 1 if stage is None else stage
         x = F.leaky_relu(self.from_rgb[stage](images), SLOPE)
         for level in range(stage, 0, -1):
@@ -253,8 +257,7 @@ class Discriminator(nn.Module):
                 x = torch.lerp(coarse, x, alpha)
         x = torch.cat([x, self.deviation(x)], dim=1)
         x = F.leaky_relu(self.conv(x), SLOPE)
-        x = F.leaky_relu(self.dense(x), SLOPE)
-        return self.score(x).flatten()
+        return F.leaky_relu(self.dense(x), SLOPE).flatten(1)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:

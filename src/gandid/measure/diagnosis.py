@@ -123,10 +123,10 @@ def typical_statistics(runner: Runner, z: Tensor) -> dict[str, Tensor]:
 def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
     """How far each site's statistic differs between two latents' unedited images: (n, site).
 
-    The 99 % quantile over positions of the absolute log-ratio to the statistic of another latent, `typical` (n, ...).
+    The 98 % quantile over positions (the larger of two ends of 1 % each) of the absolute log-ratio to the statistic of another latent, `typical` (n, ...).
     """
     columns = [
-        _quantiles((readings.taken[site][0] / of_others).flatten(1).log().abs(), (0.99,))[:, 0]
+        _quantiles((readings.taken[site][0] / of_others).flatten(1).log().abs(), (0.98,))[:, 0]
         for site, of_others in typical.items()
     ]
     return np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)

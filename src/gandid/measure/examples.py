@@ -10,7 +10,7 @@ import xarray as xr
 from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.measure.experiment import Experiment
-from gandid.panel.arms import REFERENCE
+from gandid.panel.arms import REFERENCE, STRENGTH, graded
 from gandid.ranking.passes import pictures
 from gandid.segmenters import Segmenter, labelled
 
@@ -41,12 +41,14 @@ def collect(
 
     The later controls are left out of the choice: `frozen` first of all makes artefacts, which would fill the strip.
     """
-    study, runner, targets = experiment.study.arms, runners["own"], experiment.targets
+    own, runner, targets = experiment.study.arms, runners["own"], experiment.targets
+    partly = [arm for block in experiment.blocks if block.name == STRENGTH for arm in block.arms]
+    study = [*own, *(arm for arm in partly if arm._replace(strength=1.0) == graded(experiment.study))]
     names = [arm.name(experiment.dose) for arm in study]
-    first = study[2]
+    first = own[2]
     alike = [
         arm
-        for arm in study[2:]
+        for arm in own[2:]
         if arm.edit and (arm.control, arm.network == "own") == (first.control, first.network == "own")
     ]
     inside = panel["inside"].isel(segmenter=0, latent=slice(AMONG)).sel(arm=names).load()

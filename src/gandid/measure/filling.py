@@ -86,7 +86,7 @@ def fill(
         elif (task.block, task.segmenters) not in broken:
             start = len(panel.latents) if appended else task.start
             if not appended:
-                rows = {name: rows[name] for name in COUNTED}
+                rows = {name: rows[name] for name in (*COUNTED, "features") if name in rows}
             panel.write([arm.name(experiment.dose) for arm in block.arms], task.segmenters, start, rows)
             advance(len(task.numbers) * experiment.images(block))
     if not panel.latents:

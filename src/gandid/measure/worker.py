@@ -18,9 +18,10 @@ from gandid.interventions import Readings, Runner, rectangle, register_sites, re
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
+from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import STUDY, Block, Coordinates
-from gandid.panel.schema import NOT_MEASURED
+from gandid.panel.schema import FEATURES, NOT_MEASURED
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.segmenters.checks import check_labels
 from gandid.threads import copied
@@ -159,6 +160,8 @@ class Worker:
         with arithmetic(self.device, self.setting.dtype):
             parts = [self._batch(block, some, segmenters, diagnosed) for some in chunked(task.numbers, step)]
             rows = _joined(parts)
+            if min(task.numbers) >= FEATURED:
+                rows.pop("features", None)
             if diagnosed:
                 rows |= self._exact_checks(task.numbers)
         others = [s for s, place in enumerate(task.segmenters) if place > 0]
@@ -186,6 +189,8 @@ class Worker:
         within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).numpy() >= 0.5
         for layout in self.experiment.layouts(block):
             labels: list[list[np.ndarray]] = [[] for _ in segmenters]
+            featured = block.featured and layout.network == "own" and segmenters[0] is self.setting.segmenters[0]
+            looks: list[np.ndarray] = []
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
             for group, fresh, images, readings in self._images(layout, numbers, diagnosed):
                 for s, segmenter in enumerate(segmenters):
@@ -193,6 +198,8 @@ class Worker:
                     labels[s].append(maps)
                     if diagnosis is not None and readings is not None and s == 0:
                         diagnosis.add(group, fresh, images, readings, doubt, labels[0][0][0], segmenter.classes)
+                if featured:
+                    looks.append(self._features(images, labels[0][-1], numbers))
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), np.concatenate(labels[s])
@@ -203,7 +210,22 @@ class Worker:
                     rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, targets, maps, within)
             if diagnosis is not None:
                 diagnosis.put(rows, layout, arms)
+            if featured:
+                blank = np.full((n, len(self.experiment.targets), arms, FEATURES), np.nan, np.float16)
+                blank[:, :, layout.places] = np.moveaxis(np.concatenate(looks)[layout.rows], 2, 0)
+                rows["features"] = blank
         return rows
+
+    def _features(self, images: Tensor, labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """Features of images (blocks, n, 3, H, W) of the first latents, (blocks, n, FEATURES); NaN of others."""
+        known = np.array(numbers) < FEATURED
+        found = np.full((*labels.shape[:2], FEATURES), np.nan, np.float16)
+        if known.any():
+            some, seen = images[:, torch.from_numpy(known)], labels[:, known].reshape(-1, *labels.shape[2:])
+            classes = len(self.setting.segmenters[0].classes)
+            values = features(some.flatten(0, 1), seen, classes, self.setting.discriminator)
+            found[:, known] = values.reshape(len(images), -1, FEATURES)
+        return found
 
     def _images(
         self, layout: RowBlocks, numbers: Sequence[int], read: bool

@@ -13,6 +13,7 @@ from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STRENGTH, STUDY, SURFACE,
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
+FEATURES = 128  # numbers by which an image is told from another arm's
 PRESENCE = 0.003  # share of the image from which a class counts as present
 NOT_MEASURED = -1  # of counts; NaN of everything else
 
@@ -24,6 +25,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
     "shared": (COUNTS[:-1], np.int32),
     "realism": (("latent", "target", "arm"), np.float32),
     "uncertain": (("latent", "target", "arm"), np.float32),
+    "features": (("latent", "target", "arm", "feature"), np.float16),
     "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
     "range": (("latent", "site"), np.float32),
     "gain": (("latent", "target"), np.float32),
@@ -115,6 +117,7 @@ def empty_panel(
         "object": len(objects),
         "site": len(sites),
         "quantile": len(QUANTILES),
+        "feature": FEATURES,
     }
     given = {"units": units, "energy": energy} | ({} if values is None else {"values": values})
     variables: dict[str, Any] = {}

@@ -172,10 +172,17 @@ class Curve:
     high: np.ndarray
     colour: str
     hollow: bool = False
+    reach: float = 1.0
+    """Beyond, the curve is out of range."""
 
 
-def curves(title: str, alt: str, panels: Sequence[tuple[str, Sequence[Curve]]]) -> Chart:
-    """Effects against the share of the ablation that is carried out, a panel per outcome, one below the other."""
+def curves(
+    title: str,
+    alt: str,
+    panels: Sequence[tuple[str, Sequence[Curve]]],
+    axis: str = "share of the ablation carried out",
+) -> Chart:
+    """Effects against a share, such as that of the ablation that is carried out, a panel per outcome, one below the other."""
     chart = Chart(title, alt)
     for name, found in panels:
         seen = [curve for curve in found if not curve.hollow] or list(found)
@@ -200,9 +207,7 @@ def curves(title: str, alt: str, panels: Sequence[tuple[str, Sequence[Curve]]]) 
                 across.right + 23, y + 4, _short(curve.label, 21) + beyond, "small muted" if curve.hollow else "small"
             )
         chart.height = bottom + 22
-    chart.text(
-        (34 + WIDTH - NUMBERS - 26) / 2, chart.height + 6, "share of the ablation carried out", "small muted", "middle"
-    )
+    chart.text((34 + WIDTH - NUMBERS - 26) / 2, chart.height + 6, axis, "small muted", "middle")
     chart.height += 14
     return chart
 
@@ -280,14 +285,18 @@ def _estimate(chart: Chart, line: Line, scale: Scale, y: float) -> None:
 
 
 def _curve(chart: Chart, curve: Curve, across: Scale, up: Scale) -> None:
+    within = int((curve.doses <= curve.reach).sum())
+
     def points(values: Iterable[float]) -> list[str]:
         return [f"{_n(across(dose))} {_n(up(value))}" for dose, value in zip(curve.doses, values, strict=True)]
 
     if not curve.hollow:
         # Where one or two latents carry an effect its interval has no end.
         low, high = np.nan_to_num(curve.low, nan=0, neginf=0), np.nan_to_num(curve.high, nan=0, posinf=1e9)
-        chart.area(f"M{'L'.join(points(low) + points(high)[::-1])}z", curve.colour, 0.15)
-    chart.path(f"M{'L'.join(points(curve.value))}", curve.colour, 1.8, curve.hollow)
+        chart.area(f"M{'L'.join(points(low)[:within] + points(high)[:within][::-1])}z", curve.colour, 0.15)
+    chart.path(f"M{'L'.join(points(curve.value)[:within])}", curve.colour, 1.8, curve.hollow)
+    if within < len(curve.doses):
+        chart.path(f"M{'L'.join(points(curve.value)[within - 1 :])}", curve.colour, 1.8, True)
 
 
 def _short(text: str, most: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gandid.report.charts import Chart, Curve, Line, curves, forest
@@ -86,6 +87,44 @@ def dose(run: Run, target: str) -> Chart | None:
         return None
     title = f"Dose: {largest[1]}"
     return curves(title, f"Chart. {title}. {'. '.join(told)}.", panels)
+
+
+def strength(run: Run, target: str) -> Chart | None:
+    """Live and held against how far the sites are held, with a band that holds at all strengths; None where it was not measured."""
+    graded = run.graded(target)
+    if not graded:
+        return None
+    whole, names = graded[-1], [name for regime in graded for name in regime.names]
+    reach = [
+        0.0,
+        *(1.0 if one == whole else float(one.name.split("@k")[1]) for one in graded if run.supported(target, one)),
+    ]
+    panels, told = [], []
+    for outcome in OUTCOMES:
+        rows = run.whole("strength", target, outcome)
+        rows = rows[rows["arm"].isin(names)].sort_values("strength")
+        live, values = (
+            100 * float(rows["tau_live"].iloc[0]),
+            100 * rows[["did", "band_low", "band_high"]].to_numpy(float),
+        )
+        held, high, low = np.concatenate([np.full((1, 3), live), live - values]).T
+        doses = np.array([0.0, *rows["strength"]])
+        flat = np.full(len(doses), live)
+        held_curve = Curve(whole.label, doses, held, low, high, _ink(run, whole), reach=max(reach))
+        panels.append(
+            (
+                f"{_name(outcome)}, % of the {target}’s pixels",
+                [Curve("live", doses, flat, flat, flat, "live"), held_curve],
+            )
+        )
+        slope = run.whole("slope", target, outcome)
+        slope = slope[slope["arm"] == graded[0].name].to_dict("records")
+        said = [f"{row['strength']:g} {points(row)}" for row in rows.to_dict("records")]
+        told.append(f"{_name(outcome)}, live minus held by strength: {', '.join(said)}; slope at 0: {points(slope[0])}")
+    title = f"Strength: in range up to {max(reach):g}" if max(reach) else "Strength: none in range"
+    return curves(
+        title, f"Chart. {title}. {'. '.join(told)}.", panels, "strength of the hold; dashed where out of range"
+    )
 
 
 def sites(run: Run, target: str) -> Chart | None:

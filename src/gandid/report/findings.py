@@ -237,7 +237,8 @@ def edited(run: Run, target: str, place: int, arm: int) -> dict[str, str]:
 
 
 def _held(examples: Examples, regime: Comparison) -> int:
-    return next(place for place, arm in enumerate(examples.arms) if arm in regime.names)
+    names = [*regime.names, regime.whole]  # of runs whose strengths were measured later there is none but the whole
+    return next(examples.arms.index(name) for name in names if name in examples.arms)
 
 
 def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:

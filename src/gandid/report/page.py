@@ -23,10 +23,8 @@ from gandid.report.text import count, number, percent, slugs, type_of
 # What each check asks; a check that is not here is shown under its own name.
 ASKS = {
     "target_seen": "Are there enough images for an interval?",
+    "distance": "Are the held images no further from the live ones than a fifth less of the ablation brings them?",
     "strain": "Are held statistics within the range in which they move between unedited images?",
-    "realism": "Does the discriminator find the images as real as unedited ones?",
-    "unknown": "Does the segmenter know what it sees?",
-    "unknown_inside": "Does it know what the object turned into?",
     "baseline_gap": "Does holding leave the unedited image as it is?",
     "placebo_site": "Does holding a site before the edit change nothing?",
     "responds": "Can a held site’s statistic respond to an edit at all?",
@@ -38,7 +36,6 @@ ASKS = {
     "shapley_efficiency": "Do the sites’ shares add up to the whole effect?",
     "placebo_units": "Does the effect lie beyond those of random units?",
     "placebo_object": "Does a class of pixels dealt out at random show no effect?",
-    "uncertain": "Is the segmenter as sure of edited images as of unedited ones?",
     "truth": "Does each interval hold the effect that was planted?",
     "ground_truth": "Does the segmenter find the right class where it is known?",
     "second_segmenter": "Does another segmenter see the same effect?",
@@ -159,7 +156,16 @@ def _drawn(found: Mapping[str, charts.Chart | None], where: Path) -> list[Markup
 def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
     """What unfolds of one target."""
     estimable = run.estimable(one.target)
-    kinds = {"dose": evidence.dose, "sites": evidence.sites, "random-units": evidence.placebos} if estimable else {}
+    kinds = (
+        {
+            "strength": evidence.strength,
+            "dose": evidence.dose,
+            "sites": evidence.sites,
+            "random-units": evidence.placebos,
+        }
+        if estimable
+        else {}
+    )
     units = count(len(run.units[one.target]), "unit")
     facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {units} ablated"
     if estimable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Comparison:
         """The names, with what they share said once: ``capped/frozen:first``."""
         pairs = [name.split(":", 1) for name in self.names]
         return ":".join("/".join(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+
+    @property
+    def whole(self) -> str:
+        """The name of the arm that holds fully what this one holds."""
+        return self.name.split("@k")[0]
 
     @property
     def exact(self) -> bool:
@@ -127,7 +133,11 @@ class Run:
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], list[Row]]:
         found: dict[tuple[str, str, str], list[Row]] = {}
-        for row in self.effects[self.effects["contrast"] == "did"].to_dict("records"):
+        for row in self.effects[self.effects["contrast"].isin(["did", "strength"])].to_dict("records"):
+            if (
+                row["contrast"] == "strength" and row["strength"] == 1
+            ):  # the study's own, on the latents of the other strengths
+                continue
             found.setdefault((row["target"], row["arm"], row["outcome"]), []).append(row)
         return found
 
@@ -176,8 +186,23 @@ class Run:
         """Whether the regime's images stay in the network's range when this target is ablated."""
         return all(row["supported"] for row in self.rows(target, "removed", regime))
 
+    def graded(self, target: str) -> list[Comparison]:
+        """The strengths, rising, of the held arm that was graded first; empty where no strengths were measured."""
+        rows = self.whole("strength", target, "removed")
+        rows = rows[rows["held"] == rows["held"].iloc[0]] if len(rows) else rows
+        rows = rows[rows["control"] == rows["control"].iloc[0]] if len(rows) else rows
+        arms = rows.sort_values("strength")["arm"]
+        whole = {name: regime for regime in self.regimes for name in regime.names}
+        return [whole.get(arm, Comparison((str(arm),))) for arm in arms]
+
     def leading(self, target: str) -> Comparison:
-        """The regime that speaks for a target: of those in range, an exact one, of the first control, that holds most."""
+        """The regime that speaks for a target: the largest strength up to which all are in range, where strengths were measured.
+
+        Else, of those in range, an exact one, of the first control, that holds most.
+        """
+        within = list(itertools.takewhile(lambda regime: self.supported(target, regime), self.graded(target)))
+        if within:
+            return within[-1]
         control = self.regimes[0].name.split(":")[0]
 
         def rank(regime: Comparison) -> tuple[bool, bool, bool, bool]:

@@ -1,0 +1,34 @@
+"""Features of images, few numbers each, by which a classifier tells one arm's images from another's (`gandid.estimation.distance`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gandid.generators import Discriminator
+from gandid.panel.schema import FEATURES
+
+FEATURED = 128  # latents whose images have features: those of a study with a smaller number
+COLOURS, SHARES = 4, 2  # cells along each side of the grids on which colours and classes are averaged
+
+
+def features(images: Tensor, labels: np.ndarray, classes: int, discriminator: Discriminator | None) -> np.ndarray:
+    """Features of images (N, 3, H, W) with labels (N, H, W): float16 (N, FEATURES).
+
+    What the last layer of the discriminator is given, where there is one; else the mean colours in the cells of a 4 x 4 grid and the
+    shares of the classes in those of a 2 x 2 grid. More numbers than `FEATURES` are projected onto as many directions that are drawn
+    at random once (Johnson and Lindenstrauss 1984), and fewer are padded with 0.
+    """
+    if discriminator is not None:
+        found = discriminator.features(images).float()
+    else:
+        maps = F.one_hot(torch.from_numpy(labels.astype(np.int64)).to(images.device), classes).permute(0, 3, 1, 2)
+        grids = ((images.float(), COLOURS), (maps.float(), SHARES))
+        found = torch.cat([F.adaptive_avg_pool2d(each, cells).flatten(1) for each, cells in grids], dim=1)
+    values = found.cpu().numpy()
+    if values.shape[1] > FEATURES:
+        directions = np.random.default_rng(0).standard_normal((values.shape[1], FEATURES))
+        values = values @ (directions / np.sqrt(FEATURES))
+    return np.pad(values, ((0, 0), (0, FEATURES - values.shape[1]))).astype(np.float16)
