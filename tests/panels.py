@@ -11,12 +11,13 @@ from gandid.panel.arms import (
     Block,
     Coordinates,
     dose_blocks,
+    extra_blocks,
     placebo_blocks,
     sites_block,
     strength_blocks,
     study_block,
 )
-from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.schema import FEATURES, Classes, empty_panel
 
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug", "unknown")
 BACKGROUND = ("wall", "floor")
@@ -74,7 +75,7 @@ def make_panel(
     absent
         Targets that no image shows.
     strained
-        Arms that leave the network's range: large strain, low realism, unknown and uncertain pixels.
+        Arms that leave the network's range: strained, and further from live than another dose is. Only with them have images features.
     """
     rng = np.random.default_rng(seed)
     segmenters = 1 if second is None else 2
@@ -85,7 +86,7 @@ def make_panel(
         *dose_blocks(study, doses),
         *(sites_block(study, sites, seed) if coalitions else ()),
     ]
-    blocks += placebo_blocks(study, draws)
+    blocks += [*placebo_blocks(study, draws), *(extra_blocks([study]) if strained else ())]
     panel = _blank(blocks, targets, classes, sites, networks, draws, segmenters, size, seed)
     arms = [arm for block in blocks for arm in block.arms]
     scene = _scenes(rng, latents, classes, absent, size * size)
@@ -105,11 +106,6 @@ def make_panel(
     bad = np.isin(names, list(strained))
     held = np.array([arm.edit and arm.control != "none" and a < len(study.arms) for a, arm in enumerate(arms)])
     first = np.array([arm.held == "first" for arm in arms])
-    if "unknown" in classes and bad.any():
-        wall, unknown = classes.index("wall"), classes.index("unknown")
-        smear = np.minimum(pixels[0, :, :, bad, wall], size * size // 5)
-        pixels[0, :, :, bad, unknown] += smear
-        pixels[0, :, :, bad, wall] -= smear
     counts = {"pixels": pixels, "inside": inside}
     rows = panel.drop_dims("latent").assign(
         {name: (("segmenter", "latent", "target", "arm", "object"), values) for name, values in counts.items()}
@@ -117,7 +113,21 @@ def make_panel(
         | _gains(rng, latents, targets, len(arms), absent)
     )
     measured_on = {"latent": np.arange(latents), "measured": (("segmenter", "arm"), measured)}
+    if bad.any():
+        away = np.array([1.0 * (arm.dose == 0.8 and arm.held == "none") for arm in arms]) + 3.0 * bad
+        rows = rows.assign(features=featured(rng, latents, len(targets), away))
     return rows.assign_coords(measured_on).assign_attrs(panel.attrs)
+
+
+def featured(
+    rng: np.random.Generator, latents: int, targets: int, away: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Features of images, of which those of each arm lie so many standard deviations from the others' along one axis."""
+    shown = rng.standard_normal((latents, targets, 1, FEATURES)) + 0.3 * rng.standard_normal(
+        (latents, targets, len(away), FEATURES)
+    )
+    shown[..., 0] = rng.standard_normal(shown.shape[:3]) + away
+    return ("latent", "target", "arm", "feature"), shown.astype(np.float16)
 
 
 def panel_of(inside: np.ndarray, classes: Sequence[str], target: str = "a", size: int = 20) -> xr.Dataset:
@@ -239,13 +249,9 @@ def _support(
     strain = np.abs(rng.normal(1, 0.1, (*shape, sites, 1))) * scale[:, None, None] * np.array([-1.0, 0.0, 0.8])
     strain[:, :, first, 1:] = 0
     moves = rng.gamma(20, 0.03, (latents, sites))
-    score = rng.normal(0, 1, latents)[:, None, None] + rng.normal(0, 0.1, shape) - 4 * bad
-    score[:, :, 0] = score[:, :1, 0]
     return {
         "strain": (("latent", "target", "arm", "site", "quantile"), strain.astype(np.float32)),
         "range": (("latent", "site"), moves.astype(np.float32)),
-        "realism": (("latent", "target", "arm"), score.astype(np.float32)),
-        "uncertain": (("latent", "target", "arm"), np.broadcast_to(0.003 + 0.05 * bad, shape).astype(np.float32)),
     }
 
 

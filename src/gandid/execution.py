@@ -201,8 +201,6 @@ class Execution:
             classes,
             energy,
             attrs,
-            realism=self.study.discriminator is not None,
-            uncertain=hasattr(self.study.segmenter, "labels_and_confidence"),
         )
 
     # Measuring

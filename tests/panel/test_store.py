@@ -29,7 +29,7 @@ def blank(blocks=(STUDY,), segmenters=ONE, draws=0):
         values=None,
         energy=np.ones((1 + draws, 1)),
         attrs={"alpha": 1.0, "version": "test"},
-        without=["realism", "uncertain", "placebo_gap"],
+        without=["features", "placebo_gap"],
     )
 
 

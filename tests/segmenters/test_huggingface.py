@@ -325,9 +325,6 @@ def test_probabilities_sum_to_one_and_their_largest_is_the_label(folders, build)
     assert probabilities.min() >= 0
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5, 64, 96))
     assert torch.equal(probabilities.argmax(1), segmenter(images))
-    labels, confidence = segmenter.labels_and_confidence(images)
-    assert torch.equal(labels, segmenter(images))
-    torch.testing.assert_close(confidence, probabilities.amax(1))
 
 
 def test_several_scales_average_their_probabilities(folders):

@@ -15,7 +15,7 @@ from gandid.estimation import did
 from gandid.estimation.bounds import SUPPORT
 from gandid.measure.experiment import Experiment, classes_of
 from gandid.measure.worker import Setting, Task, Worker, facts
-from gandid.panel.arms import study_block
+from gandid.panel.arms import near, study_block
 from gandid.panel.schema import PRESENCE
 from gandid.panel.store import PanelStore
 from gandid.verdicts import SOLID
@@ -59,6 +59,7 @@ def tallies(model: Model, state: State, units: Sequence[int]) -> Iterator[Tally]
     The networks have one copy for this: take no step of two at once.
     """
     block = study_block([(state.control, state.hold)], dose=state.alpha)
+    block = block._replace(arms=(*block.arms, near(block.arms[1])))
     with model.hand:
         edits = {("own", 0): {state.target: edit(state, model, units)}}
         runner = model.runner(state.layer)
@@ -72,8 +73,6 @@ def tallies(model: Model, state: State, units: Sequence[int]) -> Iterator[Tally]
             {"segmenter": classes_of(model.segmenter)},
             np.ones((1, 1)),
             {"image_pixels": int(np.prod(runner.image_size)), "presence": PRESENCE, "alpha": state.alpha},
-            realism=model.discriminator is not None,
-            uncertain=hasattr(model.segmenter, "labels_and_confidence"),
         ),
     )
     networks, segmenters = {"own": model.for_numbers}, [model.segmenter]

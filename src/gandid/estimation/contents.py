@@ -96,7 +96,7 @@ class Contents:
         found = []
         for place in self.study:
             arm = self.arms[place]._replace(latents=0)
-            if arm.edit and arm != self.live:
+            if arm.edit and arm != self.live and arm.dose == self.live.dose:
                 found.append(Regime(self.names[place], *arm.regime, arm))
         return found
 
@@ -126,10 +126,15 @@ class Contents:
         """The random sets of units, from 1 on."""
         return sorted({arm.draw for arm in self.arms} - {0})
 
-    def seen(self, segmenter: int) -> tuple[list[Regime], list[int], int]:
-        """What the study compares, as a segmenter sees it: regimes, places of all arms that it labelled, and on how many rows."""
-        places = [place for place in self.study if self.rows([place], segmenter) > 0]
-        held = [regime for regime in self.regimes if self.place(regime.arm) in places]
+    def seen(self, segmenter: int, partly: bool = False) -> tuple[list[Regime], list[int], int]:
+        """What the study compares, as a segmenter sees it: regimes, places of all arms that it labelled, and on how many rows.
+
+        What is held `partly` is among them only if asked for.
+        """
+        regimes = dict.fromkeys([*self.regimes, *(self.graded if partly else [])])
+        known = dict.fromkeys([*self.study, *(self.place(regime.arm) for regime in regimes)])
+        places = [place for place in known if self.rows([place], segmenter) > 0]
+        held = [regime for regime in regimes if self.place(regime.arm) in places]
         return held, places, self.rows(places, segmenter) if places else 0
 
     def rows(self, places: list[int], segmenter: int = 0) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from gandid.estimation.bounds import Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.sums import Sums
-from gandid.panel.arms import NEAR
+from gandid.panel.arms import near
 
 FOLDS = 5
 RIDGE = 0.5  # share of the identity in the classifier's covariance, of features that have a variance of 1
@@ -43,12 +43,12 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
 
     Of the latents whose images have features those count that show the target. None where the panel has no features, or no second dose.
     """
-    near = contents.live._replace(dose=round(NEAR * contents.live.dose, 6))
-    if "features" not in contents.panel or not contents.has(near):
+    other = near(contents.live)
+    if "features" not in contents.panel or not contents.has(other):
         return
     held = dict.fromkeys(one for one in (*contents.regimes, *contents.graded) if one.arm.network == "own")
     names = [("live", contents.names.index("reference")), *((one.name, contents.place(one.arm)) for one in held)]
-    ends = [contents.place(contents.live), contents.place(near)]
+    ends = [contents.place(contents.live), contents.place(other)]
     few = contents.panel["features"].isel(latent=slice(len(sums.shown)))
     values = (
         few.isel(arm=[*ends, *(place for _, place in names)]).transpose("target", "arm", "latent", "feature").values

@@ -226,7 +226,7 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     In the rows of the difference `tau_live` and `tau_held` are the DIDs under the first and under the other segmenter.
     """
     for s, name in list(enumerate(contents.segmenters))[1:]:
-        held, places, count = contents.seen(s)
+        held, places, count = contents.seen(s, partly=True)
         if not held:
             continue
         both = [gather(contents, places, segmenter, count) for segmenter in (0, s)]

@@ -8,18 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gandid.generators import Discriminator
 from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner
 from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.panel.arms import Coordinates
 from gandid.panel.schema import QUANTILES
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
-JUDGED = 128  # latents whose images the discriminator scores
 TYPICAL = 8  # latents whose statistics stand for those of other images
-# A pixel is uncertain if its class has a lower probability than this: no class has the majority. A segmenter whose
-# probabilities are frequencies is wrong there more often than right (Guo et al. 2017, "On Calibration of Modern Neural Networks").
-UNCERTAIN = 0.5
 GAINS = ("gain", "gain_outside", "gain_error")
 
 
@@ -34,8 +29,6 @@ class Diagnosis:
         The latents.
     typical : mapping of str to Tensor (n, ...), optional
         Per downstream site the statistic of another latent's unedited image; None for a twin, of which no site is looked at.
-    discriminator : Discriminator, optional
-        Scores the images of the first `JUDGED` latents of a study.
     """
 
     def __init__(
@@ -44,10 +37,8 @@ class Diagnosis:
         experiment: Experiment,
         numbers: Sequence[int],
         typical: Mapping[str, Tensor] | None,
-        discriminator: Discriminator | None,
     ):
-        self.runner, self.experiment, self.typical, self.discriminator = runner, experiment, typical, discriminator
-        self.judged = np.array(numbers) < JUDGED
+        self.runner, self.experiment, self.typical, self.latents = runner, experiment, typical, len(numbers)
         self._by_block: dict[str, list[np.ndarray]] = {}
         self._by_latent: dict[str, np.ndarray] = {}
         if typical is not None:
@@ -58,29 +49,18 @@ class Diagnosis:
         self,
         group: Sequence[tuple[str | None, Coordinates]],
         fresh: slice,
-        images: Tensor,
         readings: Readings,
-        doubt: np.ndarray | None,
         original: np.ndarray,
         classes: Sequence[str],
     ) -> None:
         """Take in a pass of the row blocks `group`, of which `fresh` are new.
 
-        `images` (blocks, n, 3, H, W) and `doubt` (blocks, n), the share of uncertain pixels, are of the new ones; `original` (n, H, W)
-        are the labels of the unedited images, places in `classes`.
+        `original` (n, H, W) are the labels of the unedited images, places in `classes`.
         """
-        n, blocks = len(self.judged), self._by_block
-        if doubt is not None:
-            blocks.setdefault("uncertain", []).append(doubt)
-        if self.discriminator is not None:
-            scores = np.full(images.shape[:2], np.nan, np.float32)
-            if self.judged.any():
-                found = self.discriminator(images.flatten(0, 1)).view(images.shape[:2]).float().cpu().numpy()
-                scores = np.where(self.judged, found, scores)
-            blocks.setdefault("realism", []).append(scores)
         if self.typical is None:
             return
-        blocks.setdefault("strain", []).append(_strain(readings, self.runner.downstream, len(group), n)[fresh])
+        strain = _strain(readings, self.runner.downstream, len(group), self.latents)
+        self._by_block.setdefault("strain", []).append(strain[fresh])
         if "range" not in self._by_latent:
             self._by_latent["range"] = _own_range(readings, self.typical)
         live = next(arm for arm in self.experiment.study.arms if arm.edit)
@@ -93,7 +73,7 @@ class Diagnosis:
 
     def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
         """Write into a panel's rows, of so many arms, what is known of the arms of a layout; nothing of a twin is strained."""
-        n, targets = len(self.judged), len(self.experiment.targets)
+        n, targets = self.latents, len(self.experiment.targets)
         for name, parts in self._by_block.items():
             values = np.concatenate(parts)
             blank = np.full((n, targets, arms, *values.shape[2:]), 0 if name == "strain" else np.nan, np.float32)

@@ -152,9 +152,6 @@ class Experiment:
         segmenters: Mapping[str, Classes],
         energy: np.ndarray,
         attrs: Mapping[str, object],
-        *,
-        realism: bool,
-        uncertain: bool,
     ) -> xr.Dataset:
         """The empty panel of this experiment; `energy` is (draws, target)."""
         networks, draws = self.networks, len(energy)
@@ -167,7 +164,7 @@ class Experiment:
                 units[network, draw, t, : len(edit.units)] = edit.units
                 if edit.values is not None:
                     values[network, draw, t, : len(edit.units)] = edit.values
-        without = {"realism": realism, "uncertain": uncertain, "placebo_gap": runner.upstream and not self.resamples}
+        without = {"placebo_gap": runner.upstream and not self.resamples}
         return empty_panel(
             self.blocks,
             targets=self.targets,

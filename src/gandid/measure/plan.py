@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gandid.measure.diagnosis import JUDGED
 from gandid.measure.executors import Failed, Local
+from gandid.measure.features import FEATURED
 from gandid.measure.filling import chunk_length
 from gandid.measure.memory import peak_memory
 from gandid.measure.placebos import possible_draws
@@ -98,8 +98,8 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         study.execute(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock, finish=finish)
         after = time.perf_counter() - start - clock.seconds
         each = (_size(store / "panel.zarr") - before) / count
-        # Beyond the first latents, neither realism nor exact checks are measured: so it is with the last part of many.
-        parts = -(-JUDGED // count) + 1
+        # Beyond the first latents, neither features nor exact checks are measured: so it is with the last part of many.
+        parts = -(-FEATURED // count) + 1
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}"})
         study.execute(later, store=Path(folder) / "later", executor=plain)
         shown = (
@@ -126,7 +126,7 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     picture = 3 * math.prod(study.runner.image_size)
     # The relation keeps the images on which units are most active, and the report shows them.
     disk += 2 * picture * config.ranking_latents * ranked + len(named) * (16 * picture + DRAWN) * config.figure
-    judged = sum(number < JUDGED for number in config.numbers()) * own
+    judged = sum(number < FEATURED for number in config.numbers()) * own
     arms = n * len(experiment.study.arms)
     arms += sum(number * len(block.arms) for number, block in zip(numbers, blocks, strict=True))
     return Plan(

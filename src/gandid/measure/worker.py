@@ -16,14 +16,13 @@ from gandid.errors import GandidError
 from gandid.generators import Discriminator
 from gandid.interventions import Readings, Runner, rectangle, register_sites, registered_sites
 from gandid.latents import chunked, latents
-from gandid.measure.diagnosis import CHECKED, TYPICAL, UNCERTAIN, Diagnosis, exact_checks, typical_statistics
+from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import STUDY, Block, Coordinates
 from gandid.panel.schema import FEATURES, NOT_MEASURED
-from gandid.segmenters import Segmenter, labelled, name_of
-from gandid.segmenters.checks import check_labels
+from gandid.segmenters import Segmenter, labelled
 from gandid.threads import copied
 
 COUNTED = ("pixels", "inside", "shared")
@@ -88,7 +87,7 @@ class Setting:
     segmenters : sequence of Segmenter
         The study's is the first.
     discriminator : Discriminator, optional
-        Scores the images, where there is one.
+        Gives the images features by which arms are told apart, where there is one.
     layer : str
         The edited layer.
     experiment : Experiment
@@ -194,10 +193,9 @@ class Worker:
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
             for group, fresh, images, readings in self._images(layout, numbers, diagnosed):
                 for s, segmenter in enumerate(segmenters):
-                    maps, doubt = _labelled(segmenter, images, diagnosed and s == 0)
-                    labels[s].append(maps)
+                    labels[s].append(_labelled(segmenter, images))
                     if diagnosis is not None and readings is not None and s == 0:
-                        diagnosis.add(group, fresh, images, readings, doubt, labels[0][0][0], segmenter.classes)
+                        diagnosis.add(group, fresh, readings, labels[0][0][0], segmenter.classes)
                 if featured:
                     looks.append(self._features(images, labels[0][-1], numbers))
             for s, segmenter in enumerate(segmenters):
@@ -247,7 +245,7 @@ class Worker:
     def _diagnosis(self, layout: RowBlocks, numbers: Sequence[int]) -> Diagnosis:
         typical = {site: kept[[number % len(kept) for number in numbers]] for site, kept in self._typical.items()}
         asked = typical if layout.network == "own" else None
-        return Diagnosis(self.runners[layout.network], self.experiment, numbers, asked, self.setting.discriminator)
+        return Diagnosis(self.runners[layout.network], self.experiment, numbers, asked)
 
     @cached_property
     def _typical(self) -> dict[str, Tensor]:
@@ -277,17 +275,10 @@ def calibrate(runner: Runner, experiment: Experiment, seed: int, rows: int) -> N
         runner.calibrate(z.split(max(1, rows)))
 
 
-def _labelled(segmenter: Segmenter, images: Tensor, doubted: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels of images (blocks, n, 3, H, W), and where the segmenter tells it the share of pixels that are uncertain, (blocks, n)."""
-    look, doubt, flat = getattr(segmenter, "labels_and_confidence", None), None, images.flatten(0, 1)
-    if doubted and look is not None:
-        labels, confidence = look(flat)
-        labels = check_labels(labels, flat, len(segmenter.classes), name_of(segmenter))
-        doubt = (confidence < UNCERTAIN).float().mean(dim=(1, 2)).view(images.shape[:2]).cpu().numpy()
-    else:
-        labels = labelled(segmenter, flat)
-    few = len(segmenter.classes) <= 256
-    return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32), doubt
+def _labelled(segmenter: Segmenter, images: Tensor) -> np.ndarray:
+    """Labels of images (blocks, n, 3, H, W)."""
+    labels, few = labelled(segmenter, images.flatten(0, 1)), len(segmenter.classes) <= 256
+    return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32)
 
 
 def _counted(

@@ -107,7 +107,7 @@ class Block(NamedTuple):
     segmenters: tuple[int, ...]
     """Numbers of the segmenters that label the images; the study's is 0."""
     diagnosed: bool
-    """Whether realism, strain, gain and the exact checks are measured besides the counts."""
+    """Whether strain, gain and the exact checks are measured besides the counts."""
 
     @property
     def seconded(self) -> bool:
@@ -123,6 +123,11 @@ class Block(NamedTuple):
     def apart(self) -> bool:
         """Whether each target is run by itself, since there are so many arms."""
         return self.name == SITES
+
+
+def near(live: Coordinates) -> Coordinates:
+    """The live arm at the other dose, by which distances are measured."""
+    return live._replace(dose=round(NEAR * live.dose, 6))
 
 
 def study_block(
@@ -217,7 +222,7 @@ def extra_blocks(
     study = known[0]
     live = next(arm for arm in study.arms if arm.edit)
     asked = [
-        _block(DISTANCE, [live._replace(dose=round(NEAR * live.dose, 6))]),
+        _block(DISTANCE, [near(live)]),
         *strength_blocks(study, strengths, doses),
         *dose_blocks(study, doses),
         *(sites_block(study, sites, seed) if sites else []),

@@ -23,8 +23,6 @@ VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
     "pixels": (COUNTS, np.int32),
     "inside": (COUNTS, np.int32),
     "shared": (COUNTS[:-1], np.int32),
-    "realism": (("latent", "target", "arm"), np.float32),
-    "uncertain": (("latent", "target", "arm"), np.float32),
     "features": (("latent", "target", "arm", "feature"), np.float16),
     "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
     "range": (("latent", "site"), np.float32),

@@ -104,12 +104,6 @@ class HuggingFaceSegmenter(nn.Module):
             return torch.empty(0, *images.shape[2:], dtype=torch.int64, device=self.device)
         return torch.cat([self._scores(part, normalized=several).argmax(1) for part in self._parts(images)])
 
-    @torch.inference_mode()
-    def labels_and_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels as a call gives them, and their `probabilities`: (N, H, W) each, from one pass."""
-        largest = [self._scores(part, normalized=True).max(1) for part in self._parts(images)]
-        return torch.cat([one.indices for one in largest]), torch.cat([one.values for one in largest])
-
     def probabilities(self, images: Tensor) -> Tensor:
         """Probability of each class at each pixel: (N, C, H, W) float32, for images as in a call.
 

@@ -75,19 +75,6 @@ class NetworkSegmenter(nn.Module):
         """
         return self._each(images, lambda scores: scores.max(dim=-1).indices)
 
-    @torch.inference_mode()
-    def labels_and_confidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Segmenter`: labels, and the probability of each, from one pass."""
-
-        def both(scores: torch.Tensor) -> torch.Tensor:
-            largest = scores.float().max(dim=-1)
-            # The softmax of the largest score alone: a fifth of the cost of all of them.
-            others = (scores.float() - largest.values[..., None]).exp_().sum(dim=-1)
-            return torch.stack([largest.indices.float(), others.reciprocal_()], dim=-1)
-
-        labels, confidence = self._each(images, both).unbind(-1)
-        return labels.long(), confidence.contiguous()
-
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call; differentiable."""
         return self._each(images, lambda scores: scores.softmax(dim=-1)).permute(0, 3, 1, 2)

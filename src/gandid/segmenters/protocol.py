@@ -15,9 +15,7 @@ class Segmenter(Protocol):
     """Anything that names the class of each pixel: a callable with two attributes.
 
     A segmenter may also offer `probabilities(images)`, giving float32 of shape (N, C, H, W) that sums to 1
-    over `C`, in the order of `classes`; the soft outcomes need it. It may offer `labels_and_confidence(images)`,
-    giving what a call gives and the probability of each label, float32 of shape (N, H, W), from one pass; the
-    share of uncertain pixels needs it. Who wants one of them asks `getattr(segmenter, "probabilities", None)`.
+    over `C`, in the order of `classes`; the soft outcomes need it. Who wants it asks `getattr(segmenter, "probabilities", None)`.
 
     A class called `"unknown"`, where there is one, holds the pixels that the segmenter declines to name. It
     is neither background nor an object: its pixels count as removed from a target that they were, and could be anything, so that
