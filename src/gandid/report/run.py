@@ -189,8 +189,9 @@ class Run:
     def graded(self, target: str) -> list[Comparison]:
         """The strengths, rising, of the held arm that was graded first; empty where no strengths were measured."""
         rows = self.whole("strength", target, "removed")
-        rows = rows[rows["held"] == rows["held"].iloc[0]] if len(rows) else rows
-        rows = rows[rows["control"] == rows["control"].iloc[0]] if len(rows) else rows
+        if rows.empty:
+            return []
+        rows = rows[(rows["held"] == rows["held"].iloc[-1]) & (rows["control"] == rows["control"].iloc[0])]
         arms = rows.sort_values("strength")["arm"]
         whole = {name: regime for regime in self.regimes for name in regime.names}
         return [whole.get(arm, Comparison((str(arm),))) for arm in arms]
