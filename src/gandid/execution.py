@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from gandid.threads import can_be_copied
 if TYPE_CHECKING:
     from gandid.study import Study
 
+FEW = 64  # latents of a ranking, below which it is warned
 Edits = dict[tuple[str, int], dict[str, Edit]]
 
 
@@ -111,6 +113,12 @@ class Execution:
         ranked = [target for target, units in named.items() if units is None]
         units = {target: own for target, own in named.items() if own is not None}
         if ranked:
+            if config.ranking_latents < FEW:
+                text = f"units are ranked on {config.ranking_latents} latents only: others would choose other units, and find other effects"
+                warnings.warn(
+                    f"{text}; the check 'ranking' says by how many; raise --ranking-latents to {FEW} or more",
+                    stacklevel=2,
+                )
             relation = self._ranked(ranked, study.runner, runs.RANKING)
             if self.path:
                 runs.write_relation(self.path, relation)

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
 from gandid.estimation import Effects, did, read_effects
-from gandid.estimation.types import types
+from gandid.estimation.types import ranking, types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
 from gandid.panel.arms import LATENTS
@@ -243,7 +244,14 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
     panel : xarray.Dataset
     """
     write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
-    effects = did(panel, confusion=known_confusion(folder), relevant=read_relevant(folder))
+    effects, relation = (
+        did(panel, confusion=known_confusion(folder), relevant=read_relevant(folder)),
+        read_relation(folder),
+    )
+    if relation is not None and "drop" in relation:
+        with verified(folder):
+            rows = pd.DataFrame(ranking(panel, relation))
+        effects = replace(effects, checks=pd.concat([effects.checks, rows], ignore_index=True))
     for name, table in (("effects.csv", effects.to_frame()), ("checks.csv", effects.checks)):
         with written(folder / name) as aside:
             table.to_csv(aside, index=False)
