@@ -146,6 +146,12 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int =
     return ratios
 
 
+def resampled_sums(values: np.ndarray, resamples: int = 500, seed: int = 0) -> np.ndarray:
+    """Sums over rows of (N, K), and under resampling of the rows with replacement: (1 + B, K), the first that of all rows."""
+    times = np.vstack([np.ones(len(values)), _times(len(values), resamples, seed)])
+    return times @ values
+
+
 def permutation(values: np.ndarray, flips: int = 9999, seed: int = 0) -> np.ndarray:
     """Two-sided sign-flip p-values of "the mean is 0" (Fisher 1935; Phipson and Smyth 2010 for the + 1).
 

@@ -18,6 +18,7 @@ from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, contrast, parts, study_contrast
 from gandid.estimation.credibility import credibility
 from gandid.estimation.distance import Distance, distances
+from gandid.estimation.matched import matched
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths
 from gandid.estimation.sums import Sums, gather
@@ -35,7 +36,18 @@ MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", 
 MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-MORE += ["band_low", "band_high", "kappa", "kappa_low", "kappa_high", "fcr_low", "fcr_high", "between", *BOUNDS]
+MORE += [
+    "band_low",
+    "band_high",
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "removal",
+    "fcr_low",
+    "fcr_high",
+    "between",
+    *BOUNDS,
+]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
@@ -234,7 +246,8 @@ def did(
     apart = list(distances(contents, sums, level))
     judged = checks(contents, sums, apart, bounds)
     if len(frame):
-        more = [*strengths(contents, level), *families.doses(contents, level), *families.shares(contents, level)]
+        more = [*strengths(contents, level), *families.doses(contents, level), *matched(contents, level)]
+        more += families.shares(contents, level)
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
         more += [*families.distilled(contents, level), *composition(contents, sums, level)]
         if confusion is not None:
