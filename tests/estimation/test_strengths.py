@@ -7,7 +7,7 @@ from panels import make_panel
 
 from gandid.estimation import did
 from gandid.estimation.contents import Contents
-from gandid.estimation.strengths import slope_weights, strengths
+from gandid.estimation.strengths import slope_weights, strengths, surface
 from gandid.stats import max_t
 
 FAST = {"flips": 9, "resamples": 2}
@@ -58,6 +58,18 @@ def test_the_band_covers_the_whole_curve():
         each.append(((curve["ci_low"] <= truth + 0.004) & (truth - 0.004 <= curve["ci_high"])).all())
         assert (curve["band_low"] <= curve["ci_low"]).all() and (curve["band_high"] >= curve["ci_high"]).all()
     assert np.mean(inside) >= 0.9 and np.mean(each) <= np.mean(inside)
+
+
+def test_the_surface_is_the_curve_at_every_dose():
+    plan = {"live": {"painting": 0.6}, "all": {"painting": 0.2}}
+    options = {"controls": ["capped"], "holds": ["all"], "plan": plan, "size": 128}
+    panel = make_panel(40, ["window"], strengths=(0.25, 0.5), doses=(0.5, 1.0), **options)
+    found = pd.concat(surface(Contents(panel), 0.95))
+    found = found[found["outcome"] == "inpainted"]
+    assert found[["arm", "dose"]].to_numpy().tolist() == [
+        [f"capped:all@k{k}", dose] for k in (0.25, 0.5) for dose in (0.5, 1.0)
+    ]
+    np.testing.assert_allclose(found["did"], [0.05, 0.1, 0.1, 0.2], atol=0.005)
 
 
 def test_the_largest_of_several_t_values():

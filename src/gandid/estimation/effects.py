@@ -20,7 +20,7 @@ from gandid.estimation.credibility import credibility
 from gandid.estimation.distance import Distance, distances
 from gandid.estimation.matched import matched
 from gandid.estimation.standard import truths
-from gandid.estimation.strengths import strengths
+from gandid.estimation.strengths import strengths, surface
 from gandid.estimation.sums import Sums, gather
 from gandid.files import TEXT, read_table
 from gandid.stats import bootstrap, detectable, false_discovery, permutation, sequence_half_width, t_interval
@@ -247,7 +247,7 @@ def did(
     judged = checks(contents, sums, apart, bounds)
     if len(frame):
         more = [*strengths(contents, level), *families.doses(contents, level), *matched(contents, level)]
-        more += families.shares(contents, level)
+        more += [*surface(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
         more += [*families.distilled(contents, level), *composition(contents, sums, level)]
         if confusion is not None:

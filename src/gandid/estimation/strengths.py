@@ -12,7 +12,7 @@ import pandas as pd
 
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Estimate, Parts, contrast, influences, parts
-from gandid.estimation.families import WHOLE, estimated, labels, of_arm, rows, visible
+from gandid.estimation.families import WHOLE, estimated, labels, of_arm, rows, together, visible
 from gandid.estimation.sums import gather
 from gandid.stats import max_t
 
@@ -61,3 +61,21 @@ def _band(found: Parts, weights: np.ndarray, psi: Estimate, level: float) -> dic
         degrees = min(float(psi.groups.min()), *psi.carriers[moving, k]) - 1
         half[moving, k] = np.maximum(half[moving, k], max_t(parts_of[:, moving, k], degrees, level) * psi.se[moving, k])
     return {"band_low": psi.value - half, "band_high": psi.value + half}
+
+
+def surface(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
+    """The contrast `surface`: what is held partly, at every dose at which it was measured; of the whole effects."""
+    for one in contents.graded:
+        at = [dose for dose in contents.doses[1:] if contents.has(one.arm._replace(dose=dose))]
+        if len(at) < 2 or one.arm.strength == 1:
+            continue
+        arms = [[arm._replace(dose=dose) for dose in at] for arm in (contents.live, one.arm)]
+        sums = gather(contents, [contents.place(arm) for side in arms for arm in side])
+        live, held = (sums.at(side) for side in arms)
+        for t, target in enumerate(contents.targets):
+            for outcome in WHOLE if visible(sums, t) else ():
+                found = together(parts(contents, sums, t, outcome))
+                columns = of_arm("live", contrast(found, live, level, np.inf))
+                columns |= of_arm("held", contrast(found, held, level, np.inf))
+                about = labels([one], target, outcome) | {"contrast": "surface", "dose": np.array(at)[:, None]}
+                yield rows(found, about, columns | estimated(contrast(found, live - held, level)))

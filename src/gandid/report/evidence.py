@@ -81,6 +81,10 @@ def dose(run: Run, target: str) -> Chart | None:
                 verb = VERBS[outcome, CAUSED if row["did"] > 0 else PREVENTED].removeprefix("Normalization ")
                 text = f"normalization {verb} {size(row)} of it at {100 * row['dose']:.0f} % of the ablation ({regime.label})"
                 largest = max(largest, (abs(row["did"]), text))
+        partly = run.whole("surface", target, outcome)
+        for place, (arm, rows) in enumerate(partly.groupby("arm", sort=False)):
+            label, ink = str(arm).removeprefix("capped:all@"), f"arm{(len(run.regimes) + place) % 6 + 1}"
+            found.append(_curve(label, rows.sort_values("dose"), "held", ink, not rows["supported"].all()))
         if found:
             panels.append((f"{_name(outcome)}, % of the {target}’s pixels", found))
     if not panels:
