@@ -278,7 +278,8 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame, apa
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
     known = {(one.target, one.arm): (one.kappa, one.low, one.high) for one in apart}
     places = zip(frame["target"], frame["arm"], strict=True)
-    frame[["kappa", "kappa_low", "kappa_high"]] = [known.get(place, (np.nan,) * 3) for place in places]
+    values = [known.get(place, (np.nan,) * 3) for place in places]
+    frame[["kappa", "kappa_low", "kappa_high"]] = np.reshape(values, (-1, 3))
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
     text = [name for name in TEXT if name in frame]
     frame[text] = frame[text].astype(object).fillna("")
