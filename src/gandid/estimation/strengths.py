@@ -56,8 +56,9 @@ def slope_weights(reached: np.ndarray) -> np.ndarray:
 def _band(found: Parts, weights: np.ndarray, psi: Estimate, level: float) -> dict[str, np.ndarray]:
     """A band that covers the curve at all strengths at once with probability `level`."""
     parts_of, half = influences(found, weights), np.array(psi.high - psi.value)
-    for k in np.flatnonzero((psi.se > 0).any(axis=0)):
-        moving = psi.se[:, k] > 0
+    known = (psi.se > 0) & (psi.carriers > 1)  # what a single latent carries has no interval
+    for k in np.flatnonzero(known.any(axis=0)):
+        moving = known[:, k]
         degrees = min(float(psi.groups.min()), *psi.carriers[moving, k]) - 1
         half[moving, k] = np.maximum(half[moving, k], max_t(parts_of[:, moving, k], degrees, level) * psi.se[moving, k])
     return {"band_low": psi.value - half, "band_high": psi.value + half}
