@@ -174,6 +174,19 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
 
 
 @app.command(
+    cls=Command,
+    example="gandid compare runs/demo runs/other --out compare.html",
+    params=[Option("--out", "Output", "Page to write.  [default: compare.html]", type=FILE, default="compare.html")],
+)
+@click.argument("runs", nargs=-1, required=True, type=FILE)
+def compare(runs: tuple[Path, ...], out: Path) -> None:
+    """Put runs side by side, of other layers, generators, seeds, units or controls: a table, a chart and a page."""
+    from gandid.terminal import show_comparison
+
+    show_comparison(runs, out)
+
+
+@app.command(
     "app",
     cls=Command,
     example="gandid app --runs runs",

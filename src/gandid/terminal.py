@@ -18,6 +18,7 @@ from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
 from gandid.panel.arms import LEARNED
 from gandid.report import build
+from gandid.report.compare import build_comparison, compare, differences, names_of
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
 from gandid.report.text import number, points
@@ -117,6 +118,24 @@ def show(folders: Sequence[Path], given: Mapping[str, Any]) -> None:
     for run, found in runs:
         if all(one.verdict == MISSING for one in found):
             raise GandidError(f"{run.path}: too few images show a target, so that nothing could be estimated")
+
+
+def show_comparison(folders: Sequence[Path], out: Path) -> None:
+    """Print what runs say of every target, and write the page that says it, too."""
+    table, runs = compare(folders)
+    labels = dict(zip((str(run.path) for run in runs), names_of(runs), strict=True))
+    width = max(len("run"), *(min(len(name), 18) for name in labels.values())) + 2
+    click.echo(f"{'ablated':<10}{'run':<{width}}{'outcome':<11}{'live - held, points':<22}verdict")
+    table = table[table["verdict"] != MISSING]
+    table = table.assign(solid=table["verdict"].isin(SOLID), size=table["did"].abs())
+    for target, rows in table.groupby("target", sort=False):
+        for run, some in rows.groupby("run", sort=False):  # the larger effect that matters, else that on the target itself
+            row = max(some.to_dict("records"), key=lambda row: (row["solid"], row["solid"] * row["size"]))
+            line = f"{str(target)[:9]:<10}{labels[run][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
+            click.echo(f"{line}{row['verdict']}".translate(PLAIN))
+    for note in differences(runs):
+        click.echo(textwrap.fill(note, WIDTH))
+    click.echo(f"Page: {build_comparison(folders, out)}")
 
 
 def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:

@@ -37,6 +37,7 @@ def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
     if not _is_planted(contents):
         return
     rows = frame[frame["contrast"].isin(["did", "second"]) & frame["outcome"].isin(["removed", "inpainted"])]
+    rows = rows[~rows["arm"].str.contains("@", regex=False)]  # at other doses and strengths nothing is known
     rows = rows[rows["object"].isin(OBJECTS.values()) & rows["control"].isin(EXACT_CONTROLS) & rows["did"].notna()]
     wider = bonferroni(LEVEL, len(contents.targets) * (len(CLASSES) - 1)) / LEVEL
     rows = rows.assign(segmenter=rows["segmenter"].where(rows["segmenter"].notna(), contents.segmenters[0]))

@@ -84,7 +84,7 @@ def build(folder: Path) -> Path:
         where.mkdir(exist_ok=True)
         values = _values(run, found, slugs(run.targets), where)
     with explained(page), replacing(page) as aside:
-        aside.write_text(_templates().get_template("report.html.j2").render(values), encoding="utf-8")
+        aside.write_text(templates().get_template("report.html.j2").render(values), encoding="utf-8")
     return page
 
 
@@ -98,7 +98,7 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
     ways = {f"other-ways-{outcome}": evidence.other_ways(run, outcome, found) for outcome in findings.OUTCOMES}
     resolved = run.config.get("resolved") or {}
     return {
-        "style": Markup(_style()),
+        "style": Markup(style()),
         "headline": findings.headline(run, found),
         "subline": findings.subline(found),
         "meta": " · ".join(
@@ -128,7 +128,7 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
     }
 
 
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
     """The templates: all that comes from outside is escaped, and nothing may be missing."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("gandid.report", "templates"),
@@ -139,10 +139,11 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of a page, with the colours of its charts in light and dark."""
     palettes = (charts.LIGHT, charts.DARK)
     light, dark = (";".join(f"--{name}:{value}" for name, value in palette.items()) for palette in palettes)
-    sheet = _templates().get_template("report.css").render()
+    sheet = templates().get_template("report.css").render()
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{charts.STYLE}\n{sheet}"
 
 

@@ -1,0 +1,134 @@
+"""Runs beside each other: what each says of the same objects, as a table, a chart and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gandid.errors import UsageError
+from gandid.files import replacing
+from gandid.panel.store import explained
+from gandid.report.charts import Line, forest
+from gandid.report.evidence import AXIS
+from gandid.report.findings import MARKS, NAMES, OUTCOMES, Finding, findings
+from gandid.report.page import style, templates
+from gandid.report.run import Run, read
+from gandid.report.text import ends, listed, points
+from gandid.verdicts import OUTSIDE
+
+# What runs that are compared should have in common, as their panels' attributes say it, and how it is called.
+ALIKE = {"generator": "generators", "segmenter": "segmenters", "ablation": "ablations", "alpha": "doses"}
+
+
+def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
+    """What runs say of every target.
+
+    Parameters
+    ----------
+    folders
+        Of finished runs, two or more.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        A row for each run, target and outcome (`removed`, `inpainted`): `run`, `layer`, `units` (their number), `target`, `outcome`,
+        `arm` (the held arm that speaks for the target), `tau_live`, `tau_held`, `did`, `ci_low`, `ci_high`, `n` and `verdict`; shares
+        of the target's pixels.
+    runs : list of Run
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two runs, one is given twice or is none.
+    """
+    if len({Path(folder).resolve() for folder in folders}) < max(2, len(folders)):
+        raise UsageError("name two runs or more to compare, each once")
+    runs, rows = [read(Path(folder)) for folder in folders], list[dict[str, Any]]()
+    for run in runs:
+        about = {"run": str(run.path), "layer": str(run.attrs.get("layer", ""))}
+        for one in findings(run):
+            for outcome, row in one.rows.items():
+                about |= {"units": len(run.units[one.target]), "target": one.target, "outcome": outcome}
+                numbers = ("tau_live", "tau_held", "did", "ci_low", "ci_high", "n", "verdict")
+                rows.append(about | {"arm": one.regime.label} | {name: row[name] for name in numbers})
+    return pd.DataFrame(rows), runs
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """In what the runs differ beside what they are compared for, in a sentence each."""
+    said = []
+    for name, plural in ALIKE.items():
+        values = list(dict.fromkeys(str(run.attrs.get(name, "")) for run in runs))
+        if len(values) > 1:
+            said.append(f"The {plural} differ: {listed(values)}.")
+    counts = list(dict.fromkeys(len(units) for run in runs for units in run.units.values()))
+    if len(counts) > 1:
+        said.append(
+            f"The numbers of units differ: {listed(map(str, sorted(counts)))}. Effects of more units are not those of a layer."
+        )
+    seeds = list(dict.fromkeys(str(run.attrs.get("seed", "")) for run in runs))
+    if len(seeds) == 1:
+        said.append("The seed is the same: the runs see the same latents, and their intervals err together.")
+    return said
+
+
+def build_comparison(folders: Sequence[Path], out: Path) -> Path:
+    """Write the page of several runs, a self-contained file, at `out`."""
+    table, runs = compare(folders)
+    labels = names_of(runs)
+    targets = list(dict.fromkeys(table["target"]))
+    said = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
+    charts = []
+    for outcome in OUTCOMES:
+        groups = [(target, _lines(target, outcome, said)) for target in targets]
+        groups = [(target, lines) for target, lines in groups if lines]
+        if groups:
+            title = f"{NAMES[outcome].capitalize()}, in {len(runs)} runs"
+            told = [f"{target}, {line.label}: {line.text}" for target, lines in groups for line in lines]
+            charts.append(
+                forest(title, f"Chart. {title}. {'; '.join(told)}.", groups, AXIS, 100 * runs[0].relevant).svg()
+            )
+    cells = [[_cell(said[label].get(target)) for label in labels] for target in targets]
+    values = {
+        "style": style(),
+        "labels": [
+            (label, str(run.attrs.get("layer", "")), f"{run.latents:,}")
+            for label, run in zip(labels, runs, strict=True)
+        ],
+        "rows": list(zip(targets, cells, strict=True)),
+        "charts": charts,
+        "notes": differences(runs),
+    }
+    with explained(out), replacing(out) as aside:
+        aside.write_text(templates().get_template("compare.html.j2").render(values), encoding="utf-8")
+    return out
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run: the last part of its folder, or all of it where two end alike."""
+    last = [run.path.name for run in runs]
+    return last if len(set(last)) == len(last) else [str(run.path) for run in runs]
+
+
+def _lines(target: str, outcome: str, said: dict[str, dict[str, Finding]]) -> list[Line]:
+    lines = []
+    for place, (label, found) in enumerate(said.items()):
+        row = found[target].rows.get(outcome) if target in found else None
+        if row is not None and row["estimable"]:
+            low, high = (100 * end for end in ends(row))
+            colour = f"arm{place % 6 + 1}"
+            lines.append(Line(label, 100 * row["did"], low, high, points(row), colour, row["verdict"] == OUTSIDE))
+    return lines
+
+
+def _cell(one: Finding | None) -> dict[str, str] | None:
+    """What a run says of a target; None where it has no such target."""
+    if one is None:
+        return None
+    worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict]
+    mark, sign = MARKS[one.verdict]
+    text = f"{NAMES[worth[0][0]]} {points(worth[0][1])}" if worth else ""
+    return {"verdict": one.verdict, "mark": mark, "sign": sign, "text": text, "arm": one.regime.label}
