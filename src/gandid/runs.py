@@ -23,7 +23,7 @@ from gandid.estimation import Effects, did, read_effects
 from gandid.estimation.types import ranking, types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
-from gandid.panel.arms import LATENTS
+from gandid.panel.arms import DISTANCE, LATENTS
 from gandid.panel.schema import blocks_of
 from gandid.panel.store import (
     LATENTS_PER_CHUNK,
@@ -93,6 +93,8 @@ def unfinished(folder: Path, panel: xr.Dataset) -> str:
     least = [min(LATENTS[str(block)] or rows, rows) for block in panel["block"].values]
     if short := int((measured < least).sum()):
         return f"{short:,} of {len(least):,} arms are not measured"
+    if DISTANCE not in panel["block"].values:
+        return "the distance of the held images from the live ones, and so their range, is not measured"
     if config.get("until") and "stopped" not in config.get("resolved", {}):
         return f"{rows:,} images may not be as many as the precision asked for takes"
     return ""

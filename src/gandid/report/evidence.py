@@ -121,8 +121,8 @@ def strength(run: Run, target: str) -> Chart | None:
                 [Curve("live", doses, flat, flat, flat, "live"), held_curve],
             )
         )
-        slope = run.whole("slope", target, outcome)
-        slope = slope[slope["arm"] == graded[0].name].to_dict("records")
+        slopes = run.whole("slope", target, outcome)
+        slope: list[Any] = slopes[slopes["arm"] == graded[0].name].to_dict("records")
         said = [f"{row['strength']:g} {points(row)}" for row in rows.to_dict("records")]
         told.append(f"{_name(outcome)}, live minus held by strength: {', '.join(said)}; slope at 0: {points(slope[0])}")
     title = f"Strength: in range up to {max(reach):g}" if max(reach) else "Strength: none in range"
