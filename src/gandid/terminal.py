@@ -129,7 +129,9 @@ def show_comparison(folders: Sequence[Path], out: Path) -> None:
     table = table[table["verdict"] != MISSING]
     table = table.assign(solid=table["verdict"].isin(SOLID), size=table["did"].abs())
     for target, rows in table.groupby("target", sort=False):
-        for run, some in rows.groupby("run", sort=False):  # the larger effect that matters, else that on the target itself
+        for run, some in rows.groupby(
+            "run", sort=False
+        ):  # the larger effect that matters, else that on the target itself
             row = max(some.to_dict("records"), key=lambda row: (row["solid"], row["solid"] * row["size"]))
             line = f"{str(target)[:9]:<10}{labels[run][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
             click.echo(f"{line}{row['verdict']}".translate(PLAIN))
