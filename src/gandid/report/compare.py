@@ -48,7 +48,7 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
         raise UsageError("name two runs or more to compare, each once")
     runs, rows = [read(Path(folder)) for folder in folders], list[dict[str, Any]]()
     for run in runs:
-        about = {"run": str(run.path), "layer": str(run.attrs.get("layer", ""))}
+        about: dict[str, Any] = {"run": str(run.path), "layer": str(run.attrs.get("layer", ""))}
         for one in findings(run):
             for outcome, row in one.rows.items():
                 about |= {"units": len(run.units[one.target]), "target": one.target, "outcome": outcome}
