@@ -133,7 +133,9 @@ def show_comparison(folders: Sequence[Path], out: Path) -> None:
             "run", sort=False
         ):  # the larger effect that matters, else that on the target itself
             row = max(some.to_dict("records"), key=lambda row: (row["solid"], row["solid"] * row["size"]))
-            line = f"{str(target)[:9]:<10}{labels[str(run)][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
+            line = (
+                f"{str(target)[:9]:<10}{labels[str(run)][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
+            )
             click.echo(f"{line}{row['verdict']}".translate(PLAIN))
     for note in differences(runs):
         click.echo(textwrap.fill(note, WIDTH))

@@ -78,3 +78,12 @@ def test_the_largest_of_several_t_values():
     apart = np.random.default_rng(0).standard_normal((100_000, 4))
     assert max_t(apart, 1e6) == pytest.approx(2.491, abs=0.05)  # Sidak: the normal quantile of 0.95^(1/4)
     assert max_t(same, 4) == pytest.approx(2.776, abs=0.15) and max_t(same, 0) == np.inf
+
+
+def test_what_is_quoted_of_a_strength_has_an_interval():
+    frame = did(graded(noise=0.05), **FAST).frame
+    partly = frame[(frame["contrast"] == "strength") & frame["se"].gt(0)]
+    assert len(partly)
+    assert (partly["fcr_low"] <= partly["ci_low"] + 1e-12).all() and (
+        partly["fcr_high"] >= partly["ci_high"] - 1e-12
+    ).all()

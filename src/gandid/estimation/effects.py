@@ -292,17 +292,21 @@ def _judged(
     """The table with its verdicts, and intervals that may be quoted of effects because they were picked by their verdicts.
 
     Of R effects that are picked among m, intervals of ``1 - R / m (1 - level)`` are in error, on average over the picked ones, as rarely as
-    `level` says (false coverage rate: Benjamini and Yekutieli 2005); R counts the claims of a family, m what was tested in it.
+    `level` says (false coverage rate: Benjamini and Yekutieli 2005); R counts the claims of a family, m what was tested in it. Each
+    strength is a family of its own. Other contrasts are not picked among, and keep their intervals.
     """
     frame = verdicts.judged(frame, latents, relevant, seen)
-    main = frame[frame["contrast"] == "did"]
-    family = [main["outcome"], main["control"], main["held"], main["kind"].map(FAMILY)]
+    main = frame[frame["contrast"].isin(["did", "strength"])]
+    family = [main[name] for name in ("contrast", "strength", "outcome", "control", "held")]
+    family.append(main["kind"].map(FAMILY))
     picked, tested = (
-        some.groupby(family).transform("sum") for some in (main["verdict"].isin(SOLID), main["carriers"] > 0)
+        some.groupby(family, dropna=False).transform("sum")
+        for some in (main["verdict"].isin(SOLID), main["carriers"] > 0)
     )
     share = (picked.clip(lower=1) / tested.clip(lower=1)).clip(upper=1).to_numpy()
     did, se, n, carriers = (main[name].to_numpy(float) for name in ("did", "se", "n", "carriers"))
     found = t_interval(did, se, n, carriers, 1 - share * (1 - level))
+    frame[["fcr_low", "fcr_high"]] = frame[["ci_low", "ci_high"]]
     frame.loc[main.index, ["fcr_low", "fcr_high"]] = np.stack([found.low, found.high], axis=1)
     return frame
 
