@@ -303,4 +303,4 @@ def test_the_examples_run_as_they_say(name):
         assert not any(study.runner.responds.values()) and (removed["did"] == 0).all()
     else:
         assert all(study.runner.responds.values()) and (removed["did"].xs("all", level="held") != 0).all()
-    assert panel["baseline_gap"].max() == 0
+    assert panel["baseline_gap"].max() < 1e-5  # convolutions of another batch size may round otherwise
