@@ -149,5 +149,5 @@ def test_the_example_runs_as_it_says():
     assert panel.attrs["image_pixels"] == 32 * 32
     assert panel["gain_error"].max() < 1e-5
     effects = gandid.did(panel).to_frame().query("control == 'capped' and held == 'all'")
-    assert effects.query("outcome == 'removed'")["did"].abs().item() > 0
+    assert effects.query("outcome == 'removed' and contrast == 'did'")["did"].abs().item() > 0
     assert 0.05 < (panel["pixels"].sel(arm="reference", object="bright").mean() / 1024) < 0.95

@@ -126,7 +126,11 @@ def panel(targets: list[str], classes: list[str]) -> xr.Dataset:
     return xr.Dataset(
         {"units": (("trained", "set", "target", "rank"), units), "pixels": (("segmenter", "arm"), counts, published)},
         coords={"segmenter": ["rooms"], "latent": np.arange(LATENTS), "target": targets, "object": classes}
-        | {"arm": ARMS, "block": ("arm", ["study"] * len(ARMS)), "background": (("segmenter", "object"), background)}
+        | {
+            "arm": ARMS,
+            "block": ("arm", ["study"] * (len(ARMS) - 1) + ["distance"]),
+            "background": (("segmenter", "object"), background),
+        }
         | {"known": (("segmenter", "object"), np.ones_like(background))},
         attrs={"generator": "rooms", "layer": "layer4", "schema": 2, "version": "0.2.0"},
     )

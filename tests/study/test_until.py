@@ -120,7 +120,7 @@ def test_it_can_be_asked_to_go_on_and_stops_at_the_latents_that_are_allowed(tmp_
     [
         ({"until": 0.1, "chunk": "1/2"}, "leave out --until or --chunk"),
         ({"until": 0.1, "latents": 30, "max_latents": 20}, "30 latents are more than the 20 allowed"),
-        ({"until": 0.0}, "until: input should be greater than 0"),
+        ({"until": 0.0}, "until: give more than 0"),
     ],
 )
 def test_bad_requests_get_one_line(tmp_path, asked, told):

@@ -117,7 +117,7 @@ NAMED = {
         NamedModel(
             name="planted",
             resolution=8,
-            megabytes=0.0,
+            megabytes=Path(__file__).with_name("planted.py").stat().st_size / 1e6,
             source="this package: written down by formula, not trained",
             licence="MIT",
             weights=Path(__file__).with_name("planted.py"),
