@@ -256,8 +256,8 @@ def did(
         frame = frame.reindex(columns=[*COLUMNS, *MORE])
         more = [*families.violations(contents, sums, frame), *families.networks(frame, level)]
         frame = pd.concat([frame, *more], ignore_index=True)
-        found = [*credibility(contents, sums, frame, confusion, bounds), *truths(contents, frame)]
-        rows = pd.DataFrame(found, columns=CHECKS)
+        tests = [*credibility(contents, sums, frame, confusion, bounds), *truths(contents, frame)]
+        rows = pd.DataFrame(tests, columns=CHECKS)
         judged = pd.concat([judged, rows], ignore_index=True)
     latents = int(sums.latents.sum())
     table = _judged(_finished(contents, frame, judged, apart), latents, level, relevant, bounds.seen)
