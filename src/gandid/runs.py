@@ -247,7 +247,7 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
     """
     write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
     effects, relation = (
-        did(panel, confusion=known_confusion(folder), relevant=read_relevant(folder)),
+        did(panel, confusion=known_confusion(folder), relevant=relevant_of(read_config(folder))),
         read_relation(folder),
     )
     if relation is not None and "drop" in relation:
@@ -262,14 +262,14 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
 
 def write_verdicts(folder: Path, panel: xr.Dataset) -> None:
     """Pass the verdicts of a finished run anew, by what its configuration says is relevant; nothing else of `effects.csv` changes."""
-    effects = read_effects(folder, panel, read_relevant(folder))
+    effects = read_effects(folder, panel, relevant_of(read_config(folder)))
     with written(folder / "effects.csv") as aside:
         effects.to_frame().to_csv(aside, index=False)
 
 
-def read_relevant(folder: Path) -> float:
-    """The smallest effect of interest of a run."""
-    return float(read_config(folder).get("relevant", RELEVANT))
+def relevant_of(config: Mapping[str, Any]) -> float:
+    """The smallest effect of interest of a run, by its configuration."""
+    return float(config.get("relevant") or RELEVANT)
 
 
 def known_confusion(folder: Path) -> pd.DataFrame | None:

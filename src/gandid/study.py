@@ -98,8 +98,6 @@ class Study:
             if name not in NAMED:
                 raise UsageError(f"name the layer to edit: this generator has {layers_of(generator)}")
             layer = NAMED[name].default_layer
-        if not 0 <= seed < 2**64:
-            raise UsageError(f"seed is {seed}: choose a whole number from 0 to 2**64 - 1")
         self.segmenter, self.seed, self.name, self.dtype = segmenter, seed, name, dtype
         self.runner = Runner(generator, layer)
         self.generator: Any = self.runner.generator

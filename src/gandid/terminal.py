@@ -127,19 +127,15 @@ def show_comparison(folders: Sequence[Path], out: Path) -> None:
     width = max(len("run"), *(min(len(name), 18) for name in labels.values())) + 2
     click.echo(f"{'ablated':<10}{'run':<{width}}{'outcome':<11}{'live - held, points':<22}verdict")
     table = table[table["verdict"] != MISSING]
-    table = table.assign(solid=table["verdict"].isin(SOLID), size=table["did"].abs())
-    for target, rows in table.groupby("target", sort=False):
-        for run, some in rows.groupby(
-            "run", sort=False
-        ):  # the larger effect that matters, else that on the target itself
-            row = max(some.to_dict("records"), key=lambda row: (row["solid"], row["solid"] * row["size"]))
-            line = (
-                f"{str(target)[:9]:<10}{labels[str(run)][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
-            )
-            click.echo(f"{line}{row['verdict']}".translate(PLAIN))
+    order = list(dict.fromkeys(table["target"]))
+    for row in sorted(table[table["main"]].to_dict("records"), key=lambda row: order.index(row["target"])):
+        line = (
+            f"{row['target'][:9]:<10}{labels[row['run']][-18:]:<{width}}{OUTCOMES[row['outcome']]:<11}{points(row):<22}"
+        )
+        click.echo(f"{line}{row['verdict']}".translate(PLAIN))
     for note in differences(runs):
         click.echo(textwrap.fill(note, WIDTH))
-    click.echo(f"Page: {build_comparison(folders, out)}")
+    click.echo(f"Page: {build_comparison(runs, out)}")
 
 
 def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
@@ -156,7 +152,9 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     first = max(8, min(max(len(one.target) for one in found), 12) + 1)
     echo(f"{'ablated':<{first}}{'outcome':<11}{'live %':>6}{'held %':>7}  {'live - held, points':<21}verdict")
     for one in found:
-        outcome, row = _main_effect(one)
+        if one.main is None:
+            continue
+        outcome, row = one.main
         values = "".join(f"{number(100 * row[name]):>{width}}" for name, width in (("tau_live", 6), ("tau_held", 7)))
         difference = f"0 in {row['n']:,.0f} images" if never_differed(row) else points(row)
         style = {"bold": True, "fg": "green"} if one.verdict in SOLID else {"dim": True}
@@ -211,12 +209,6 @@ def _slopes(run: Run, found: Sequence[Finding]) -> str:
             rows = rows[rows["arm"].str.startswith(f"{one.regime.whole}@k")]
             said += [f"{one.target} {OUTCOMES[outcome]} {points(row)}" for row in rows.to_dict("records")]
     return "; ".join(said)
-
-
-def _main_effect(one: Finding) -> tuple[str, Any]:
-    """The effect that the verdict on a target is about."""
-    rows = one.solid or [item for item in one.rows.items() if item[1]["verdict"] == one.verdict]
-    return rows[0]
 
 
 def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_what_makes_a_comparison_unfair_is_told(run: Path, other: Path) -> None:
 
 
 def test_the_page_is_one_file_that_names_all(run: Path, other: Path, tmp_path: Path) -> None:
-    text = build_comparison([run, other], tmp_path / "compare.html").read_text(encoding="utf-8")
+    text = build_comparison(compare([run, other])[1], tmp_path / "compare.html").read_text(encoding="utf-8")
     assert run.name in text and other.name in text and "<svg" in text
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text
 

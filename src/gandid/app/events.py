@@ -18,7 +18,7 @@ from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State, read_parts, read_query
 from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
-from gandid.segmenters import Segmenter
+from gandid.segmenters import name_of
 
 if TYPE_CHECKING:
     from gandid.app.page import Page
@@ -200,7 +200,7 @@ class Events:
             # The address names the units, so that a finer ranking does not change what a link shows.
             p.canvas: canvas_value(view, model, replace(state, units=units or None).query())
             | {"ranked": [state.generator, state.layer, None if state.units else ranked.latents], "fresh": fresh},
-            p.brand: words.brand(model.name, _named(model.segmenter), uploaded=bool(state.generator)),
+            p.brand: words.brand(model.name, name_of(model.segmenter), uploaded=bool(state.generator)),
             p.following: f"Next with a {state.target}",
             p.finding: f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
             p.here: words.numbers_here(view, classes, model.segmenter.background),
@@ -236,7 +236,9 @@ class Events:
 
     def _config(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> StudyConfig:
         latents = self._given(values)["latents"]
-        return studies.config_of(state, units, generator=model.name, segmenter=_named(model.segmenter), latents=latents)
+        return studies.config_of(
+            state, units, generator=model.name, segmenter=name_of(model.segmenter), latents=latents
+        )
 
     def _reproduce(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> str:
         """What reproduces a state: a command, Python and a configuration; and what a study leaves out of it."""
@@ -250,10 +252,6 @@ class Events:
             "Configuration": studies.as_yaml(config),
         }
         return words.keep(texts, studies.left_out(state), studies.problem(self.page.runs, self._name(values)))
-
-
-def _named(segmenter: Segmenter) -> str:
-    return str(getattr(segmenter, "name", type(segmenter).__name__))
 
 
 def _usual_name(state: State) -> str:

@@ -117,7 +117,7 @@ def neighbour(state: State, model: Model, step: int) -> int:
         numbers = at[start : start + 8]
         with model.hand:
             images = model.generator(model.latents(state.seed, numbers))
-            shown = (model.segmenter(images) == k).float().mean(dim=(1, 2)) >= SIZABLE
+            shown = (labelled(model.segmenter, images) == k).float().mean(dim=(1, 2)) >= SIZABLE
         if shown.any():
             return numbers[int(shown.int().argmax())]
     return at[0] if at else state.number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,11 @@ def features(images: Tensor, labels: np.ndarray, classes: int, discriminator: Di
         found = torch.cat([F.adaptive_avg_pool2d(each, cells).flatten(1) for each, cells in grids], dim=1)
     values = found.cpu().numpy()
     if values.shape[1] > FEATURES:
-        directions = np.random.default_rng(0).standard_normal((values.shape[1], FEATURES))
-        values = values @ (directions / np.sqrt(FEATURES))
+        values = values @ _directions(values.shape[1])
     return np.pad(values, ((0, 0), (0, FEATURES - values.shape[1]))).astype(np.float16)
+
+
+@cache
+def _directions(numbers: int) -> np.ndarray:
+    """The directions on which so many numbers are projected, (numbers, FEATURES): the same for every batch, and made once."""
+    return np.random.default_rng(0).standard_normal((numbers, FEATURES)) / np.sqrt(FEATURES)

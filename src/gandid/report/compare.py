@@ -35,8 +35,8 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
     -------
     table : pandas.DataFrame
         A row for each run, target and outcome (`removed`, `inpainted`): `run`, `layer`, `units` (their number), `target`, `outcome`,
-        `arm` (the held arm that speaks for the target), `tau_live`, `tau_held`, `did`, `ci_low`, `ci_high`, `n` and `verdict`; shares
-        of the target's pixels.
+        `arm` (the held arm that speaks for the target), `tau_live`, `tau_held`, `did`, `ci_low`, `ci_high`, `n`, `verdict`, and
+        `main`, whether the run's verdict on the target is about this effect; shares of the target's pixels.
     runs : list of Run
 
     Raises
@@ -53,7 +53,8 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
             for outcome, row in one.rows.items():
                 about |= {"units": len(run.units[one.target]), "target": one.target, "outcome": outcome}
                 numbers = ("tau_live", "tau_held", "did", "ci_low", "ci_high", "n", "verdict")
-                rows.append(about | {"arm": one.regime.label} | {name: row[name] for name in numbers})
+                main = one.main is not None and one.main[0] == outcome
+                rows.append(about | {"arm": one.regime.label, "main": main} | {name: row[name] for name in numbers})
     return pd.DataFrame(rows), runs
 
 
@@ -75,12 +76,11 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def build_comparison(folders: Sequence[Path], out: Path) -> Path:
+def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     """Write the page of several runs, a self-contained file, at `out`."""
-    table, runs = compare(folders)
     labels = names_of(runs)
-    targets = list(dict.fromkeys(table["target"]))
     said = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
+    targets = list(dict.fromkeys(target for found in said.values() for target in found))
     charts = []
     for outcome in OUTCOMES:
         groups = [(target, _lines(target, outcome, said)) for target in targets]
@@ -128,7 +128,6 @@ def _cell(one: Finding | None) -> dict[str, str] | None:
     """What a run says of a target; None where it has no such target."""
     if one is None:
         return None
-    worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict]
     mark, sign = MARKS[one.verdict]
-    text = f"{NAMES[worth[0][0]]} {points(worth[0][1])}" if worth else ""
+    text = f"{NAMES[one.main[0]]} {points(one.main[1])}" if one.main else ""
     return {"verdict": one.verdict, "mark": mark, "sign": sign, "text": text, "arm": one.regime.label}

@@ -49,6 +49,12 @@ class Finding:
         return sorted(found, key=lambda item: -abs(item[1]["did"]))
 
     @property
+    def main(self) -> tuple[str, Row] | None:
+        """The effect, with its outcome, that the verdict on the target is about; None where none was estimated."""
+        alike = ((outcome, row) for outcome, row in self.rows.items() if row["verdict"] == self.verdict)
+        return next(iter(self.solid), None) or next(alike, None)
+
+    @property
     def verdict(self) -> str:
         """The verdict on the target: that on its largest effect, or what is to be said of both."""
         if self.solid:
@@ -168,7 +174,7 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
             bars = [_bar(run, one.target, regime) for regime in (None, one.regime)]
-        worth = one.solid or [(outcome, row) for outcome, row in one.rows.items() if row["verdict"] == one.verdict][:1]
+        worth = one.solid or ([one.main] if one.main else [])
         said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in worth]
         lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
     order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals

@@ -17,15 +17,14 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
+from gandid.panel.arms import EXACT_CONTROLS
 from gandid.panel.store import read_dataset, read_panel, verified
-from gandid.runs import unfinished
-from gandid.verdicts import RELEVANT, judged
+from gandid.runs import relevant_of, unfinished
+from gandid.verdicts import judged
 
 Row = dict[Hashable, Any]
 T = TypeVar("T")
 UNEDITED = "/unedited"
-# Controls whose unedited images are the network's own, by construction.
-EXACT = ("capped", "frozen")
 # What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
 PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
 
@@ -63,7 +62,7 @@ class Comparison:
     @property
     def exact(self) -> bool:
         """Whether its unedited images are the network's own."""
-        return any(name.split(":")[0] in EXACT for name in self.names)
+        return any(name.split(":")[0] in EXACT_CONTROLS for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Run:
     @property
     def relevant(self) -> float:
         """The smallest effect of interest, a share of an object's pixels."""
-        return _relevant(self.config)
+        return relevant_of(self.config)
 
     @cached_property
     def regimes(self) -> list[Comparison]:
@@ -251,7 +250,7 @@ def read(path: Path) -> Run:
         unfinished=_read(path / "config.yaml", lambda _: unfinished(path, panel)),
         objects=_objects(panel),
         units=_units(panel),
-        effects=judged(_read(path / "effects.csv", _table), latents, _relevant(config)),
+        effects=judged(_read(path / "effects.csv", _table), latents, relevant_of(config)),
         checks=_read(path / "checks.csv", _table),
         relation=_optional(path / "relation.csv", _table),
         activity=_optional(path / "relation.zarr", _dataset),
@@ -277,10 +276,6 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
 
 def _optional(path: Path, reader: Callable[[Path], T]) -> T | None:
     return _read(path, reader) if path.exists() else None
-
-
-def _relevant(config: dict[str, Any]) -> float:
-    return float(config.get("relevant") or RELEVANT)
 
 
 def _config(path: Path) -> dict[str, Any]:
