@@ -7,7 +7,7 @@ from panels import make_panel
 from gandid.estimation import Bounds, did
 from gandid.estimation.bounds import CHECKS
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 
 
 def checks(panel, bounds=None):

@@ -14,7 +14,7 @@ from gandid.estimation.sums import gather
 from gandid.stats import bootstrap, permutation
 
 # The deprecations are pyfixest's use of pandas.
-pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 
 def of_arrays(numerators, denominators):

@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control
 
 from gandid.estimation import COLUMNS, did, read_effects
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 KEYS = ["target", "object", "outcome", "control", "held"]
 FAST = {"flips": 199, "resamples": 50}
 

@@ -17,7 +17,7 @@ from gandid.estimation.credibility import permuted
 from gandid.estimation.families import invert
 from gandid.panel.coalitions import sampled_weights
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 FAST = {"flips": 9, "resamples": 2}
 
 

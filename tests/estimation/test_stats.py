@@ -26,7 +26,7 @@ from gandid.stats import (
     welch_z,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 
 
 class TestInterval:

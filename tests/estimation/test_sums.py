@@ -16,7 +16,7 @@ from gandid.estimation.contrast import parts
 from gandid.estimation.sums import GROUPS, gather, slices, stream
 from gandid.stats import bootstrap, permutation
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 FAST = {"flips": 99, "resamples": 50}
 
 
