@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+import xarray as xr
 
 import gandid
 from gandid.generators import Generator
@@ -63,20 +64,29 @@ def test_a_copy_has_the_weights_and_modules_of_its_own():
     assert not can_be_copied([lambda images: images])
 
 
-def test_threads_measure_the_panel_of_one():
+@pytest.fixture
+def alone():
+    """One thread within each operation, however many work: for more of them a library may add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_measure_the_panel_of_one(alone):
     """Exactly: what a task gives depends on nothing but the task."""
     study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"))
     panels = []
-    for study.workers in (1, 3):
-        panels.append(study.run({"rug": [0, 1], "lamp": [2]}, hold="first", latents=40))
-    assert panels[0].identical(panels[1])
+    for study.workers in (1, 2):
+        panels.append(study.run({"rug": [0, 1], "lamp": [2]}, hold="first", latents=24))
+    xr.testing.assert_identical(*panels)
 
 
-def test_threads_rank_as_one_does():
+def test_threads_rank_as_one_does(alone):
     """Exactly where the batches are the same; gradients and ablations of all passes are made in threads, too."""
     study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), layer="layer8")
     study.rows = 24
     relations = []
     for study.workers in (1, 2):
         relations.append(study.relate(7, targets=["rug"], ranking="screened", units=4))
-    assert relations[0].identical(relations[1])
+    xr.testing.assert_identical(*relations)
