@@ -6,8 +6,7 @@ What these names stand for is imported when it is first needed: PyTorch takes se
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gandid.errors import GandidError, UsageError
 from gandid.lazy import attach
@@ -19,14 +18,21 @@ if TYPE_CHECKING:
     from gandid.segmenters import load_segmenter
     from gandid.study import Study
 
-__version__ = version("gandid")
 __all__ = [
     "REFERENCE", "Arm", "GandidError", "Runner", "Study", "UsageError", "__version__", "ablate", "did", "hold", "insert",
     "load_generator", "load_segmenter",
 ]  # fmt: skip
 
-__getattr__ = attach(
+_find = attach(
     __name__,
     {"did": "estimation", "Study": "study", "load_generator": "generators", "load_segmenter": "segmenters"}
     | dict.fromkeys(("REFERENCE", "Arm", "Runner", "ablate", "hold", "insert"), "interventions"),
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # reads the whole of Python's mail
+
+        return version("gandid")
+    return _find(name)

@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from gandid.errors import UsageError
@@ -37,7 +36,7 @@ class TypeBounds(BaseModel):
     ACE on it. Otherwise it is `type-2` if other objects in-paint at least `inpainted` of its original pixels, and `disentangled` if not.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     removed: Share = 0.8
     concentration: Share = 0.5
@@ -47,7 +46,7 @@ class TypeBounds(BaseModel):
 class StudyConfig(BaseModel):
     """What to study. Its defaults are those of `gandid run`; the description of each field says what it means."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     generator: str = _field(
         "rooms", "What", "Generator to study: the name of a model, a checkpoint, or FILE.py:FACTORY."
@@ -154,8 +153,17 @@ class StudyConfig(BaseModel):
     second_segmenter: str | None = _field(
         None, "Credibility", "Second segmenter that labels the same images; the embedded segmenters bring their own."
     )
-    types: TypeBounds = _field(TypeBounds(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled.")
+    types: TypeBounds = _field(
+        TypeBounds.model_construct(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled."
+    )
     dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name not in ("figure", *USUAL):  # an unquoted yes or no in YAML
+            raise ValueError("give a number, or a name in quotes")
+        return value
 
     @field_validator(
         "inputs", "targets", "control", "twin", "distilled", "hold", "background", "segmenter_scales", mode="before"
@@ -203,7 +211,7 @@ class StudyConfig(BaseModel):
     def _part_of_whole(cls, value: str | None) -> str | None:
         if value is not None:
             k, _, n = value.partition("/")
-            if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+            if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
                 raise ValueError("write K/N with K from 1 to N, such as 3/8")
         return value
 
@@ -259,17 +267,37 @@ class StudyConfig(BaseModel):
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> StudyConfig:
         """Read a YAML file; `overrides` win over what it says."""
+        import yaml  # the command line is quicker without
+
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            text = path.read_text(encoding="utf-8")
+            values, twice = yaml.safe_load(text) or {}, _key_given_twice(yaml.compose(text, yaml.SafeLoader))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read the configuration {path}: {error}") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is no YAMLError
             raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if twice:
+            raise UsageError(f"{path}: {twice}: only the last would count")
         if not isinstance(values, dict):
             raise UsageError(f"{path} holds no configuration: it should be lines like 'layer: layer4'")
         # The config.yaml of a run also says what was resolved; that part is not asked for again.
         asked = {str(key): value for key, value in values.items() if key != "resolved"}
         return cls.check(path, **{**asked, **overrides})
+
+
+def _key_given_twice(node: Any, above: str = "") -> str:
+    """Which key is twice in a mapping of a YAML document, in words; "" if none is."""
+    seen = dict[str, int]()
+    for pair in node.value if isinstance(getattr(node, "value", None), list) else []:
+        key, value = pair if isinstance(pair, tuple) else (None, pair)
+        name, line = getattr(key, "value", None), pair[0].start_mark.line + 1 if key else 0
+        if isinstance(name, str):
+            if name in seen:
+                return f"'{above}{name}' is given twice, in lines {seen[name]} and {line}"
+            seen[name] = line
+        if found := _key_given_twice(value, f"{above}{name}." if key else above):
+            return found
+    return ""
 
 
 def did_you_mean(word: str, known: Any) -> str:

@@ -117,15 +117,21 @@ def test_images_of_bytes_are_refused_and_latents_may_be_written_into():
     assert torch.equal(z, kept)
 
 
-@pytest.mark.parametrize(("scale", "shift", "range_"), [(0.5, 0.5, "from 0"), (127.5, 127.5, "to 2")])
-def test_colours_of_another_range_are_told(scale, shift, range_):
-    class Rescaled(Plain):
-        def forward(self, z: Tensor) -> Tensor:
-            return super().forward(z) * scale + shift
+class Rescaled(Plain):
+    def __init__(self, scale: float, shift: float) -> None:
+        super().__init__()
+        self.scale, self.shift = scale, shift
 
-    with pytest.warns(UserWarning, match=r"\[-1, 1\] are expected") as told:
-        Runner(Rescaled(), "spread")
-    assert range_ in str(told[0].message)
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z) * self.scale + self.shift
+
+
+def test_colours_that_may_be_of_another_range_are_warned_of_and_bytes_are_refused():
+    for scale, shift, told in ((0.5, 0.5, "range from 0"), (10, 0, "range from -")):
+        with pytest.warns(UserWarning, match=rf"{told}.*colours in \[-1, 1\] are expected: rescale them, or"):
+            Runner(Rescaled(scale, shift), "spread")
+    with pytest.raises(UsageError, match=r"colours in \[-1, 1\] are expected: rescale them, as images / 127\.5 - 1"):
+        Runner(Rescaled(127.5, 127.5), "spread")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -173,7 +179,7 @@ def test_the_shared_cases_that_give_wrong_numbers():
     assert Runner(cases.half(), "net.0").downstream == ("net.1", "net.4")
     with pytest.raises(UsageError, match="beside other latents"):
         Runner(cases.batch_statistics(), "net.0")
-    with pytest.warns(UserWarning, match="expected"):
+    with pytest.raises(UsageError, match="expected"):
         Runner(cases.bytes_(), "net.0")
 
 

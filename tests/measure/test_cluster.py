@@ -182,3 +182,15 @@ def test_a_cluster_that_is_not_there():
     ray.shutdown()
     with pytest.raises(UsageError, match=r"no Ray cluster at .127\.0\.0\.1:1."):
         list(Ray("127.0.0.1:1").map(None, [(0,)]))
+
+
+def test_a_cluster_that_does_not_start_is_told_in_a_line(monkeypatch):
+    """Ray raises an exception of no kind of its own where a node does not start in time."""
+
+    def too_slow(**_):
+        raise Exception("The current node timed out during startup.\nThis could happen because of many things.")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(UsageError, match=r"no Ray cluster could be started here \(Exception: .* startup\.\):") as told:
+        list(Ray().map(None, [(0,)]))
+    assert "\n" not in str(told.value)

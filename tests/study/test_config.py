@@ -53,12 +53,41 @@ def test_a_configuration_survives_its_file(tmp_path):
         ({"dose": (0,)}, "one of them above 0"),
         ({"twin": "x"}, "add --control twin"),
         ({"chunk": "1/2", "placebos": 3}, "leave out --chunk"),
+        ({"chunk": "\u00b2/3"}, "chunk: write K/N"),
+        ({"units": True}, "units: give a number, or a name in quotes, not True"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line_that_names_the_file(tmp_path, values, line):
     with pytest.raises(UsageError, match=line) as error:
         StudyConfig.check("study.yaml", **values)
     assert str(error.value).startswith("study.yaml: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("latents: 5\nseed: 1\nlatents: 6\n", "'latents' is given twice, in lines 1 and 3"),
+        ("targets:\n  rug: [1]\n  lamp: [2]\n  rug: [3]\n", r"'targets\.rug' is given twice, in lines 2 and 4"),
+        ("targets: {rug: [1], 'rug': [2]}", "is given twice"),
+        ("types:\n\tremoved: 0.5\n", "is not YAML: .*line 2"),
+        ("latents: 5\n---\nlatents: 6\n", "is not YAML: .*another document"),
+        ("targets: &a [*a]\n", "is not YAML"),
+        ("latents: 2024-13-01\n", "is not YAML"),
+        ("- latents\n", "holds no configuration"),
+    ],
+)
+def test_a_file_that_can_be_misread_is_refused(tmp_path, text, line):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=line) as error:
+        StudyConfig.read(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_what_a_merge_key_brings_is_no_second_value(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("types:\n  <<: {removed: 0.3, inpainted: 0.1}\n  removed: 0.4\n")
+    assert StudyConfig.read(path).types.model_dump() == {"removed": 0.4, "concentration": 0.5, "inpainted": 0.1}
 
 
 def test_no_two_seeds_have_the_same_latents():

@@ -31,6 +31,10 @@ from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, held_statistic
 
 _NAMED = 20  # layers that an error names
+BEYOND, BYTES = (
+    3,
+    16,
+)  # size of colours from which on they are warned of, and from which on they are no colours in [-1, 1]
 ADVICE = (
     "what normalizes there is a function, so make it a module, and register that (gandid.interventions.register_site)"
 )
@@ -345,12 +349,11 @@ class Runner:
                 "of the batch away (batch normalization in evaluation mode has stored ones)"
             )
         low, high = float(images.min()), float(images.max())
-        if low >= 0 or max(-low, high) > 3:
-            warnings.warn(
-                f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected: rescale them, "
-                "or the segmenter sees other pictures than meant",
-                stacklevel=2,
-            )
+        told_range = f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected"
+        if max(-low, high) > BYTES:
+            raise UsageError(f"{told_range}: rescale them, as images / 127.5 - 1 does where they are 0 to 255")
+        if low >= 0 or max(-low, high) > BEYOND:
+            warnings.warn(f"{told_range}: rescale them, or the segmenter sees other pictures than meant", stacklevel=2)
 
     def _pairs(self, z: Tensor, images: Tensor) -> bool:
         """Whether the reference arm, and an arm that holds every site without an edit, are what the generator makes alone."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gandid.errors import GandidError, UsageError
+from gandid.errors import GandidError, UsageError, told
 from gandid.factory import user_modules
 from gandid.measure.worker import Rows, Setting, Task, Worker
 from gandid.threads import in_threads
@@ -99,8 +99,9 @@ class Ray:
             if port.isdigit():  # Ray itself would try for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(log_to_driver=False, logging_level="ERROR", **where)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f"no Ray cluster at '{self.address}': {' '.join(str(error).split())}") from error
+        except Exception as error:  # where a cluster does not start in time, Ray raises no kind of its own
+            what = f"no Ray cluster at '{self.address}'" if self.address else "no Ray cluster could be started here"
+            raise UsageError(f"{what} ({told(error)}): start one with 'ray start', or leave out --executor") from error
         return True
 
     def _map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
