@@ -16,9 +16,8 @@ from rich.console import Console
 
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
-from gandid.panel.arms import LEARNED
 from gandid.report import build
-from gandid.report.compare import build_comparison, compare, differences, names_of
+from gandid.report.compare import agreement, build_comparison, compare, differences, names_of
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
 from gandid.report.text import number, points
@@ -123,6 +122,7 @@ def show(folders: Sequence[Path], given: Mapping[str, Any]) -> None:
 def show_comparison(folders: Sequence[Path], out: Path) -> None:
     """Print what runs say of every target, and write the page that says it, too."""
     table, runs = compare(folders)
+    click.echo(click.style(textwrap.fill(agreement(runs), WIDTH), bold=True) + "\n")
     labels = dict(zip((str(run.path) for run in runs), names_of(runs), strict=True))
     width = max(len("run"), *(min(len(name), 18) for name in labels.values())) + 2
     click.echo(f"{'ablated':<10}{'run':<{width}}{'outcome':<11}{'live - held, points':<22}verdict")
@@ -162,8 +162,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         echo(f"{one.target[: first - 1]:<{first}}{OUTCOMES[outcome]:<11}{values}  {difference:<21}{verdict}")
     arms: dict[str, list[str]] = {}
     for one in found:
-        learned = one.regime.name.split(":")[0] in LEARNED
-        arms.setdefault("distilled networks" if learned else one.regime.label, []).append(one.target)
+        arms.setdefault(one.regime.label, []).append(one.target)
     named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
     echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
     if region := run.attrs.get("region"):
@@ -205,9 +204,10 @@ def _slopes(run: Run, found: Sequence[Finding]) -> str:
     said = []
     for one in found:
         for outcome, _ in one.solid[:1]:
-            rows = run.whole("slope", one.target, outcome)
-            rows = rows[rows["arm"].str.startswith(f"{one.regime.whole}@k")]
-            said += [f"{one.target} {OUTCOMES[outcome]} {points(row)}" for row in rows.to_dict("records")]
+            rows = [
+                row for row in run.whole("slope", one.target, outcome) if row["arm"].startswith(f"{one.regime.whole}@k")
+            ]
+            said += [f"{one.target} {OUTCOMES[outcome]} {points(row)}" for row in rows]
     return "; ".join(said)
 
 

@@ -57,6 +57,7 @@ def effects(names: dict[str, str]) -> pd.DataFrame:
                 "dose": 1.0,
                 "draw": 0,
                 "site": "",
+                "segmenter": "rooms",
                 "n": 150,
             }
             base |= dict(zip(("control", "held"), arm.split(":"), strict=True))
@@ -97,12 +98,10 @@ def evidence(whole: list[dict], arm: str) -> list[dict]:
         rows += [one | {"contrast": "second"}, one | {"contrast": "corrected", "did": one["did"] * 0.9}]
         for dose in (0.0, 0.5, 1.0):
             scaled = {key: one[key] * dose for key in one if key.startswith(("tau", "did", "ci"))}
-            rows.append(
-                one | {"contrast": "dose", "dose": dose, "arm": arm if dose == 1 else f"{arm}@{dose:g}"} | scaled
-            )
+            rows.append(one | {"contrast": "dose", "dose": dose} | scaled)
         for draw in range(6):
             random = {"did": one["did"] * (1 if draw == 0 else 0.1 * (draw - 3))}
-            rows.append(one | {"contrast": "placebo", "draw": draw, "arm": f"{arm}#{draw}" if draw else arm} | random)
+            rows.append(one | {"contrast": "placebo", "draw": draw} | random)
         if arm == "capped:all":
             for site, share in (("layer5.norm", 0.7), ("output.norm", 0.3)):
                 rows.append(one | {"contrast": "share", "site": site, "did": one["did"] * share})

@@ -81,10 +81,10 @@ def test_identical_arms_are_one_and_named_so(run: Path) -> None:
 
 def test_the_place_is_shared_out_in_full(run: Path) -> None:
     known = read(run)
-    for regime in (None, *known.regimes):
-        place = known.place("chair", regime)
-        assert sum(place.values()) == pytest.approx(1)
-    live = known.place("chair")
+    for regime in known.regimes:
+        for side in ("live", "held"):
+            assert sum(known.place("chair", regime, side).values()) == pytest.approx(1)
+    live = known.place("chair", known.regimes[0], "live")
     assert live["objects"] == pytest.approx(0.2) and live["unknown"] == pytest.approx(0.2) and live["background"] == 0.5
     held = known.place("chair", known.regimes[0])
     assert live["still"] - held["still"] == pytest.approx(0.05)  # what is not removed: the difference on removal

@@ -131,13 +131,8 @@ def forest(
     chart = Chart(title, alt)
     lines = [line for _, group in groups for line in group]
     scaled = [line for line in lines if not line.hollow] or lines
-    ends = [0.0, -1.6 * relevant, 1.6 * relevant]
-    ends += [
-        value for line in scaled for value in (line.value, line.low, line.high, *line.dots) if math.isfinite(value)
-    ]
-    low, high = min(ends), max(ends)
-    pad = 0.05 * max(high - low, 0.1)
-    scale = Scale(low - pad, high + pad, LABELS, WIDTH - NUMBERS)
+    values = [value for line in scaled for value in (line.value, line.low, line.high, *line.dots)]
+    scale = Scale(*_span(values, relevant), LABELS, WIDTH - NUMBERS)
     top = chart.height
     bottom = top + sum(LINE * (len(group) + bool(name)) + 4 for name, group in groups)
     band = scale(-relevant), scale(relevant)
@@ -163,49 +158,49 @@ def forest(
 
 @dataclass(frozen=True)
 class Curve:
-    """An arm's effect against the dose, in percent, with a band."""
+    """Live minus held of an arm against the dose or the strength, in percentage points, with a band."""
 
     label: str
-    doses: np.ndarray
+    at: np.ndarray
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
     colour: str
-    hollow: bool = False
-    reach: float = 1.0
-    """Beyond, the curve is out of range."""
+    sound: Sequence[bool]
+    """Which points are in range."""
+
+    @property
+    def within(self) -> int:
+        """Up to which point the curve is in range."""
+        return [*self.sound, False].index(False)
 
 
-def curves(
-    title: str,
-    alt: str,
-    panels: Sequence[tuple[str, Sequence[Curve]]],
-    axis: str = "share of the ablation carried out",
-) -> Chart:
-    """Effects against a share, such as that of the ablation that is carried out, a panel per outcome, one below the other."""
+def curves(title: str, alt: str, panels: Sequence[tuple[str, Sequence[Curve]]], axis: str, relevant: float) -> Chart:
+    """Differences against a share, a panel per outcome, one below the other; a band marks what is too small to matter."""
     chart = Chart(title, alt)
     for name, found in panels:
-        seen = [curve for curve in found if not curve.hollow] or list(found)
-        tops = [float(np.nanmax([*curve.value, *curve.high[np.isfinite(curve.high)]])) for curve in seen]
-        limit = min(1.06 * max(*tops, 0.1), 106)
+        sound = [curve for curve in found if curve.within > 1]
+        ends = [side[: curve.within] for curve in sound for side in (curve.value, curve.low, curve.high)]
+        ends = ends or [curve.value for curve in found]
         chart.text(0, chart.height + 12, name, "bold")
         top, bottom = chart.height + 20, chart.height + 150
-        across, up = Scale(0, 1, 34, WIDTH - NUMBERS - 26), Scale(0, limit, bottom, top)
-        for tick in up.ticks(3):
-            chart.path(f"M{across.left} {_n(up(tick))}H{across.right}", "rule", 0.6)
+        across = Scale(0, 1, 34, WIDTH - NUMBERS - 26)
+        up = Scale(*_span(np.concatenate(ends), relevant), bottom, top)
+        chart.area(f"M34 {_n(up(-relevant))}H{across.right}V{_n(up(relevant))}H34z", "band")
+        for tick in up.ticks():
+            chart.path(f"M{across.left} {_n(up(tick))}H{across.right}", *(("muted", 1) if tick == 0 else ("rule", 0.6)))
             chart.text(across.left - 5, up(tick) + 4, number(tick, up.digits), "small muted", "end")
-        for dose, text in ((0, "0"), (0.5, "½"), (1, "1")):
-            chart.text(across(dose), bottom + 14, text, "small muted", "middle")
-        for curve in found:
-            _curve(chart, curve, across, up)
-        wanted = np.array([up(min(max(float(curve.value[-1]), 0), limit)) for curve in found])
+        for share, text in ((0, "0"), (0.5, "½"), (1, "1")):
+            chart.text(across(share), bottom + 14, text, "small muted", "middle")
+        wanted = np.array([up(curve.value[-1]) for curve in found])
         for curve, at, y in zip(found, wanted, apart(wanted, 14, top - 6, bottom + 6), strict=True):
-            chart.path(f"M{across.right} {_n(at)}L{across.right + 12} {_n(y)}", curve.colour, 0.8, curve.hollow)
-            chart.mark(across.right + 15, y, curve.colour, curve.hollow)
-            beyond = " ↑" if curve.value[-1] > limit else ""
-            chart.text(
-                across.right + 23, y + 4, _short(curve.label, 21) + beyond, "small muted" if curve.hollow else "small"
-            )
+            _curve(chart, curve, across, up)
+            hollow = not curve.sound[-1]
+            chart.path(f"M{_n(across(curve.at[-1]))} {_n(at)}L{across.right + 12} {_n(y)}", curve.colour, 0.8, hollow)
+            chart.mark(across.right + 15, y, curve.colour, hollow)
+            beyond = {-1: " ↓", 1: " ↑"}.get(int(curve.value[-1] > up.high) - int(curve.value[-1] < up.low), "")
+            style = "small muted" if hollow else "small"
+            chart.text(across.right + 23, y + 4, _short(curve.label, 21) + beyond, style)
         chart.height = bottom + 22
     chart.text((34 + WIDTH - NUMBERS - 26) / 2, chart.height + 6, axis, "small muted", "middle")
     chart.height += 14
@@ -285,18 +280,24 @@ def _estimate(chart: Chart, line: Line, scale: Scale, y: float) -> None:
 
 
 def _curve(chart: Chart, curve: Curve, across: Scale, up: Scale) -> None:
-    within = int((curve.doses <= curve.reach).sum())
+    within = curve.within
 
     def points(values: Iterable[float]) -> list[str]:
-        return [f"{_n(across(dose))} {_n(up(value))}" for dose, value in zip(curve.doses, values, strict=True)]
+        return [f"{_n(across(share))} {_n(up(value))}" for share, value in zip(curve.at, values, strict=True)]
 
-    if not curve.hollow:
-        # Where one or two latents carry an effect its interval has no end.
-        low, high = np.nan_to_num(curve.low, nan=0, neginf=0), np.nan_to_num(curve.high, nan=0, posinf=1e9)
-        chart.area(f"M{'L'.join(points(low)[:within] + points(high)[:within][::-1])}z", curve.colour, 0.15)
-    chart.path(f"M{'L'.join(points(curve.value)[:within])}", curve.colour, 1.8, curve.hollow)
-    if within < len(curve.doses):
+    # Where one or two latents carry an effect its interval has no end.
+    low, high = np.nan_to_num(curve.low, nan=0, neginf=-1e9), np.nan_to_num(curve.high, nan=0, posinf=1e9)
+    chart.area(f"M{'L'.join(points(low)[:within] + points(high)[:within][::-1])}z", curve.colour, 0.15)
+    chart.path(f"M{'L'.join(points(curve.value)[:within])}", curve.colour, 1.8)
+    if within < len(curve.at):
         chart.path(f"M{'L'.join(points(curve.value)[within - 1 :])}", curve.colour, 1.8, True)
+
+
+def _span(values: Iterable[float], relevant: float) -> tuple[float, float]:
+    """A scale around 0 for values in points: wide enough for all, and for the band of what is too small to matter."""
+    ends = [0.0, -1.6 * relevant, 1.6 * relevant, *(float(value) for value in values if math.isfinite(value))]
+    pad = 0.05 * max(max(ends) - min(ends), 0.1)
+    return min(ends) - pad, max(ends) + pad
 
 
 def _short(text: str, most: int) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from gandid.errors import UsageError
 from gandid.files import replacing
 from gandid.panel.store import explained
-from gandid.report.charts import Line, forest
-from gandid.report.evidence import AXIS
+from gandid.report.evidence import AXIS, around_zero, line
 from gandid.report.findings import MARKS, NAMES, OUTCOMES, Finding, findings
 from gandid.report.page import style, templates
 from gandid.report.run import Run, read
-from gandid.report.text import ends, listed, points
-from gandid.verdicts import OUTSIDE
+from gandid.report.text import count, listed, points
+from gandid.verdicts import SOLID
 
 # What runs that are compared should have in common, as their panels' attributes say it, and how it is called.
 ALIKE = {"generator": "generators", "segmenter": "segmenters", "ablation": "ablations", "alpha": "doses"}
@@ -81,19 +82,11 @@ def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     labels = names_of(runs)
     said = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
     targets = list(dict.fromkeys(target for found in said.values() for target in found))
-    charts = []
-    for outcome in OUTCOMES:
-        groups = [(target, _lines(target, outcome, said)) for target in targets]
-        groups = [(target, lines) for target, lines in groups if lines]
-        if groups:
-            title = f"{NAMES[outcome].capitalize()}, in {len(runs)} runs"
-            told = [f"{target}, {line.label}: {line.text}" for target, lines in groups for line in lines]
-            charts.append(
-                forest(title, f"Chart. {title}. {'; '.join(told)}.", groups, AXIS, 100 * runs[0].relevant).svg()
-            )
+    charts = [_chart(outcome, targets, said, 100 * runs[0].relevant) for outcome in OUTCOMES]
     cells = [[_cell(said[label].get(target)) for label in labels] for target in targets]
     values = {
         "style": style(),
+        "headline": agreement(runs),
         "labels": [
             (label, str(run.attrs.get("layer", "")), f"{run.latents:,}")
             for label, run in zip(labels, runs, strict=True)
@@ -113,15 +106,35 @@ def names_of(runs: Sequence[Run]) -> list[str]:
     return last if len(set(last)) == len(last) else [str(run.path) for run in runs]
 
 
-def _lines(target: str, outcome: str, said: dict[str, dict[str, Finding]]) -> list[Line]:
-    lines = []
-    for place, (label, found) in enumerate(said.items()):
-        row = found[target].rows.get(outcome) if target in found else None
-        if row is not None and row["estimable"]:
-            low, high = (100 * end for end in ends(row))
-            colour = f"arm{place % 6 + 1}"
-            lines.append(Line(label, 100 * row["did"], low, high, points(row), colour, row["verdict"] == OUTSIDE))
-    return lines
+def agreement(runs: Sequence[Run]) -> str:
+    """On which objects the verdicts of the runs agree, in one sentence."""
+    verdicts: dict[str, list[str]] = {}
+    for one in itertools.chain.from_iterable(map(findings, runs)):
+        verdicts.setdefault(one.target, []).append(one.verdict)
+    shared = {target: set(found) for target, found in verdicts.items() if len(found) > 1}
+    alike = [f"{target} ({found.pop()})" for target, found in shared.items() if len(found) == 1]
+    apart = len(shared) - len(alike)
+    if not shared:
+        return f"{len(runs)} runs have no object in common."
+    if not alike:
+        return f"The verdicts of {len(runs)} runs differ on {'each of ' * (apart > 1)}{count(apart, 'object')}."
+    return f"{len(runs)} runs agree on {listed(alike)}{f', and differ on {apart} of {len(shared)} objects' if apart else ''}."
+
+
+def _chart(outcome: str, targets: Sequence[str], said: dict[str, dict[str, Finding]], relevant: float) -> Markup:
+    groups, solid = [], []
+    for target in targets:
+        rows = {label: found[target].rows.get(outcome) for label, found in said.items() if target in found}
+        lines = [
+            line(label, row, f"arm{list(said).index(label) % 6 + 1}")
+            for label, row in rows.items()
+            if row is not None and row["estimable"]
+        ]
+        groups += [(target, lines)] if lines else []
+        matter = sum(row is not None and row["verdict"] in SOLID for row in rows.values())
+        solid += [f"{target} in {matter}"] if matter else []
+    which = f"normalization matters to {listed(solid)} of {len(said)} runs" if solid else "nothing relevant and settled"
+    return around_zero(f"{NAMES[outcome].capitalize()}: {which}", groups, AXIS, relevant).svg()
 
 
 def _cell(one: Finding | None) -> dict[str, str] | None:

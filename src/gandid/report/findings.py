@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gandid.panel.arms import LEARNED
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
-from gandid.report.text import article, count, listed, number, percent, points, size
+from gandid.report.text import article, count, digits, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval
 
 OUTCOMES = ("removed", "inpainted")
@@ -24,6 +23,14 @@ MARKS = {
     UNSETTLED: ("unsettled", "?"),
     OUTSIDE: ("outside", "○"),
     MISSING: ("missing", "–"),
+}
+# What normalization is compared with, by the control.
+CONTROLS = {
+    "capped": "normalization may not amplify beyond what it did before the ablation",
+    "frozen": "normalization does exactly what it did before the ablation",
+    "mean": "normalization is one constant, the average over images and places",
+    "distilled": "networks that learned to make the same images without normalization",
+    "twin": "another network, trained without normalization, in which its own units of the object are ablated",
 }
 VERBS = {
     ("removed", CAUSED): "Normalization removes a further",
@@ -70,8 +77,7 @@ def findings(run: Run) -> list[Finding]:
     found = []
     for target in run.targets:
         regime = run.leading(target)
-        pooled = regime.name.split(":")[0] in LEARNED
-        rows = {o: run.over_networks(target, o) if pooled else run.row(target, o, regime) for o in OUTCOMES}
+        rows = {outcome: run.row(target, outcome, regime) for outcome in OUTCOMES}
         found.append(Finding(target, regime, {outcome: row for outcome, row in rows.items() if row is not None}))
     return found
 
@@ -113,31 +119,36 @@ def headline(run: Run, found: Sequence[Finding]) -> str:
 
 def _nothing(run: Run, found: Sequence[Finding]) -> str:
     """The finding where no effect matters and is settled."""
-    limit = f"{number(100 * run.relevant).removesuffix('.0')}\u00a0% of its pixels"
+    limit = f"{number(100 * run.relevant).removesuffix('.0')}\u00a0%"
     settled = [one.target for one in found if one.verdict == NEGLIGIBLE]
     if len(settled) == len(found):
         which = f"any of the {len(found)} ablated objects" if len(found) > 1 else f"the ablated {found[0].target}"
-        return f"Normalization makes no relevant difference to {which}: less than {limit}."
+        return f"Normalization makes no relevant difference to {which}: less than {limit} of its pixels."
     if settled:
         which = listed(settled) if len(settled) < 4 else count(len(settled), "object")
-        return f"No effect of normalization is established; on {which} there is none larger than {limit}."
+        return f"No effect of normalization is established; on {which} there is none larger than {limit} of its pixels."
     if all(one.verdict == MISSING for one in found):
         return "Nothing can be said: too few images show the objects."
     if all(one.verdict in (OUTSIDE, MISSING) for one in found):
         return "Nothing is claimed: with normalization held the images leave the network’s range."
-    return f"{count(run.latents, 'image')} do not settle whether normalization makes a difference of {limit}."
+    which = f"an ablated {found[0].target}" if len(found) == 1 else "any ablated object"
+    return (
+        f"{count(run.latents, 'image')} do not settle whether normalization changes {which} by {limit} of its pixels."
+    )
 
 
 def subline(found: Sequence[Finding]) -> str:
-    """What ablation does by itself, on which everything else rests."""
+    """What was done: what ablation does by itself, on which everything else rests, and what it is compared with."""
     rows = [one.rows["removed"] for one in found if one.verdict != MISSING and "removed" in one.rows]
     if not rows:
         return ""
-    ends = [pick(rows, key=lambda row: row["tau_live"]) for pick in (min, max)]
+    regime = next(one.regime for one in found if one.verdict != MISSING)
+    held = f"{regime.words[1].capitalize()}: {CONTROLS[regime.control]}."
     if len(rows) == 1:
-        return f"Ablating the units of the {rows[0]['target']} removes {percent(rows[0]['tau_live'])} of it."
+        return f"Ablating the units of the {rows[0]['target']} removes {percent(rows[0]['tau_live'])} of it. {held}"
+    ends = [pick(rows, key=lambda row: row["tau_live"]) for pick in (min, max)]
     least, most = (f"{percent(row['tau_live'])} ({row['target']})" for row in ends)
-    return f"Ablating an object’s units removes between {least} and {most} of it."
+    return f"Ablating an object’s units removes {least} to {most} of it. {held}"
 
 
 def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
@@ -159,7 +170,8 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
     else:
         text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
         ends = (row.get("fcr_low", low), row.get("fcr_high", high))  # of effects that are picked by their verdicts
-        said["interval"] = " to ".join(number(100 * end) for end in sorted(map(abs, ends)))
+        least, most = sorted(100 * abs(end) for end in ends)
+        said["interval"] = " to ".join(number(end, digits(least, most)) for end in (least, most))
     return said | {"text": text}
 
 
@@ -173,7 +185,7 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
             for arm, title in ((0, "original"), (live, "ablated")):
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
-            bars = [_bar(run, one.target, regime) for regime in (None, one.regime)]
+            bars = [_bar(run, one, side, name) for side, name in zip(("live", "held"), one.regime.words, strict=True)]
         worth = one.solid or ([one.main] if one.main else [])
         said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in worth]
         lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
@@ -185,12 +197,20 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
 
 def _doubt(run: Run, one: Finding, outcome: str, row: Row) -> str:
     """What speaks against an effect that matters: another segmenter that does not see it, or pixels that none recognizes."""
-    second = run.whole("second", one.target, outcome)
-    second = second[second["arm"].isin(one.regime.names) & (second["verdict"] != row["verdict"])]
-    doubts = ["not confirmed by the second segmenter"] if len(second) else []
+    others = [way for way in ways(run, one, outcome, "second") if way["verdict"] != row["verdict"]]
+    doubts = ["not confirmed by the second segmenter"] if others else []
     if row.get("ci_paired_low", 1.0) <= 0 <= row.get("ci_paired_high", -1.0):
         doubts.append("could be nothing, depending on what the pixels are that are not recognized")
     return "; ".join(doubts if row["verdict"] in SOLID else [])
+
+
+def ways(run: Run, one: Finding, outcome: str, contrast: str) -> list[Row]:
+    """The leading effect as a contrast measures it in another way; of networks as a second segmenter sees them."""
+    if contrast == "second" and one.regime.networks:
+        rows = run.whole("networks", one.target, outcome)
+        return [row for row in rows if row["segmenter"] != one.rows[outcome]["segmenter"]]
+    names = (*one.regime.names, one.regime.control)  # under which all networks of a control are one
+    return [row for row in run.whole(contrast, one.target, outcome) if row["arm"] in names]
 
 
 def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
@@ -207,21 +227,23 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
     one, outcome = strongest(seen) or max(effects, key=rank)
     examples = run.examples[one.target]
     place = _example(run, examples, one, outcome)
-    live, held = examples.arms.index("live"), _held(examples, one.regime)
+    arms = examples.arms.index("live"), held(examples, one.regime)
     images = examples.images[place]
-    gap = pictures.difference(images[live], images[held])
+    gap = pictures.difference(*images[list(arms)])
     height, width = gap.shape[:2]
     return {
         "target": one.target,
         "regime": one.regime.label,
         "outside": not run.supported(one.target, one.regime),
+        "name": "Without normalization" if one.regime.networks else "Normalization held",
+        "swap": "with and without" if one.regime.networks else "ablated and held",
         "which": f"the clearest of {count(len(examples.images), 'example')}",
         "original": plain(images[0], f"An image with {article(one.target)}, unedited"),
-        "live": edited(run, one.target, place, live),
-        "held": edited(run, one.target, place, held),
+        "live": edited(run, one.target, place, arms[0]),
+        "held": edited(run, one.target, place, arms[1]),
         "difference": plain(gap, "Where the two differ most"),
         "box": f"0 0 {width} {height}",
-        "sheet": [images[0], images[live], images[held], gap],
+        "sheet": [*images[[0, *arms]], gap],
     }
 
 
@@ -242,8 +264,10 @@ def edited(run: Run, target: str, place: int, arm: int) -> dict[str, str]:
     return plain(examples.images[place, arm], text) | outlines
 
 
-def _held(examples: Examples, regime: Comparison) -> int:
-    names = [*regime.names, regime.whole]  # of runs whose strengths were measured later there is none but the whole
+def held(examples: Examples, regime: Comparison) -> int:
+    """The arm of the examples that shows a regime."""
+    # Of networks there are pictures of each; of runs whose strengths were measured later of none but the whole.
+    names = [*regime.names, *regime.networks, regime.whole]
     return next(examples.arms.index(name) for name in names if name in examples.arms)
 
 
@@ -252,7 +276,7 @@ def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
     index = examples.classes.index(one.target)
     others = [examples.classes.index(name) for name in run.objects if name != one.target and name in examples.classes]
     counts = []
-    for arm in (examples.arms.index("live"), _held(examples, one.regime)):
+    for arm in (examples.arms.index("live"), held(examples, one.regime)):
         labels = examples.labels[:, arm]
         hit = labels != index if outcome == "removed" else np.isin(labels, others)
         counts.append((hit & (examples.labels[:, examples.baseline(arm)] == index)).sum(axis=(1, 2)))
@@ -260,16 +284,15 @@ def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
     return int(np.argmax((counts[0] - counts[1]) * (-1 if row is not None and row["did"] < 0 else 1)))
 
 
-def _bar(run: Run, target: str, regime: Comparison | None) -> dict[str, Any]:
-    """What became of a target's place, as the parts of a bar."""
-    place = run.place(target, regime)
-    words = (f"still {target}", "other objects", "background", "not recognized")
+def _bar(run: Run, one: Finding, side: str, name: str) -> dict[str, Any]:
+    """What became of a target's place on a side of the comparison, as the parts of a bar."""
+    place = run.place(one.target, one.regime, side)
+    words = (f"still {one.target}", "other objects", "background", "not recognized")
     said = ", ".join(f"{word} {percent(share)}" for word, share in zip(words, place.values(), strict=True))
-    name = "live" if regime is None else "held"
     return {
         "name": name,
         "parts": [(part, round(100 * share, 3)) for part, share in place.items()],
         "left": percent(place["still"]),
-        "outside": regime is not None and not run.supported(target, regime),
+        "outside": side == "held" and not run.supported(one.target, one.regime),
         "alt": f"{name}: {said}",
     }

@@ -5,7 +5,8 @@ What the page says is gathered here, as plain values; how it looks is in ``templ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gandid.files import replacing
 from gandid.panel.store import explained
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
-from gandid.report.run import UNEDITED, Run, read
+from gandid.report.run import Run, read
 from gandid.report.text import count, number, percent, slugs, type_of
 
 # What each check asks; a check that is not here is shown under its own name.
@@ -43,17 +44,17 @@ ASKS = {
 }
 
 # What the parts of a held arm's name mean.
-ARMS = {
-    "capped": "normalization may weaken the signal, but not amplify it beyond what it did before the ablation",
-    "frozen": "normalization does exactly what it did before the ablation, for the same image",
-    "mean": "normalization is one constant, the average over images and places",
-    "distilled": "a network that makes the same images and whose layers after the edit learned to do so without normalization",
-    "placebo": "the same, learned again with normalization: what it does as live does is no work of learning",
-    "twin": "another network, trained without normalization, in which its own units of the object are ablated",
+ARMS = findings.CONTROLS | {
+    "k": "held so far only, from 0 (live) to 1 (fully): as far as the held images stay in range",
     "first": "only at the first site, which the ablation reaches directly",
     "all": "at all sites after the edited layer",
 }
-ASSUMED = "unedited images are not the network’s own, and it is assumed that both would have moved alike"
+ASSUMED = {
+    **dict.fromkeys(
+        ("mean", "twin"), "unedited images are not the network’s own; it is assumed that both would have moved alike"
+    ),
+    "distilled": "they are compared with networks that learned the same with normalization",
+}
 
 
 def build(folder: Path) -> Path:
@@ -94,11 +95,11 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
     if scene is not None:
         heads = ("original", "ablated, live", f"ablated, {scene['regime']}", "difference")
         pictures.write_mosaic(where / "finding.png", [scene["sheet"]], heads)
-    forests = {f"effects-{outcome}": evidence.overview(run, outcome) for outcome in findings.OUTCOMES}
+    forests = {f"effects-{outcome}": evidence.overview(run, outcome, found) for outcome in findings.OUTCOMES}
     ways = {f"other-ways-{outcome}": evidence.other_ways(run, outcome, found) for outcome in findings.OUTCOMES}
     resolved = run.config.get("resolved") or {}
     return {
-        "style": Markup(style()),
+        "style": style(),
         "headline": findings.headline(run, found),
         "subline": findings.subline(found),
         "meta": " · ".join(
@@ -117,6 +118,7 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
         "ways": _drawn(ways, where),
         "relevant": f"{number(100 * run.relevant).removesuffix('.0')} point{'' if run.relevant == 0.01 else 's'}",
         "controls": _controls(run),
+        "networks": any(regime.networks for regime in run.regimes),
         "outside": any(not run.supported(target, regime) for target in run.targets for regime in run.regimes),
         "relation": relation.section(run),
         "figure": paper.draw(run, where / "paper") if paper.is_possible(run) else None,
@@ -139,12 +141,12 @@ def templates() -> jinja2.Environment:
     )
 
 
-def style() -> str:
+def style() -> Markup:
     """The style sheet of a page, with the colours of its charts in light and dark."""
     palettes = (charts.LIGHT, charts.DARK)
     light, dark = (";".join(f"--{name}:{value}" for name, value in palette.items()) for palette in palettes)
     sheet = templates().get_template("report.css").render()
-    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{charts.STYLE}\n{sheet}"
+    return Markup(f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}{charts.STYLE}\n{sheet}")
 
 
 def _drawn(found: Mapping[str, charts.Chart | None], where: Path) -> list[Markup]:
@@ -158,62 +160,59 @@ def _drawn(found: Mapping[str, charts.Chart | None], where: Path) -> list[Markup
 def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
     """What unfolds of one target."""
     estimable = run.estimable(one.target)
-    kinds = (
-        {
-            "strength": evidence.strength,
-            "dose": evidence.dose,
-            "sites": evidence.sites,
-            "random-units": evidence.placebos,
-        }
-        if estimable
-        else {}
-    )
+    kinds: dict[str, Callable[[Run, str], charts.Chart | None]] = {"strength": evidence.strength, "dose": evidence.dose}
+    kinds |= {"sites": evidence.sites, "random-units": evidence.placebos}
     units = count(len(run.units[one.target]), "unit")
     facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {units} ablated"
     if estimable:
-        facts += f"; the verdict is on {one.regime.label}{'' if one.regime.exact else f', where {ASSUMED}'}"
+        facts += f"; the verdict is on {one.regime.label}"
     return {
         "name": one.target,
         "slug": slug,
         "facts": facts,
         "table": evidence.table(run, one.target) if estimable else None,
         "strip": _strip(run, one.target, where / f"examples-{slug}.png") if one.target in run.examples else None,
-        "charts": _drawn({f"{kind}-{slug}": draw(run, one.target) for kind, draw in kinds.items()}, where),
+        "charts": _drawn({f"{kind}-{slug}": draw(run, one.target) for kind, draw in kinds.items() if estimable}, where),
     }
 
 
 def _strip(run: Run, target: str, path: Path) -> dict[str, Any]:
     """The most affected images: a column per arm, those that are the same once, and the measured gain."""
     examples = run.examples[target]
-    repeated = {name: regime for regime in run.regimes for name in regime.names[1:]}
-    arms = [place for place, name in enumerate(examples.arms) if name.removesuffix(UNEDITED) not in repeated]
-    labels = {regime.name: regime.label for regime in run.regimes} | {"reference": "original"}
-    heads = [labels.get(name, name.replace("/", ", ")) for name in (examples.arms[arm] for arm in arms)]
-    pictures.write_mosaic(path, examples.images[:, arms], heads, side=128)
+    columns = [(0, "original", False), (examples.arms.index("live"), "live", False)]
+    for regime in run.shown(target):
+        arm, outside = findings.held(examples, regime), not run.supported(target, regime)
+        own = [(examples.baseline(arm), f"{regime.label}, unedited", outside)] if examples.baseline(arm) else []
+        columns += [*own, (arm, regime.label, outside)]
+    arms, heads, _ = zip(*columns, strict=True)
+    pictures.write_mosaic(path, examples.images[:, list(arms)], heads, side=128)
     strongest = max(float(examples.gain.max()), 1.01)
     rows = []
     for place, gain in enumerate(examples.gain):
-        cells = []
-        for arm, head in zip(arms, heads, strict=True):
-            if examples.baseline(arm) == arm:
-                latent = f"latent {examples.latents[place]}"
-                cells.append(findings.plain(examples.images[place, arm], latent) | {"alt": f"{latent}, {head}"})
-            else:
-                cells.append(findings.edited(run, target, place, arm))
+        latent = f"latent {examples.latents[place]}"
+        cells = [
+            findings.plain(examples.images[place, arm], latent) | {"alt": f"{latent}, {head}"}
+            if examples.baseline(arm) == arm
+            else findings.edited(run, target, place, arm)
+            for arm, head, _ in columns
+        ]
         text = f"amplified up to ×{gain.max():.2f}"
         heat = {"src": pictures.signed_heat((gain - 1) / (strongest - 1)), "text": text, "alt": f"Map: {text}"}
         rows.append([*cells, heat | {"gone": "", "came": ""}])
-    outside = {name for regime in run.regimes if not run.supported(target, regime) for name in regime.names}
-    marked = [(head, examples.arms[arm] in outside) for head, arm in zip(heads, arms, strict=True)]
     height, width = examples.labels.shape[2:]
-    return {"heads": [*marked, ("gain at the first site", False)], "rows": rows, "box": f"0 0 {width} {height}"}
+    return {
+        "heads": [*((head, outside) for _, head, outside in columns), ("gain at the first site", False)],
+        "rows": rows,
+        "box": f"0 0 {width} {height}",
+    }
 
 
 def _controls(run: Run) -> list[tuple[str, str]]:
     """The parts of the held arms' names in words."""
-    parts = {part for regime in run.regimes for name in regime.names for part in name.split(":")}
+    names = {name for target in run.targets for regime in run.shown(target) for name in regime.names}
+    parts = {part for name in names for part in re.split(":|@|(?<=k)[0-9.]+", name)}
     found = [(part, text) for part, text in ARMS.items() if part in parts]
-    return found + [(control, ASSUMED) for control in ("mean", "twin") if control in parts]
+    return found + [(control, text) for control, text in ASSUMED.items() if control in parts]
 
 
 def _types(run: Run) -> dict[str, Any] | None:

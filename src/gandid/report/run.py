@@ -17,7 +17,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
 from gandid.runs import relevant_of, unfinished
 from gandid.verdicts import judged
@@ -25,6 +25,8 @@ from gandid.verdicts import judged
 Row = dict[Hashable, Any]
 T = TypeVar("T")
 UNEDITED = "/unedited"
+POOLED = LEARNED[0]  # what networks are called together that were distilled without normalization
+WHOLE = {"removed": "target", "inpainted": "together"}  # the kind of class that stands for the whole effect
 # What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
 PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
 
@@ -42,6 +44,8 @@ class Comparison:
     """A held arm as the page shows it: one regime under one name, or under several that are the same numbers."""
 
     names: tuple[str, ...]
+    networks: tuple[str, ...] = ()
+    """Of distilled networks, which are one control, the arm of each."""
 
     @property
     def name(self) -> str:
@@ -51,13 +55,25 @@ class Comparison:
     @property
     def label(self) -> str:
         """The names, with what they share said once: ``capped/frozen:first``."""
+        if self.networks:
+            return "distilled networks"
         pairs = [name.split(":", 1) for name in self.names]
         return ":".join("/".join(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What its two sides are called in pictures."""
+        return ("with", "without") if self.networks else ("live", "held")
 
     @property
     def whole(self) -> str:
         """The name of the arm that holds fully what this one holds."""
         return self.name.split("@k")[0]
+
+    @property
+    def control(self) -> str:
+        """The control of the first of its names."""
+        return self.name.split(":")[0]
 
     @property
     def exact(self) -> bool:
@@ -122,57 +138,58 @@ class Run:
 
     @cached_property
     def regimes(self) -> list[Comparison]:
-        """The held arms of the study, those that agree in every number joined."""
+        """The held arms of the study, those that agree in every number joined, and distilled networks as one."""
+        rows = self.effects[self.effects["contrast"] == "did"]
+        learned = rows["control"].isin(LEARNED)
         groups: dict[bytes, list[str]] = {}
-        for arm, rows in self.effects[self.effects["contrast"] == "did"].groupby("arm", sort=False):
-            ordered = rows.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
+        for arm, own in rows[~learned].groupby("arm", sort=False):
+            ordered = own.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
             groups.setdefault(ordered.to_numpy(float).tobytes(), []).append(str(arm))
-        return [Comparison(tuple(names)) for names in groups.values()]
+        found = [Comparison(tuple(names)) for names in groups.values()]
+        networks = rows.loc[rows["control"] == POOLED, "arm"].unique()
+        return [*found, *([Comparison((POOLED,), tuple(networks))] if len(networks) else [])]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], list[Row]]:
         found: dict[tuple[str, str, str], list[Row]] = {}
-        for row in self.effects[self.effects["contrast"].isin(["did", "strength"])].to_dict("records"):
-            if (
-                row["contrast"] == "strength" and row["strength"] == 1
-            ):  # the study's own, on the latents of the other strengths
-                continue
-            found.setdefault((row["target"], row["arm"], row["outcome"]), []).append(row)
+        for row in self.effects.to_dict("records"):
+            found.setdefault((row["contrast"], row["target"], row["outcome"]), []).append(row)
         return found
 
-    @cached_property
-    def _whole(self) -> dict[tuple[str, str, str], pd.DataFrame]:
-        removed = (self.effects["outcome"] == "removed") & (self.effects["kind"] == "target")
-        rows = self.effects[removed | (self.effects["kind"] == "together")]
-        return dict(iter(rows.groupby(["contrast", "target", "outcome"], sort=False)))  # type: ignore[arg-type]
-
-    def whole(self, contrast: str, target: str, outcome: str) -> pd.DataFrame:
+    def whole(self, contrast: str, target: str, outcome: str) -> list[Row]:
         """The rows of a target's whole effect: on its removal, or on in-painting by all other objects together."""
-        return self._whole.get((contrast, target, outcome), self.effects.iloc[:0])
+        rows = self._rows.get((contrast, target, outcome), [])
+        return [row for row in rows if row["kind"] == WHOLE[outcome]]
 
     def rows(self, target: str, outcome: str, regime: Comparison | None = None) -> list[Row]:
         """Live minus held, one row per object; of no regime in particular the first, for live is the same in all."""
-        return self._rows.get((target, (regime or self.regimes[0]).name, outcome), [])
+        name = (regime or self.regimes[0]).name
+        # A strength of 1 is the study's own arm, once more on the latents of the other strengths. Networks come last: at the
+        # study's own dose and segmenter first.
+        for contrast in ("did", "strength", "networks"):
+            rows = [row for row in self._rows.get((contrast, target, outcome), []) if row["arm"] == name]
+            if contrast == "networks":
+                own = self._rows["did", target, outcome][0]
+                rows = [row for row in rows if all(row[key] == own[key] for key in ("dose", "segmenter"))]
+            if rows:
+                return rows
+        return []
 
     def row(self, target: str, outcome: str, regime: Comparison) -> Row | None:
         """The whole effect in a regime."""
-        kind = "target" if outcome == "removed" else "together"
-        return next((row for row in self.rows(target, outcome, regime) if row["kind"] == kind), None)
+        return next((row for row in self.rows(target, outcome, regime) if row["kind"] == WHOLE[outcome]), None)
 
-    def over_networks(self, target: str, outcome: str) -> Row | None:
-        """The whole effect in distilled networks, of which each is one observation."""
-        rows, own = self.whole("networks", target, outcome), self.whole("did", target, outcome)
-        rows = rows[
-            (rows["control"] == "distilled") & rows["dose"].isin(own["dose"]) & rows["segmenter"].isin(own["segmenter"])
-        ]
-        records: list[Any] = rows.to_dict("records")
-        return records[0] if records else None
+    def each(self, target: str, outcome: str, regime: Comparison) -> list[float]:
+        """The effect in each of the networks of a regime, none where it is not of networks: with less without normalization."""
+        row = self.row(target, outcome, regime) or {}
+        rows = self.whole("did", target, outcome)
+        return [row["tau_live"] - one["tau_held"] for one in rows if one["arm"] in regime.networks]
 
-    def place(self, target: str, regime: Comparison | None = None) -> dict[str, float]:
-        """What became of the target's place, live or in a held regime: shares of its original pixels that sum to 1."""
-        effect, rows = "tau_live" if regime is None else "tau_held", self.rows(target, "inpainted", regime)
+    def place(self, target: str, regime: Comparison, side: str = "held") -> dict[str, float]:
+        """What became of the target's place on a `side` of a comparison, `live` or `held`: shares of its original pixels that sum to 1."""
+        rows = self.rows(target, "inpainted", regime)
         parts = {
-            part: sum(max(float(row[effect]), 0.0) for row in rows if row["kind"] == kind)
+            part: sum(max(float(row[f"tau_{side}"]), 0.0) for row in rows if row["kind"] == kind)
             for part, kind in PLACE.items()
         }
         return parts | {"still": max(1 - sum(parts.values()), 0.0)}
@@ -188,12 +205,10 @@ class Run:
     def graded(self, target: str) -> list[Comparison]:
         """The strengths, rising, of the held arm that was graded first; empty where no strengths were measured."""
         rows = self.whole("strength", target, "removed")
-        if rows.empty:
-            return []
-        rows = rows[(rows["held"] == rows["held"].iloc[-1]) & (rows["control"] == rows["control"].iloc[0])]
-        arms = rows.sort_values("strength")["arm"]
+        own = [row for row in rows if (row["control"], row["held"]) == (rows[0]["control"], rows[-1]["held"])]
         whole = {name: regime for regime in self.regimes for name in regime.names}
-        return [whole.get(arm, Comparison((str(arm),))) for arm in arms]
+        arms = [row["arm"] for row in sorted(own, key=lambda row: row["strength"])]
+        return [whole.get(arm, Comparison((arm,))) for arm in arms]
 
     def leading(self, target: str) -> Comparison:
         """The regime that speaks for a target: the largest strength up to which all are in range, where strengths were measured.
@@ -203,7 +218,7 @@ class Run:
         within = list(itertools.takewhile(lambda regime: self.supported(target, regime), self.graded(target)))
         if within:
             return within[-1]
-        control = self.regimes[0].name.split(":")[0]
+        control = self.regimes[0].control
 
         def rank(regime: Comparison) -> tuple[bool, bool, bool, bool]:
             first = any(name.startswith(f"{control}:") for name in regime.names)
@@ -211,6 +226,10 @@ class Run:
 
         best = max(self.regimes, key=rank)
         return best if self.supported(target, best) else self.regimes[0]
+
+    def shown(self, target: str) -> list[Comparison]:
+        """The regimes with which a target is shown: the leading one, and those of the study."""
+        return list(dict.fromkeys([self.leading(target), *self.regimes]))
 
     def seen(self, target: str) -> int:
         """How many unedited images show the target."""

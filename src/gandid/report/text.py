@@ -68,7 +68,7 @@ def ends(row: Mapping[Any, Any]) -> tuple[float, float]:
 def size(row: Mapping[Any, Any]) -> str:
     """The size of a difference in percent of the object's pixels, without its sign."""
     low, high = interval(row)
-    return f"{number(abs(100 * row['did']), max(digits(100 * low, 100 * high), 1))}\u00a0%"
+    return f"{number(abs(100 * row['did']), digits(100 * low, 100 * high))}\u00a0%"
 
 
 def type_of(row: Mapping[Any, Any]) -> tuple[str, float]:
