@@ -11,7 +11,7 @@ import numpy as np
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.report.text import article, count, digits, listed, number, percent, points, size
-from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval
+from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, never_differed
 
 OUTCOMES = ("removed", "inpainted")
 NAMES = {"removed": "removal", "inpainted": "in-painting by other objects"}
@@ -166,7 +166,7 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
         text = f"{what} changes by less than {number(np.ceil(1000 * max(abs(low), abs(high))) / 10)}\u00a0%"
     elif verdict == UNSETTLED:
         wanted = "" if np.isnan(row["settled_by"]) else f"; {row['settled_by']:,.0f} latents might settle it"
-        text = f"{what} {points(row)} points{wanted}"
+        text = f"{what} {points(row)}{' points' * (not never_differed(row))}{wanted}"
     else:
         text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
         ends = (row.get("fcr_low", low), row.get("fcr_high", high))  # of effects that are picked by their verdicts
