@@ -24,8 +24,9 @@ demo: $(VENV)/.runtime
 app: $(VENV)/.app
 	$(VENV)/bin/gandid app --runs runs
 
+# Two processes keep two cores busy: threads of theirs would only wait for each other.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow $(TESTS)
