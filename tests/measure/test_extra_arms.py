@@ -70,6 +70,23 @@ def dosed():
     return run(PlantedGenerator(), control=["capped", "frozen", "mean", "twin"], dose=DOSES)
 
 
+class Shy(PlantedSegmenter):
+    """Sees nothing but the first class in images that have some of unit B."""
+
+    def __call__(self, images):
+        return super().__call__(images) * (images[:, 1, :1, :1] <= 0)
+
+
+def test_images_have_features_exactly_where_the_unedited_one_shows_the_target():
+    panel = run(PlantedGenerator(), segmenter=Shy())
+    known = np.isfinite(panel["features"]).all("feature")
+    shown = (panel["pixels"].sel(target="a", arm="reference", object="a") > 0).values[0]
+    assert 0 < shown.sum() < N
+    for arm in ("live", "capped:first", "live@0.8", "capped:all@k0.5"):
+        np.testing.assert_array_equal(known.sel(target="a", arm=arm), shown)
+        assert not known.sel(target="b", arm=arm).any()  # which is seen in no unedited image
+
+
 def test_every_dose_is_the_study_at_another_alpha(dosed):
     for dose in (0.25, 0.8):
         whole = run(PlantedGenerator(), control=["capped", "frozen", "mean", "twin"], alpha=dose)

@@ -197,7 +197,8 @@ class Worker:
                     if diagnosis is not None and readings is not None and s == 0:
                         diagnosis.add(group, fresh, readings, labels[0][0][0], segmenter.classes)
                 if featured:
-                    looks.append(self._features(images, labels[0][-1], numbers))
+                    wanted = self._wanted(group[fresh], labels[0][0][0], numbers, block)
+                    looks.append(self._features(images, labels[0][-1], wanted))
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), np.concatenate(labels[s])
@@ -214,15 +215,27 @@ class Worker:
                 rows["features"] = blank
         return rows
 
-    def _features(self, images: Tensor, labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-        """Features of images (blocks, n, 3, H, W) of the first latents, (blocks, n, FEATURES); NaN of others."""
-        known = np.array(numbers) < FEATURED
-        found = np.full((*labels.shape[:2], FEATURES), np.nan, np.float16)
-        if known.any():
-            some, seen = images[:, torch.from_numpy(known)], labels[:, known].reshape(-1, *labels.shape[2:])
-            classes = len(self.setting.segmenters[0].classes)
-            values = features(some.flatten(0, 1), seen, classes, self.setting.discriminator)
-            found[:, known] = values.reshape(len(images), -1, FEATURES)
+    def _wanted(
+        self,
+        group: Sequence[tuple[str | None, Coordinates]],
+        original: np.ndarray,
+        numbers: Sequence[int],
+        block: Block,
+    ) -> np.ndarray:
+        """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image shows the target."""
+        classes, first = self.setting.segmenters[0].classes, np.array(numbers) < FEATURED
+        shown: dict[str | None, np.ndarray] = {
+            name: first & (original == classes.index(name)).any((1, 2)) for name in self.experiment.targets
+        }
+        shown[None] = np.any(list(shown.values()), axis=0) & (block.name == STUDY)
+        return np.stack([shown[target] for target, _ in group])
+
+    def _features(self, images: Tensor, labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Features of the `wanted` of images (blocks, n, 3, H, W): (blocks, n, FEATURES); NaN of others."""
+        found = np.full((*wanted.shape, FEATURES), np.nan, np.float16)
+        if wanted.any():
+            some, classes = images[torch.from_numpy(wanted)], len(self.setting.segmenters[0].classes)
+            found[wanted] = features(some, labels[wanted], classes, self.setting.discriminator)
         return found
 
     def _images(

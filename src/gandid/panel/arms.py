@@ -163,7 +163,7 @@ def graded(study: Block) -> Coordinates | None:
 
 
 def strength_blocks(study: Block, strengths: Sequence[float] | None, doses: Sequence[float] = ()) -> list[Block]:
-    """One block per strength: the study's held arms, held partly; of controls whose baseline is the reference.
+    """The block of the study's held arms, held partly; of controls whose baseline is the reference.
 
     Where None are asked for, the strengths are those of `LADDER`, and of one arm (`graded`). Where strengths and doses are, this arm is
     measured at their products, a block per dose.
@@ -173,7 +173,9 @@ def strength_blocks(study: Block, strengths: Sequence[float] | None, doses: Sequ
         return []
     ladder = [float(strength) for strength in (LADDER if strengths is None else strengths) if 0 < strength < 1]
     arms = [first] if strengths is None else held
-    blocks = [_block(STRENGTH, [arm._replace(strength=strength) for arm in arms]) for strength in ladder]
+    blocks = (
+        [_block(STRENGTH, [arm._replace(strength=strength) for strength in ladder for arm in arms])] if ladder else []
+    )
     for dose in sorted({float(dose) for dose in doses} - {0.0, first.dose}) if strengths and ladder else []:
         blocks.append(_block(SURFACE, [first._replace(strength=strength, dose=dose) for strength in ladder]))
     return blocks

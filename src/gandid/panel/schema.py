@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STRENGTH, STUDY, SURFACE, Block, Coordinates
+from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STUDY, SURFACE, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
@@ -152,18 +152,17 @@ def _among(objects: Sequence[str], sets: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def blocks_of(panel: xr.Dataset) -> list[Block]:
-    """The blocks that the arms of a panel were measured in."""
-    arms, names = arm_table(panel), panel["block"].values.tolist()
+    """The blocks that the arms of a panel were measured in; what was added later is one with what it joins once it is measured."""
+    arms, names, measured = arm_table(panel), panel["block"].values.tolist(), panel["measured"].values.T.tolist()
     blocks = []
-    for (name, *_), group in groupby(zip(names, arms, strict=True), lambda pair: _apart(*pair)):
+    for (name, *_), group in groupby(zip(names, arms, measured, strict=True), lambda one: _apart(*one)):
         latents = LATENTS[name]
-        members = tuple(arm._replace(latents=latents) for _, arm in group)
+        members = tuple(arm._replace(latents=latents) for _, arm, _ in group)
         segmenters = tuple(range(panel.sizes["segmenter"])) if name == STUDY else (0,)
         blocks.append(Block(name, members, latents, segmenters, name == STUDY))
     return blocks
 
 
-def _apart(name: str, arm: Coordinates) -> tuple[str, float, float, int]:
-    """What tells a block from the next: every dose, every strength and every draw has one of its own."""
-    dose, strength = arm.dose if name in (DOSE, SURFACE) else 0.0, arm.strength if name == STRENGTH else 0.0
-    return name, dose, strength, arm.draw if name == PLACEBOS else 0
+def _apart(name: str, arm: Coordinates, measured: list[int]) -> tuple:
+    """What tells a block from the next: every dose and every draw has one of its own."""
+    return name, measured, arm.dose if name in (DOSE, SURFACE) else 0.0, arm.draw if name == PLACEBOS else 0
