@@ -9,8 +9,8 @@ import pytest
 from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid import Study, did, load_generator, load_segmenter
-from gandid.app import experiment
-from gandid.app.models import Model, Ranked
+from gandid.app import around, experiment
+from gandid.app.models import Model, Ranked, Rankings
 from gandid.app.state import LATENTS, State, encode_region
 from gandid.app.stream import STEP, tallies
 from gandid.errors import UsageError
@@ -93,7 +93,7 @@ def test_settling_replaces_what_a_model_does_not_have(model: Model) -> None:
     state = experiment.settle(
         State(layer="nowhere", target="submarine", units=(5, 3, 9999), count=10_000, region="2x2:f0"), model
     )
-    assert (state.layer, state.target, state.units, state.count) == ("layer8", "window", (5, 3), 32)
+    assert (state.layer, state.target, state.units, state.count) == ("layer8", "window", (5, 3), 2)
     assert state.region == encode_region(np.ones((32, 32), bool))
     assert experiment.settle(state, model) == state
 
@@ -133,7 +133,7 @@ def test_a_later_start_has_the_ranking_and_the_opening_at_once(planted: Model, p
 
 def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:
     state = experiment.settle(State(target="a", hold="all"), planted)
-    got = list(tallies(planted, state, [0]))
+    got = list(tallies(planted, replace(state, units=(0,))))
     assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
     panel = Study(PlantedGenerator(), PlantedSegmenter(), "paint").run(
         {"a": [0]}, control="capped", hold="all", latents=LATENTS
@@ -153,10 +153,58 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
 
 def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
     state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
-    last = list(tallies(planted, state, [0]))[-1]
+    last = list(tallies(planted, replace(state, units=(0,))))[-1]
     assert {one.name for one in last.outcomes} == {"area"}
     [area] = [one for one in last.outcomes if one.object == "a"]
     assert area.live == pytest.approx(0.5)  # the right half, which was wall, is `a` too
+
+
+def test_the_edits_of_an_image_have_no_order(planted: Model) -> None:
+    everywhere = encode_region(np.ones((8, 8), bool))
+    inserted = State(target="a", units=(0,), mode="insert", region=everywhere)
+    for one, other in (
+        (State(target="a", units=(0,), alpha=0.7), State(target="b", units=(0, 1), alpha=0.4)),
+        (State(target="a", units=(0,), alpha=0.7), State(target="b", units=(1,), region=encode_region(np.eye(8) > 0))),
+        (inserted, State(target="b", units=(0, 1))),
+    ):
+        seen = [
+            experiment.look(experiment.settle(hand.beside([also]), planted), planted, Ranked())
+            for hand, also in ((one, other), (other, one))
+        ]
+        assert (seen[0].images == seen[1].images).all()
+        assert np.array_equal(seen[0].shares(4, 1), seen[1].shares(4, 0), equal_nan=True)
+    # What is inserted for one object is not ablated for another; and of this one nothing is left then.
+    both = experiment.settle(State(target="b", units=(0,)).beside([inserted]), planted)
+    with pytest.raises(UsageError, match="All of these b units"):
+        experiment.look(both, planted, Ranked())
+
+
+def test_what_lies_around_is_what_is_seen_there(planted: Model) -> None:
+    state = experiment.settle(State(target="a", units=(0,), number=14, alpha=0.5, hold="all"), planted)
+
+    def seen(there: State) -> tuple[float, float]:
+        _, live, held = 1 - experiment.look(there, planted, Ranked()).shares(4)[:, 1]
+        return float(live), float(held)
+
+    *_, strip = around.strip(planted, state)
+    assert [one.turn["number"] for one in strip] == list(range(12, 24))
+    *_, doses = around.doses(planted, state)
+    assert {(one.live, one.held) for one in doses if one.turn["alpha"] == 0} == {(0, 0)}
+    *_, [layer] = around.layers(planted, state)
+    for one in (strip[3], strip[2], *doses, layer):
+        assert (one.live, one.held) == pytest.approx(seen(replace(state, **one.turn)))
+    assert (strip[2].image == experiment.look(state, planted, Ranked()).images[0]).all()
+    never = experiment.settle(State(target="never", units=(0,)), planted)
+    assert all(np.isnan(one.live) for one in next(around.strip(planted, never)))
+
+
+def test_layers_that_nobody_asked_for_are_ranked_when_there_is_time(planted: Model, tmp_path: Path) -> None:
+    rankings = Rankings(PlantedGenerator(), PlantedSegmenter(), tmp_path / "x", lambda: None, 64, ("paint", "norm"))
+    ranked = rankings.wait("norm", 128, timeout=60)
+    assert ranked.finished and rankings.known("paint").latents in (0, 4, 16)
+    with rankings._changed:
+        assert rankings._changed.wait_for(lambda: rankings.known("paint").latents == 16, 60)
+    rankings.close()
 
 
 def test_any_network_has_the_layers_that_can_be_edited(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from asking import COOKIE, EVENT, TOKEN, Asking
 from websockets.asyncio.client import connect
 
 from gandid.app import server
+from gandid.app.layout import SHOWN
 
 TABS, EDITS, MEASURED = 20, 200, 12
 MORE = (
@@ -44,6 +45,7 @@ def test_twenty_tabs_are_served_within_bounds(asked: Asking, address: str) -> No
     sizes: list[int] = []
     measured: list[int] = []
     draw, values = asked.names["draw"], asked.events[asked.names["draw"]]
+    alpha = SHOWN.index("alpha") + 1
 
     async def listen(tab: int) -> None:
         """One tab: it shows another strength than the others, and hears the numbers of 64 latents."""
@@ -55,7 +57,7 @@ def test_twenty_tabs_are_served_within_bounds(asked: Asking, address: str) -> No
 
     async def edit(client: httpx.AsyncClient, first: int) -> None:
         for number in range(first, EDITS, TABS):
-            sent = [*values[:7], number / EDITS, *values[8:]]
+            sent = [*values[:alpha], number / EDITS, *values[alpha + 1 :]]
             answer = await client.post(EVENT, json={"fn_index": draw, "data": sent})
             assert answer.status_code == 200, answer.text
             query = answer.json()["data"][1]["query"]

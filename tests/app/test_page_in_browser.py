@@ -151,6 +151,41 @@ def test_insertion_begins_in_the_middle(desk: Reader) -> None:
     assert "region=" not in desk.driver.current_url
 
 
+def test_one_object_is_ablated_while_another_is_inserted(desk: Reader) -> None:
+    chips = "return [...document.querySelectorAll('#edits li')].map(e => e.innerText.split('\\n')[0])"
+    desk.repainted(lambda: desk.find("#edits button").click())
+    desk.repainted(lambda: desk.find("#target input[value=lamp]").click())
+    desk.repainted(lambda: desk.find("#mode input[value=insert]").click())
+    desk.until(lambda: desk.js(chips)[:2] == ["lamp inserted", "rug ablated"])
+    assert desk.says("#finding", "Edited besides: rug ablated.").startswith("Inserting the")
+    assert "rug removed" in desk.text("#numbers-here")
+    desk.repainted(
+        lambda: desk.find("#target input[value=rug]").click()
+    )  # it is edited: so it is taken in hand as it is
+    assert desk.says("#finding", "Edited besides: lamp inserted.").startswith("Ablating the 5 rug units")
+    assert desk.find("#mode input[value=ablate]").is_selected()
+    desk.until(lambda: "64 of 64" in desk.text("#numbers-all"), patience=200)
+    desk.repainted(lambda: desk.find("#edits [data-turn='drop=lamp']").click())
+    assert "also=" not in desk.driver.current_url
+    assert "Edited besides" not in desk.text("#finding")
+
+
+def test_what_lies_around_leads_there(desk: Reader) -> None:
+    current = "return [...document.querySelectorAll('#around [aria-current=true]')].map(e => e.dataset.turn)"
+    desk.until(lambda: desk.js(current) == ["number=3", "alpha=1.0", "layer=layer8"])
+    desk.until(lambda: len(desk.js("return [...document.querySelectorAll('.strip img')]")) == 12)
+    shown = "return document.querySelector('.strip [aria-current=true]').innerText.trim()"
+    assert desk.js(shown) in desk.text("#numbers-here")  # the effect under the image is that of the table
+    desk.repainted(lambda: desk.find(".curve [data-turn='alpha=0.5']").click())
+    desk.says("#finding", "by 50 %")
+    desk.until(lambda: desk.js(current)[1] == "alpha=0.5")
+    desk.repainted(lambda: desk.find(".strip [data-turn='number=7']").click())
+    assert all(part in desk.driver.current_url for part in ("number=7", "alpha=0.5", "units=3.17.5.9.21"))
+    desk.repainted(lambda: desk.find(".curve [data-turn='layer=layer9']").click())
+    desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
+    assert desk.find("#number input").get_attribute("value") == "7"
+
+
 def test_units_are_ticked_in_and_out(desk: Reader) -> None:
     desk.until(lambda: desk.js("return document.querySelectorAll('#units input').length") == 32)
     ticked = (
@@ -264,8 +299,8 @@ def test_everything_fits_and_can_be_read(reader: Reader, page: Served, width: in
 # Parts that stand beside or under each other must not meet.
 OVERLAPS = """
 const parts = [...document.querySelectorAll('#brand, #finding, #status, #canvas figure, #canvas .tools > *, #canvas .hint, '
-  + '#target, #number, #seed, #next, #mode, #count, #alpha, #layer, #control, #hold, #numbers-here, #numbers-all, #about-units, '
-  + '#units, #automatic, #name, #latents, #start, #stop, #progress, #keep, #another')].filter(e => e.getClientRects().length);
+  + '#target, #number, #seed, #steps, #edits, #mode, #count, #alpha, #layer, #control, #hold, #numbers-here, #numbers-all, #about-units, '
+  + '#units, #around, #name, #latents, #start, #stop, #progress, #keep, #another')].filter(e => e.getClientRects().length);
 const boxes = parts.map(e => e.getBoundingClientRect());
 const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
 const named = e => e.id || e.className || e.tagName;

@@ -4,6 +4,7 @@ import ast
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ STATES = [
 
 
 def config(state: State, latents: int = 512) -> StudyConfig:
-    return studies.config_of(state, (3, 17), generator="rooms", segmenter="rooms", latents=latents)
+    state = state if state.units else replace(state, units=(3, 17))
+    return studies.config_of(state, generator="rooms", segmenter="rooms", latents=latents)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -76,6 +78,15 @@ def test_what_a_study_cannot_do_is_said() -> None:
     assert "rectangle" in studies.left_out(State(region="2x2:60"))  # two opposite corners
     assert config(State(target="rug", region="2x2:60")).region == (0, 0, 1, 1)
     assert config(State(target="rug", mode="insert", region="2x2:60")).region is None
+
+
+def test_edits_that_are_one_are_studied_together() -> None:
+    rug, lamp = State(target="rug", units=(3, 17)), State(target="lamp", units=(17, 5))
+    assert config(rug.beside([lamp])).targets == {"rug": (3, 17, 5)}
+    assert studies.left_out(rug.beside([lamp])) == ""
+    for other in (replace(lamp, alpha=0.5), replace(lamp, region="2x2:60"), replace(lamp, mode="insert")):
+        assert config(rug.beside([other])).targets == {"rug": (3, 17)}
+        assert "the ablation of rug, and not" in studies.left_out(rug.beside([other]))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def view(live: list[int], held: list[int], state: State, original: list[int] | N
     labels = np.array([original or [1] * 8 + [0] * 2, live, held])[:, None]
     measured = labels[0] == 1 if state.mode == "ablate" else np.ones((1, 10), bool)
     images = np.zeros((3, 1, 10, 3), np.uint8)
-    return View(state, images, labels, np.zeros((4, 1, 1)), np.ones((1, 1)), None, measured)
+    return View(state, images, labels, np.zeros((4, 1, 1)), np.ones((1, 1)), (measured,))
 
 
 def said(live: list[int], held: list[int], state: State, original: list[int] | None = None) -> str:

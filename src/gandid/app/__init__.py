@@ -50,10 +50,9 @@ def serve(
         If a network, the layer, the port or the token will not do.
     """
     try:
-        import gradio  # noqa: F401
+        from gandid.app import server
     except ImportError as error:
         raise GandidError("the page needs gradio: pip install 'gandid[app]'") from error
-    from gandid.app import server
     from gandid.app.live import Live
     from gandid.app.models import Model
     from gandid.app.page import Page, build

@@ -12,9 +12,9 @@ from matplotlib import colormaps
 
 from gandid.app.experiment import View, difference
 from gandid.app.models import Model, Ranked
-from gandid.app.state import State
+from gandid.app.state import State, decode_region
 from gandid.report import pictures
-from gandid.report.text import number
+from gandid.report.text import listed, number
 
 LISTED = 48  # units that the list shows, beside those that are ticked
 FAINT = 0.05  # of the full brightness: the least that the colours of the difference reach to, or noise would look like an effect
@@ -34,14 +34,24 @@ def canvas_value(view: View, model: Model, query: str) -> dict[str, Any]:
         "labels": [base64.b64encode(each.astype(np.uint8).tobytes()).decode() for each in seen],
         "outline": pictures.path(view.labels[0] == target),
         "classes": classes,
-        "colours": _colours(len(classes)),
+        "colours": colours(len(classes)),
         "objects": [classes.index(name) for name in model.objects],
         "target": target,
-        "region": "" if view.region is None else "".join("1" if on else "0" for on in view.region.ravel()),
+        "region": _cells(state.region),
+        "beside": [
+            {"class": classes.index(each.target), "outline": pictures.path(mask), "region": _cells(each.region)}
+            for each, mask in zip(state.edits()[1:], view.counted[1:], strict=True)
+        ],
         "query": query,
+        "now": {name: str(getattr(state, name)) for name in ("number", "alpha", "layer")},
         "reset": State(state.generator, state.seed, state.number, target=state.target).query(),
         "told": _told(view, len(classes), target),
     }
+
+
+def _cells(region: str) -> str:
+    """A region, a digit for each position; empty for everywhere."""
+    return "".join("1" if on else "0" for on in decode_region(region).ravel()) if region else ""
 
 
 def _told(view: View, classes: int, target: int) -> str:
@@ -61,12 +71,12 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
             "title": "Original",
             "src": pictures.picture(view.images[0]),
             "alt": f"{image.capitalize()}.",
-            "note": f"{image}<br>outlined: {target}",
+            "note": f"{image}<br>outlined: {', '.join(escape(each.target) for each in state.edits())}",
         }
     ]
     if not view.edited:
         return panels
-    title = f"{state.target} {'ablated' if state.mode == 'ablate' else 'inserted'}"
+    title = listed(each.title for each in state.edits())
     regimes = "normalization as it is", f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
     for arm, (name, regime) in enumerate(zip(("live", "held"), regimes, strict=True), start=1):
         change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
@@ -105,7 +115,7 @@ def _key(gone: str, came: str) -> str:
     return f"<i class='key gone'></i> {gone} <i class='key came'></i> {came}"
 
 
-def _colours(count: int) -> list[list[int]]:
+def colours(count: int) -> list[list[int]]:
     """A colour per class, red, green and blue in 0 .. 255."""
     palette = colormaps["tab20" if count > 10 else "tab10"]
     return [[round(255 * c) for c in palette(k % palette.N)[:3]] for k in range(count)]

@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
 
 from gandid.app import experiment, studies, words
-from gandid.app.canvas import canvas_value, units_value
-from gandid.app.layout import Components
+from gandid.app.canvas import canvas_value, colours, units_value
+from gandid.app.layout import SHOWN, Components
 from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State, read_parts, read_query
 from gandid.config import StudyConfig
@@ -56,16 +55,10 @@ class Events:
         p, values = self.parts, list(self.parts.values.values())
         # Each is one request. While one is under way, only the last of the moves after it counts; but Gradio would forget
         # what that move said, so that the pictures see to it themselves.
-        moves = [part.input for part in (p.alpha, p.control, p.hold, p.number, p.seed)]
-        ranked = [p.count.input, p.target.input, p.layer.input, p.automatic.click]
+        moves = [p.values[name].input for name in SHOWN]
         for triggers, event, inputs, outputs in (
-            (moves, self.draw, values, p.drawn),
-            (ranked, self.draw_ranked, values, p.drawn),
-            ([p.canvas.input, p.listed.input], self.change, values, p.drawn),
-            ([p.mode.input], self.draw_anew, values, p.drawn),
-            ([p.following.click], self.next_image, values, p.drawn),
-            ([p.previous.click], self.previous_image, values, p.drawn),
-            ([p.canvas.submit], self.show, values, p.set),
+            (moves, self.draw, values, p.set),
+            ([p.canvas.input, p.listed.input], self.change, values, p.set),
             ([blocks.load], self.arrive, values, p.set),
             ([p.name.change, p.latents.change], self.reproduce, values, [p.keep]),
             ([p.start.click], self.run, values, []),
@@ -81,7 +74,7 @@ class Events:
                 queue=False,
                 preprocess=False,
                 show_progress="hidden",
-                trigger_mode="multiple" if event in (self.change, self.show) else "always_last",
+                trigger_mode="multiple" if event == self.change else "always_last",
             )
 
     # Moves of the hand
@@ -92,68 +85,49 @@ class Events:
         return self._shown(self._read(values), values)
 
     @_told
-    def draw_ranked(self, *values: Any) -> Changes:
-        """As `draw`, with the first units of the ranking."""
-        return self._shown(replace(self._read(values), units=None), values)
-
-    @_told
-    def draw_anew(self, *values: Any) -> Changes:
-        """As `draw`, without the region: an insertion begins in the middle, an ablation everywhere."""
-        return self._shown(replace(self._read(values), region=""), values)
-
-    @_told
-    def next_image(self, *values: Any) -> Changes:
-        """Show the next image that has the object."""
-        return self._beside(values, 1)
-
-    @_told
-    def previous_image(self, *values: Any) -> Changes:
-        """Show the image before that has the object."""
-        return self._beside(values, -1)
-
-    def _beside(self, values: tuple[Any, ...], step: int) -> Changes:
-        model, _, state = self.page.settled(self._read(values))
-        number = experiment.neighbour(state, model, step)
-        return self._shown(replace(self._read(values), number=number), values)
-
-    @_told
     def change(self, event: gr.EventData, *values: Any) -> Changes:
-        """Take over a part of a state: the object that was clicked, the region that was brushed, the units that are ticked."""
-        news = event._data or {}
-        if news.get("units") == "":
-            raise UsageError("Keep one unit ticked at least: without one there is no edit.")
-        found = read_query(news)
-        state = replace(
-            self._read(values), **{name: getattr(found, name) for name in news if name in State.__dataclass_fields__}
-        )
-        return self._shown(replace(state, units=None) if "target" in news else state, values)
+        """Take over what was clicked, brushed or ticked: a whole state (`query`), fields of one, or one of these.
+
+        `step` leads to the next image with the object (or, -1, the one before), `add` takes an object in hand beside those that are
+        edited, and `drop` lets go of one.
+        """
+        news = {name: str(value) for name, value in (event._data or {}).items()}
+        if "query" in news:
+            return self._shown(read_query(news["query"]), values)
+        found, state = read_query(news), self._read(values)
+        state = state.moved(**{name: getattr(found, name) for name in news if name in State.__dataclass_fields__})
+        others = {other.target: other for other in state.edits()}
+        if news.get("step") in ("1", "-1"):
+            model, _, settled = self.page.settled(state)
+            state = replace(state, number=experiment.neighbour(settled, model, int(news["step"])))
+        elif (added := news.get("add")) and added not in others:
+            alone = State(
+                state.generator, state.seed, state.number, state.layer, added, control=state.control, hold=state.hold
+            )
+            state = alone.beside(list(others.values()))
+        elif others.pop(news.get("drop", ""), None) and others:
+            state = state.moved(target=next(iter(others))).beside(list(others.values())[1:])
+        return self._shown(state, values)
 
     # A page that comes
-
-    @_told
-    def show(self, event: gr.EventData, *values: Any) -> Changes:
-        """Show the state of an address: one that was shown before, or the effect to begin with."""
-        return self._opened(read_query(dict(parse_qsl(str((event._data or {}).get("query", ""))))), values)
 
     @_told
     def arrive(self, request: gr.Request, *values: Any) -> Changes:
         """Show what the address asks for, or an effect to begin with."""
         asked = read_query(request.query_params)
         begin = self.page.opening(WAIT) if asked == State() else asked
-        return self._opened(begin or asked, values, fresh=begin is None)
+        return self._shown(begin or asked, values, fresh=begin is None)
 
     # Studies
 
     @_told
     def run(self, *values: Any) -> None:
         """Start a study."""
-        model, ranked, state = self.page.settled(self._read(values))
-        units = experiment.chosen(state, ranked)
-        if units is None:
+        model, asked = self._asked(values)
+        if not asked.units:
             raise UsageError("The units are not ranked yet: wait a moment.")
-        name = self._name(values)
-        config = self._config(model, state, units, values)
-        self.page.jobs.start(config, name or studies.free_name(self.page.runs, _usual_name(state)))
+        config = self._config(model, asked, values)
+        self.page.jobs.start(config, self._name(values) or studies.free_name(self.page.runs, _usual_name(asked)))
 
     def halt(self) -> None:
         """Stop the study."""
@@ -169,8 +143,12 @@ class Events:
     @_told
     def reproduce(self, *values: Any) -> str:
         """Show the command again, after a change of name or number of latents."""
+        return self._reproduce(*self._asked(values), values)
+
+    def _asked(self, values: tuple[Any, ...]) -> tuple[Model, State]:
+        """The model of what the parts say, and its state with the units named."""
         model, ranked, state = self.page.settled(self._read(values))
-        return self._reproduce(model, state, experiment.chosen(state, ranked) or (), values)
+        return model, experiment.named(state, ranked)
 
     # From values to a state, and from a state to the page
 
@@ -178,80 +156,63 @@ class Events:
         return dict(zip(self.parts.values, values, strict=True))
 
     def _read(self, values: tuple[Any, ...]) -> State:
-        """The state that the parts are in."""
+        """The state that was shown, with what the parts say by now."""
         given = self._given(values)
-        layers = self.page.find(str(given["generator"]))[1].layers
-        place = given["layer"]
+        shown = read_query(str(given["shown"]))
+        layers, place = self.page.find(shown.generator)[1].layers, given["layer"]
         if not isinstance(place, int) or not 1 <= place <= len(layers):
             raise UsageError(f"layer: the page has {len(layers)}")
-        return read_parts(given | {"layer": layers[place - 1]})
+        return shown.moved(**read_parts({name: given[name] for name in SHOWN} | {"layer": layers[place - 1]}))
 
     def _name(self, values: tuple[Any, ...]) -> str:
         return str(self._given(values)["name"] or "").strip()
 
     def _shown(self, state: State, values: tuple[Any, ...], *, fresh: bool = False) -> Changes:
         """Everything that changes on the page for a state, where `values` are those of the parts before."""
-        p = self.parts
+        p, given = self.parts, self._given(values)
         model, ranked, state = self.page.settled(state)
-        view = experiment.look(state, model, ranked)
-        units = experiment.chosen(state, ranked) or ()
-        classes, runner = model.segmenter.classes, model.runner(state.layer)
+        view, asked = experiment.look(state, model, ranked), experiment.named(state, ranked)
+        units, classes, runner = asked.units or (), model.segmenter.classes, model.runner(state.layer)
+        # What a part says already is not set: a slider that is dragged must not be set back.
+        now = {name: getattr(state, name) for name in SHOWN} | {"layer": model.layers.index(state.layer) + 1}
+        set_anew = {p.values[name]: gr.update(value=value) for name, value in now.items() if given[name] != value}
+        most = {p.layer: max(len(model.layers), 2), p.count: max(min(MOST_UNITS, runner.units), state.count, 2)}
+        limits = {part: gr.update(maximum=maximum) | set_anew.get(part, {}) for part, maximum in most.items()}
+        limits[p.layer]["label"] = f"Layer: {state.layer}, {runner.units} units"
         return {
             # The address names the units, so that a finer ranking does not change what a link shows.
-            p.canvas: canvas_value(view, model, replace(state, units=units or None).query())
+            p.canvas: canvas_value(view, model, asked.query())
             | {"ranked": [state.generator, state.layer, None if state.units else ranked.latents], "fresh": fresh},
             p.brand: words.brand(model.name, name_of(model.segmenter), uploaded=bool(state.generator)),
-            p.following: f"Next with a {state.target}",
+            p.edits: words.edits(view, classes, model.objects, colours(len(classes))),
+            p.steps: words.steps(state),
             p.finding: f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
             p.here: words.numbers_here(view, classes, model.segmenter.background),
             p.about: words.units(state.target, len(units), by_hand=state.units is not None),
             p.listed: units_value(view, ranked, units),
-            p.keep: self._reproduce(model, state, units, values),
+            p.keep: self._reproduce(model, asked, values),
+            p.shown: state.query(),
+            **set_anew,
+            **limits,
             p.target: gr.update(value=state.target, choices=words.choices(view, classes, model.objects)),
-            p.layer: gr.update(
-                label=f"Layer: {state.layer}, {runner.units} units",
-                maximum=max(len(model.layers), 2),
-            ),
-            p.count: gr.update(maximum=max(min(MOST_UNITS, runner.units), len(units), 2)),
-            p.generator: state.generator,
-            p.units: ".".join(map(str, state.units or ())),
-            p.region: state.region,
-        } | self._set_right(state, values)
+        }
 
-    def _set_right(self, state: State, values: tuple[Any, ...]) -> Changes:
-        """The number and the count where they are not what is shown; a slider that is dragged must not be set back."""
-        p, given, count = self.parts, self._given(values), len(state.units or ()) or state.count
-        changes: Changes = {} if given["number"] == state.number else {p.number: gr.update(value=state.number)}
-        if given["count"] != count:
-            changes[p.count] = gr.update(value=count, maximum=max(MOST_UNITS, count))
-        return changes
-
-    def _opened(self, state: State, values: tuple[Any, ...], *, fresh: bool = False) -> Changes:
-        """As `_shown`, and every part is set."""
-        p = self.parts
-        model, _, state = self.page.settled(state)
-        changes = self._shown(state, values, fresh=fresh)
-        changes[p.layer] = {**changes[p.layer], "value": model.layers.index(state.layer) + 1}
-        return changes | {p.values[name]: getattr(state, name) for name in ("seed", "alpha", "control", "hold", "mode")}
-
-    def _config(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> StudyConfig:
+    def _config(self, model: Model, asked: State, values: tuple[Any, ...]) -> StudyConfig:
         latents = self._given(values)["latents"]
-        return studies.config_of(
-            state, units, generator=model.name, segmenter=name_of(model.segmenter), latents=latents
-        )
+        return studies.config_of(asked, generator=model.name, segmenter=name_of(model.segmenter), latents=latents)
 
-    def _reproduce(self, model: Model, state: State, units: tuple[int, ...], values: tuple[Any, ...]) -> str:
-        """What reproduces a state: a command, Python and a configuration; and what a study leaves out of it."""
-        if not units:
+    def _reproduce(self, model: Model, asked: State, values: tuple[Any, ...]) -> str:
+        """What reproduces a state whose units are named: a command, Python, a configuration; and what a study leaves out of it."""
+        if not asked.units:
             return "<p class='empty'>As soon as the units are ranked, the command stands here.</p>"
-        config = self._config(model, state, units, values)
-        out = self.page.runs / (self._name(values) or _usual_name(state))
+        name, config = self._name(values), self._config(model, asked, values)
+        out = self.page.runs / (name or _usual_name(asked))
         texts = {
             "Command": studies.command(config, out),
             "Python": studies.python(config, out),
             "Configuration": studies.as_yaml(config),
         }
-        return words.keep(texts, studies.left_out(state), studies.problem(self.page.runs, self._name(values)))
+        return words.keep(texts, studies.left_out(asked), studies.problem(self.page.runs, name))
 
 
 def _usual_name(state: State) -> str:

@@ -11,7 +11,8 @@ import torch
 from gandid import outcomes
 from gandid.app.models import Model, Ranked
 from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
-from gandid.interventions import REFERENCE, Arm, Edit, ablate, hold, insert
+from gandid.errors import UsageError
+from gandid.interventions import REFERENCE, Arm, Edit, Runner, ablate, hold, insert
 from gandid.ranking import top_units
 from gandid.ranking.passes import pictures
 from gandid.segmenters import labelled
@@ -35,51 +36,91 @@ class View:
     """The layer's unedited output, float32 (C, h, w)."""
     gain: np.ndarray
     """How much more the first site amplifies the edited image, float32 (h, w); empty while nothing is ranked."""
-    region: np.ndarray | None
-    """Positions that are edited, bool (h, w); None for all."""
-    measured: np.ndarray
-    """Pixels on which the outcome is counted, bool (H, W): the object's original ones; of an insertion those of the region."""
+    counted: tuple[np.ndarray, ...]
+    """Of each edit the pixels on which its outcome is counted, bool (H, W): the object's original ones, or an insertion's region."""
 
     @property
     def edited(self) -> bool:
         """Whether there are arms to compare."""
         return len(self.images) > 1
 
-    def shares(self, classes: int) -> np.ndarray:
-        """Per arm, the share of the measured pixels that carries each class, (arms, C); NaN where there are none."""
-        counts = outcomes.inside(self.labels, self.measured, classes)
-        return counts / self.measured.sum() if self.measured.any() else np.full(counts.shape, np.nan)
+    @property
+    def measured(self) -> np.ndarray:
+        """Those of the edit in hand."""
+        return self.counted[0]
+
+    def shares(self, classes: int, edit: int = 0) -> np.ndarray:
+        """Per arm, the share of an edit's pixels that carries each class, (arms, C); NaN where there are none."""
+        mask = self.counted[edit]
+        counts = outcomes.inside(self.labels, mask, classes)
+        return counts / mask.sum() if mask.any() else np.full(counts.shape, np.nan)
 
 
 def settle(state: State, model: Model) -> State:
     """Make a state one that this model has: unknown layers, objects and units are replaced or left out."""
     layer = state.layer if state.layer in model.layers else model.default_layer
     target = state.target if state.target in model.objects else model.objects[0]
-    runner = model.runner(layer)
+    state, known = replace(state, layer=layer, target=target), set(model.objects) - {target}
+    others = {other.target: other for other in state.edits()[1:] if other.target in known}
+    hand, *beside = (_settled(each, model.runner(layer)) for each in (state, *others.values()))
+    return hand.beside(beside)
+
+
+def _settled(state: State, runner: Runner) -> State:
+    """One edit of those of a state."""
     units = tuple(unit for unit in state.units or () if unit < runner.units) or None
-    count = min(max(state.count, 1), MOST_UNITS, runner.units)
+    count = len(units) if units else min(max(state.count, 1), MOST_UNITS, runner.units)
     region, size = state.region, _size(runner.map_size)
     if region:
         region = encode_region(decode_region(region, size))
     elif state.mode == "insert":
         region = encode_region(_middle(size))
-    return replace(state, layer=layer, target=target, units=units, count=count, region=region)
+    return replace(state, units=units, count=count, region=region)
 
 
 def chosen(state: State, ranked: Ranked) -> tuple[int, ...] | None:
-    """The units that are edited; None while they are not ranked yet."""
+    """The units of the edit in hand; None while they are not ranked yet."""
     if state.units is not None:
         return state.units
     return None if ranked.relation is None else top_units(ranked.relation, state.target, state.count)
 
 
-def edit(state: State, model: Model, units: Sequence[int]) -> Edit:
-    """The edit that a settled state asks for; take the model's lock `hand`."""
-    size = _size(model.runner(state.layer).map_size)
-    region = torch.from_numpy(decode_region(state.region, size)).float() if state.region else None
-    if state.mode == "ablate":
-        return ablate(tuple(units), alpha=state.alpha, region=region)
-    return replace(insert(tuple(units), model.levels(state.layer, state.target), region), alpha=state.alpha)
+def named(state: State, ranked: Ranked) -> State:
+    """The state with the units of its edits named, as far as they are ranked."""
+    hand, *others = (replace(each, units=chosen(each, ranked)) for each in state.edits())
+    return hand.beside(others)
+
+
+def edit(state: State, model: Model) -> Edit:
+    """What the edits of a settled state, whose units are named, do together; take the model's lock `hand`.
+
+    A unit that is inserted for one object is not ablated for another, nor inserted for a later one: so the edits have no order.
+
+    Raises
+    ------
+    UsageError
+        If nothing is left of the edit in hand.
+    """
+    size, taken, whole = _size(model.runner(state.layer).map_size), set[int](), None
+    hand = state.edits()[0]
+    parts: list[tuple[bool, Edit]] = []
+    for each in sorted(state.edits(), key=lambda each: (each.mode == "ablate", each.target)):
+        units = tuple(unit for unit in each.units or () if unit not in taken)
+        region = torch.from_numpy(decode_region(each.region, size)).float() if each.region else None
+        if each.mode == "ablate":
+            part = ablate(units, region=region)
+        else:
+            part = insert(units, model.levels(state.layer, each.target), region)
+            taken.update(units)
+        if units:
+            parts.append((each == hand, replace(part, alpha=each.alpha)))
+    for _, part in sorted(
+        parts, key=lambda part: part[0]
+    ):  # that in hand is the outermost: a dose is its share of the way
+        whole = replace(part, then=whole)
+    if whole is None or not any(in_hand for in_hand, _ in parts):
+        raise UsageError(f"All of these {hand.target} units are inserted for another object: choose more of them.")
+    return whole
 
 
 @torch.inference_mode()
@@ -88,21 +129,24 @@ def look(state: State, model: Model, ranked: Ranked) -> View:
     model.moved()
     with model.hand:
         runner = model.runner(state.layer)
-        units = chosen(state, ranked)
+        asked = named(state, ranked)
         arms = [REFERENCE]
-        if units is not None:
-            change = edit(state, model, units)
+        if all(each.units for each in asked.edits()):
+            change = edit(asked, model)
             arms += [Arm(change), Arm(change, hold(state.control, state.hold, runner.downstream))]
         images, readings = runner.read(model.latents(state.seed, [state.number]), arms)
         labels = labelled(model.segmenter, images[:, 0]).cpu().numpy()
         gain = readings.gain(runner.downstream[0], 1)[0] if len(arms) > 1 else torch.empty(0, 0)
-    region = decode_region(state.region, _size(runner.map_size)) if state.region else None
-    if state.mode == "insert":
-        measured = decode_region(state.region, _size(labels.shape[1:]))
-    else:
-        measured = labels[0] == model.segmenter.classes.index(state.target)
     activations = readings.layer[0].float().cpu().numpy()
-    return View(state, pictures(images[:, 0]), labels, activations, gain.float().cpu().numpy(), region, measured)
+    places = tuple(counted(each, model, labels[0]) for each in state.edits())
+    return View(state, pictures(images[:, 0]), labels, activations, gain.float().cpu().numpy(), places)
+
+
+def counted(state: State, model: Model, labels: np.ndarray) -> np.ndarray:
+    """The pixels on which an edit's outcome is counted, bool (..., H, W), by the `labels` of the unedited images."""
+    if state.mode == "insert":
+        return np.broadcast_to(decode_region(state.region, _size(labels.shape[-2:])), labels.shape)
+    return labels == model.segmenter.classes.index(state.target)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State
 from gandid.panel.arms import EXACT_CONTROLS
 
+SHOWN = ("target", "mode", "count", "alpha", "layer", "control", "hold", "number", "seed")  # of a state, by a part each
 HERE = Path(__file__).parent / "static"
 CHECKPOINTS = [".pth", ".pt", ".pkl", ".safetensors"]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"]
@@ -28,28 +29,36 @@ STUDY = (
 class Components:
     """The parts of the page; make it within `gr.Blocks`. Each attribute is a part that is read or changed.
 
-    `values` are the parts that say what is asked for: those of a `State`, and the study's name and latents. `drawn` are the parts
-    that a move changes, and `set` all that an address does.
+    `values` are the parts that say what is asked for: those of a `State`, the study's name and latents, and `shown`, the query of what
+    the page shows. `set` are those that a move may change.
     """
 
     def __init__(self, model: Model):
         self.brand = _html("<p><b>gandid</b></p>", "brand")
-        # What a state says and nothing shows. They are parts like the others, and not kept by the server.
-        self.generator, self.units, self.region = (gr.Textbox("", visible=False) for _ in range(3))
+        self.shown = gr.Textbox("", visible=False)  # a part like the others, so that the server keeps nothing
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Experiment", id="experiment"):
                 self._pictures()
                 self._bench(model)
+                self._around()
                 self._unit_list()
                 self._study()
                 self._uploads(model)
             with gr.Tab("Finished runs", id="runs") as self.finished:
                 self.gallery = _html("<p class='empty'>Looking …</p>", "gallery")
-        self.values = {name: getattr(self, name) for name in (*State.__dataclass_fields__, "name", "latents")}
-        shown = [self.brand, self.canvas, self.following, self.finding, self.here, self.about, self.listed, self.keep]
-        moved = [self.generator, self.target, self.layer, self.count, self.units, self.region, self.number]
-        self.drawn = [*shown, *moved]
-        self.set = [*self.drawn, self.seed, self.alpha, self.control, self.hold, self.mode]
+        self.values = {name: getattr(self, name) for name in ("shown", *SHOWN, "name", "latents")}
+        drawn = [
+            self.brand,
+            self.canvas,
+            self.edits,
+            self.steps,
+            self.finding,
+            self.here,
+            self.about,
+            self.listed,
+            self.keep,
+        ]
+        self.set = [*drawn, self.shown, *(getattr(self, name) for name in SHOWN)]
 
     def _pictures(self) -> None:
         self.finding = _html("<h1>Making a first image …</h1>", "finding")
@@ -65,7 +74,12 @@ class Components:
                 self.here = _html("", "numbers-here")
                 self.everywhere = _live("numbers", elem_id="numbers-all")
 
+    def _around(self) -> None:
+        """The same edit on other images, at other doses and at other layers."""
+        _html("".join(_told_here(name) for name in ("strip", "doses", "layers")), "around")
+
     def _hand(self, model: Model) -> None:
+        self.edits = _html("", "edits")
         place = model.layers.index(model.default_layer) + 1
         controls = list(EXACT_CONTROLS)
         sites = [("first site", "first"), ("all sites", "all")]
@@ -85,14 +99,12 @@ class Components:
             whole: dict[str, Any] = {"precision": 0, "minimum": 0, "min_width": 60}
             self.number = gr.Number(0, label="Image", elem_id="number", **whole)
             self.seed = gr.Number(0, label="Seed", elem_id="seed", **whole)
-            self.previous = gr.Button("Previous", elem_id="previous", min_width=80)
-            self.following = gr.Button("Next", elem_id="next", variant="primary", min_width=120)
+            self.steps = _html("", "steps")
 
     def _unit_list(self) -> None:
         with gr.Column(elem_classes="panel-card"):
             self.about = _html("<h2>Units</h2>", "about-units")
             self.listed = _scripted("units")
-            self.automatic = gr.Button("Tick the first again", elem_id="automatic", size="sm")
 
     def _study(self) -> None:
         with gr.Row(elem_id="keeping"):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, sleep, to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gandid.app import words
-from gandid.app.state import LONGEST, State, read_query
+from gandid.app.around import doses, layers, strip
+from gandid.app.state import LONGEST, STRIP, State, read_query
 from gandid.app.stream import tallies
 from gandid.errors import GandidError
 
@@ -30,9 +30,9 @@ class Live:
     """Serves the web socket of every tab. A hidden tab closes its own, and nothing is measured for it.
 
     A tab sends the address of what it shows; before the `?` of it `fresh`, if it waits for an effect to begin with. It is sent
-    objects: HTML by the part of the page where it belongs (`numbers`, `status`, `progress`); `running`, whether a study runs;
-    `ranked`, the
-    generator, the layer, and the latents on which its units are ranked by now; and `opening`, the address of the effect to begin with.
+    objects: HTML by the part of the page where it belongs (`numbers`, `strip`, `doses`, `layers`, `status`, `progress`); `stale`, those
+    of them that are measured anew; `running`, whether a study runs; `ranked`, the generator, the layer, and the latents on which its
+    units are ranked by now; and `opening`, the address of the effect to begin with.
     """
 
     def __init__(self, page: Page):
@@ -83,22 +83,36 @@ class _Tab:
     def __init__(self, socket: WebSocket, live: Live):
         self.socket, self.live, self.page = socket, live, live.page
         self.state, self.fresh = State(), False
+        self.ranked: tuple[str, ...] = ()  # layers
+        self.tasks = create_task_group()
         self._told: dict[str, Any] = {}
+        self._asked: dict[str, tuple[Any, CancelScope]] = {}
+        self._stale: set[str] = set()
 
     async def serve(self) -> None:
         """Read what the tab shows, and tell what is learned of it."""
-        measured, scope = None, CancelScope()
-        async with create_task_group() as tasks:
-            tasks.start_soon(self._watch)
+        async with self.tasks:
+            self.tasks.start_soon(self._watch)
             while (message := await self.socket.receive())["type"] == "websocket.receive":
                 mark, _, query = str(message.get("text"))[: 4 * LONGEST].partition("?")
-                self.state, self.fresh = read_query(dict(parse_qsl(query))), mark == "fresh"
-                if replace(self.state, number=0) != measured:
-                    measured = replace(self.state, number=0)
-                    scope.cancel()
-                    scope = CancelScope()
-                    tasks.start_soon(self._measure, scope, measured)
-            tasks.cancel_scope.cancel()
+                self.state, self.fresh = read_query(query), mark == "fresh"
+                self._begin()
+            self.tasks.cancel_scope.cancel()
+
+    def _begin(self) -> None:
+        """Work at what is not known of the state that is shown, and no longer at what was asked for before."""
+        state, strip_of = self.state, replace(self.state, number=self.state.number // STRIP * STRIP)
+        for part, asked, work in (
+            ("doses", replace(state, alpha=1.0), doses),
+            ("strip", strip_of, strip),
+            ("numbers", replace(state, number=0), tallies),
+            ("layers", (state, self.ranked), layers),
+        ):
+            before, scope = self._asked.get(part, (None, CancelScope()))
+            if asked != before:
+                scope.cancel()
+                self._asked[part] = asked, CancelScope()
+                self.tasks.start_soon(self._measure, self._asked[part][1], part, work, state)
 
     async def _tell(self, **news: Any) -> None:
         """Send what is new."""
@@ -112,35 +126,37 @@ class _Tab:
         """Tell how far the ranking and the study are."""
         while True:
             await self._tell(**await to_thread.run_sync(self._look))
+            if self._asked:
+                self._begin()
             await sleep(POLL)
 
     def _look(self) -> dict[str, Any]:
         try:
-            _, ranked, settled = self.page.settled(self.state)
+            model, ranked, settled = self.page.settled(self.state)
             begin = self.page.opening() if self.fresh else None
         except GandidError:  # which the hand is told
             return self.live.news()
-        status = words.ranking(ranked, settled.layer, fresh=self.fresh and begin is None)
-        more = {"opening": begin.query()} if begin else {}
-        return {
-            **self.live.news(),
-            "status": status,
-            "ranked": [settled.generator, settled.layer, ranked.latents],
-            **more,
-        }
+        self.ranked = tuple(layer for layer in model.layers if model.rankings.known(layer).relation is not None)
+        news = self.live.news() | {"ranked": [settled.generator, settled.layer, ranked.latents]}
+        news["status"] = words.ranking(ranked, settled.layer, fresh=self.fresh and begin is None)
+        return news | ({"opening": begin.query()} if begin else {})
 
-    async def _measure(self, scope: CancelScope, state: State) -> None:
-        """Count over many images."""
+    async def _measure(self, scope: CancelScope, part: str, work: Callable[..., Iterator[Any]], state: State) -> None:
+        """Tell what is found for a part of the page, as it is found."""
         with scope:
-            if state.units is None:
-                await self._tell(numbers=words.numbers_all(None, state, "Waiting for the first ranking of the units …"))
+            if not all(each.units for each in state.edits()):
+                await self._tell(
+                    **{part: words.told(part, None, state, "Waiting for the first ranking of the units …")}
+                )
                 return
-            await self._tell(numbers=words.numbers_all(None, state, "Measuring …"))
+            self._stale.add(part)
+            await self._tell(stale=sorted(self._stale))
             await sleep(PAUSE)
             try:
                 model, _, settled = await to_thread.run_sync(self.page.settled, state)
-                work = tallies(model, settled, settled.units or ())
-                while (tally := await self.live.step(work)) is not None:
-                    await self._tell(numbers=words.numbers_all(tally, settled))
+                steps = work(model, settled)
+                while (found := await self.live.step(steps)) is not None:
+                    self._stale.discard(part)
+                    await self._tell(**{part: words.told(part, found, settled)}, stale=sorted(self._stale))
             except GandidError as error:
-                await self._tell(numbers=words.numbers_all(None, state, str(error)))
+                await self._tell(**{part: words.told(part, None, state, str(error))})

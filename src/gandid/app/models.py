@@ -30,6 +30,7 @@ from gandid.runs import fingerprint, versions
 from gandid.segmenters import Segmenter, objects_of
 
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
+FIRST = STAGES[1]  # latents of the ranking of layers that nobody has asked for
 ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
 MOST_LAYERS = 16
 QUIET = 0.6  # seconds that the ranking rests after a move of the hand, so that the next one has the machine for itself
@@ -86,7 +87,7 @@ class Model:
         self.hand = threading.Lock()
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[tuple[str, bool], Runner] = {}
         self._levels: dict[str, Tensor] = {}
         self.layers = self._find_layers(layer)
         default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
@@ -97,15 +98,16 @@ class Model:
         self._moved = -QUIET
         known = f"{fingerprint(generator)}{fingerprint(segmenter)}{versions()}{segmenter.classes}"
         stem = hashlib.sha256(known.encode()).hexdigest()[:16]
-        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache / stem, self.rest, self.rows)
+        others = self.layers if self.glance == GLANCE else ()  # of larger images they would take hours
+        self.rankings = Rankings(copy.deepcopy(generator), segmenter, cache / stem, self.rest, self.rows, others)
 
-    def runner(self, layer: str) -> Runner:
-        """The runner of a layer, for the hand; take the lock `hand` while it runs."""
-        if layer not in self._runners:
-            runner = Runner(self.generator, layer)
+    def runner(self, layer: str, *, aside: bool = False) -> Runner:
+        """The runner of a layer, for the hand (take the lock `hand` while it runs), or `aside`, for the numbers."""
+        if (layer, aside) not in self._runners:
+            runner = Runner(self.for_numbers if aside else self.generator, layer)
             runner.check_sites()
-            self._runners[layer] = runner
-        return self._runners[layer]
+            self._runners[layer, aside] = runner
+        return self._runners[layer, aside]
 
     def latents(self, seed: int, numbers: Sequence[int], stream: str = "effects") -> Tensor:
         """Latents by number, on the generator's device."""
@@ -162,12 +164,20 @@ class Model:
 class Rankings:
     """Ranks the units of the layers that were asked for, on more and more latents, in a thread of its own.
 
-    What has been measured is kept in a file per layer, whose path begins with `stem`, so that the next start of the page has it at
+    When the layer that was asked for is done, `others` get a first ranking. What has been measured is kept in a file per layer, whose path begins with `stem`, so that the next start of the page has it at
     once. `rest` is called between two passes, and may wait.
     """
 
-    def __init__(self, generator: Any, segmenter: Segmenter, stem: Path, rest: Callable[[], None], rows: int):
-        self.generator, self.stem, self.rows = generator, stem, rows
+    def __init__(
+        self,
+        generator: Any,
+        segmenter: Segmenter,
+        stem: Path,
+        rest: Callable[[], None],
+        rows: int,
+        others: Sequence[str] = (),
+    ):
+        self.generator, self.stem, self.rows, self.others = generator, stem, rows, others
         self.segmenter: Segmenter = _Resting(segmenter, self._rest)
         self._until_still = rest
         self._known: dict[str, Ranked] = {}
@@ -180,14 +190,28 @@ class Rankings:
         """What is known by now; from now on this layer is the one that is worked on."""
         with self._changed:
             self._wanted = layer
-            if layer not in self._known:
-                self._known[layer] = self._load(layer)
-            ranked = self._known[layer]
+            ranked = self.known(layer)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="ranking")
                 self._thread.start()
             self._changed.notify_all()
             return ranked
+
+    def known(self, layer: str) -> Ranked:
+        """What is known by now, and nothing is begun."""
+        with self._changed:
+            if layer not in self._known:
+                self._known[layer] = self._load(layer)
+            return self._known[layer]
+
+    def _next(self) -> str | None:
+        """The layer that is to be worked on."""
+        if not self.known(self._wanted).finished:
+            return self._wanted
+        return next(
+            (layer for layer in self.others if self.known(layer).latents < FIRST and not self.known(layer).problem),
+            None,
+        )
 
     def wait(self, layer: str, latents: int, timeout: float) -> Ranked:
         """As `get`, once the ranking is on so many latents at least, has failed, or the time (s) is over."""
@@ -209,10 +233,10 @@ class Rankings:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or not self._known[self._wanted].finished)
-                if self._closed:
+                self._changed.wait_for(lambda: self._closed or self._next())
+                layer = self._next()
+                if self._closed or layer is None:
                     return
-                layer = self._wanted
                 stage = self._known[layer].stage
             try:
                 relation = self._rank(layer, stage)
@@ -250,7 +274,7 @@ class Rankings:
             nonlocal done
             done += count
             self._note(layer, done=done)
-            if self._closed or self._known[self._wanted].latents < self._known[layer].latents:
+            if self._closed or self._next() != layer:
                 raise _Abandoned
 
         kept: Path | None = self.stem.with_name(f"{self.stem.name}-{layer}.ace")

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -53,7 +52,7 @@ class Page:
         self._opened = stem.with_name(f"{stem.name}-{model.default_layer}.opening")
         if ranked.latents >= RANKED:
             with contextlib.suppress(OSError):
-                self._opening = read_query(dict(parse_qsl(self._opened.read_text(encoding="utf-8"))))
+                self._opening = read_query(self._opened.read_text(encoding="utf-8"))
 
     def find(self, name: str) -> tuple[str, Model]:
         """The generator of that name, from disk if need be; the one that the page was started with if there is none."""

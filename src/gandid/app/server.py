@@ -15,11 +15,15 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote, urlsplit
 
 # Before gradio is imported anywhere: it would ask its makers for the newest version, and count this start.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# While it is imported, it reads and parses its own source to write stubs for editors beside it: more than half of its time.
+with mock.patch("inspect.getfile", side_effect=OSError):
+    import gradio as gr
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -215,8 +219,6 @@ def make_app(
     cookie: str,
 ) -> FastAPI:
     """The whole application: the guards, the files of runs, uploads (`take`), the stream of each tab (`live`), and the page."""
-    import gradio as gr
-
     own = [
         Route("/upload", Uploads(runs / ".cache" / "uploads", take).receive, methods=["POST"]),
         WebSocketRoute("/live", live),

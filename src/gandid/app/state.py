@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
@@ -16,7 +16,10 @@ from gandid.errors import UsageError
 
 MOST_UNITS = 64  # that the slider reaches
 LATENTS = 64  # on which the numbers beside those of one image are measured
+STRIP = 12  # images beside each other
 LONGEST = 4096  # characters of a value in an address
+EDITED = ("target", "mode", "units", "count", "alpha", "region")  # what an edit says of itself
+MOST_EDITS = 6  # of one image
 _REGION = re.compile(r"(\d{1,3})x(\d{1,3}):([0-9a-f]+)")
 
 
@@ -85,6 +88,8 @@ class State:
     mode : {"ablate", "insert"}
     region : str
         Where the edit applies, see `encode_region`; empty for everywhere.
+    also : str
+        The other edits of the same image, see `edits`.
     """
 
     generator: str = ""
@@ -99,6 +104,43 @@ class State:
     hold: Literal["first", "all"] = "first"
     mode: Literal["ablate", "insert"] = "ablate"
     region: Annotated[str, AfterValidator(_checked_region)] = ""
+    also: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is done, in words."""
+        return f"{self.target} {'ablated' if self.mode == 'ablate' else 'inserted'}"
+
+    def edits(self) -> tuple[State, ...]:
+        """The edits of the image, each as the state that it would be alone: first the one in hand."""
+        alone = replace(self, also="")
+        others = [read_query(part) for part in self.also.split(";") if part][: MOST_EDITS - 1]
+        return alone, *(replace(alone, **{name: getattr(other, name) for name in EDITED}) for other in others)
+
+    def moved(self, **news: Any) -> State:
+        """The state after a move of the hand, which says what it changes.
+
+        Another object, layer or number of units takes the first units of the ranking, and another mode begins with a region of
+        its own. An object that is edited already is taken in hand as it is.
+        """
+        then = replace(self, **news)
+        changed = {name for name in news if getattr(then, name) != getattr(self, name)}
+        others = {other.target: other for other in self.edits()[1:]}
+        if "target" in changed and (found := others.pop(then.target, None)):
+            edits = {name: getattr(found, name) for name in EDITED}
+            return replace(then, **edits).beside([self, *others.values()])
+        if changed & {"target", "layer", "count"} and "units" not in news:
+            then = replace(then, units=None)
+        if "mode" in changed and "region" not in news:
+            then = replace(then, region="")
+        if "layer" in changed:
+            then = then.beside([replace(other, units=None) for other in others.values()])
+        return then
+
+    def beside(self, others: Sequence[State]) -> State:
+        """The same with the edits of other states beside its own."""
+        queries = (State(**{name: getattr(other, name) for name in EDITED}).query() for other in others)
+        return replace(self, also=";".join(queries))
 
     def query(self) -> str:
         """The state as the query of an address; what is at its default is left out."""
@@ -112,18 +154,19 @@ class State:
 _READERS = {name: TypeAdapter(hint) for name, hint in get_type_hints(State, include_extras=True).items()}
 
 
-def read_query(query: Mapping[str, str]) -> State:
-    """The state that an address asks for; what makes no sense in it is as if it were not there."""
+def read_query(query: str | Mapping[str, str]) -> State:
+    """The state that an address asks for, by its text or by name; what makes no sense in it is as if it were not there."""
+    given = dict(parse_qsl(query)) if isinstance(query, str) else query
     found = {}
     for name, reader in _READERS.items():
-        if text := str(query.get(name, ""))[:LONGEST]:
+        if text := str(given.get(name, ""))[:LONGEST]:
             with suppress(ValidationError):
                 found[name] = reader.validate_python(text)
     return State(**found)
 
 
-def read_parts(given: Mapping[str, Any]) -> State:
-    """The state that the parts of a page are in.
+def read_parts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a state as the parts of a page say them.
 
     Raises
     ------
@@ -131,9 +174,9 @@ def read_parts(given: Mapping[str, Any]) -> State:
         If one of them holds what it cannot: the page's own do not.
     """
     found = {}
-    for name, reader in _READERS.items():
+    for name, value in given.items():
         try:
-            found[name] = reader.validate_python(None if name == "units" and given[name] == "" else given[name])
+            found[name] = _READERS[name].validate_python(value)
         except ValidationError as error:
             raise UsageError(f"{name}: {error.errors()[0]['msg']}") from None
-    return State(**found)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,18 +53,18 @@ class Tally:
     """The support checks that flag the held arm: then nothing is claimed from it."""
 
 
-def tallies(model: Model, state: State, units: Sequence[int]) -> Iterator[Tally]:
-    """Measure a settled state on the first `LATENTS` latents, and estimate after each `STEP` of them.
+def tallies(model: Model, state: State) -> Iterator[Tally]:
+    """Measure a settled state, whose units are named, on the first `LATENTS` latents, and estimate after each `STEP` of them.
 
     The networks have one copy for this: take no step of two at once.
     """
     block = study_block([(state.control, state.hold)], dose=state.alpha)
     block = block._replace(arms=(*block.arms, near(block.arms[1])))
     with model.hand:
-        edits = {("own", 0): {state.target: edit(state, model, units)}}
+        edits = {("own", 0): {state.target: edit(state, model)}}
         runner = model.runner(state.layer)
     inert = frozenset(site for site, responds in runner.responds.items() if not responds)
-    shrinking = state.mode == "ablate" and runner.closed_form
+    shrinking = runner.closed_form and all(each.mode == "ablate" for each in state.edits())
     experiment = Experiment((block,), edits, tuple(runner.downstream), inert, shrinking)
     store = PanelStore.create(
         None,

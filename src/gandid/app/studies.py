@@ -28,16 +28,23 @@ NAMING = "name the study with letters, digits, dots, dashes and underscores, suc
 MOST_LATENTS = 100_000
 
 
-def config_of(state: State, units: tuple[int, ...], *, generator: str, segmenter: str, latents: int) -> StudyConfig:
-    """The study of a settled state: its object and units, its control and sites, on `latents` latents.
+def config_of(state: State, *, generator: str, segmenter: str, latents: int) -> StudyConfig:
+    """The study of a settled state whose units are named: its object, its control and sites, on `latents` latents.
 
-    A study ablates, within a rectangle: an insertion is left out, and a region is the rectangle around it (`left_out` says so).
+    A study ablates, within a rectangle: an insertion is left out, and a region is the rectangle around it. Other objects' units are
+    ablated with those of the one in hand, where they are in the same way; else they are left out (`left_out` says so).
     """
     region = _around(state) if state.mode == "ablate" else None
     shared = {name: getattr(state, name) for name in ("layer", "control", "hold", "alpha", "seed")}
-    targets = {state.target: units}
+    edits = state.edits() if _alike(state) else state.edits()[:1]
+    targets = {state.target: tuple(dict.fromkeys(unit for each in edits for unit in each.units or ()))}
     given = {"generator": generator, "segmenter": segmenter, "targets": targets, "latents": latents, "region": region}
     return StudyConfig.check(**given, **shared)
+
+
+def _alike(state: State) -> bool:
+    """Whether all edits are one: ablations that go as far, at the same places."""
+    return {("ablate", state.alpha, state.region)} == {(each.mode, each.alpha, each.region) for each in state.edits()}
 
 
 def _around(state: State) -> tuple[float, float, float, float] | None:
@@ -53,7 +60,9 @@ def _around(state: State) -> tuple[float, float, float, float] | None:
 def left_out(state: State) -> str:
     """What a study cannot do of what a state asks for, in words; empty if it can do all."""
     if state.mode == "insert":
-        return "A study does not insert: it ablates these units everywhere."
+        return f"A study does not insert: it ablates these {state.target} units alone, everywhere."
+    if state.also and not _alike(state):
+        return f"A study makes one edit: the ablation of {state.target}, and not what is edited beside it."
     if around := _around(state):
         mask = decode_region(state.region)
         share = (around[2] - around[0]) * (around[3] - around[1])
@@ -101,7 +110,8 @@ print(gandid.did(panel).summary())
 
 def as_yaml(config: StudyConfig) -> str:
     """The configuration for `gandid run --config`; what is at its default is left out."""
-    return yaml.safe_dump(_changed(config), sort_keys=False, default_flow_style=None, width=100)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a tenth of the time: this is done at every move
+    return str(yaml.dump(_changed(config), Dumper=dumper, sort_keys=False, default_flow_style=None, width=100))
 
 
 def _changed(config: StudyConfig) -> dict[str, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import numpy as np
 
-from gandid.app.state import LATENTS, State
+from gandid.app.state import LATENTS, MOST_EDITS, STRIP, State
 from gandid.estimation.words import SUPPORT_WORDS
-from gandid.report.pictures import gradient, heat
+from gandid.report.pictures import gradient, heat, picture
+from gandid.report.text import listed, number, signed
 
 if TYPE_CHECKING:
+    from gandid.app.around import Effect
     from gandid.app.experiment import View
     from gandid.app.models import Ranked
     from gandid.app.stream import Tally
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 MANY = 16  # objects up to which all can be chosen in every image
 WORTH = 0.005  # share from which a difference in one image is worth a word
+TITLES = {
+    "numbers": f"First {LATENTS} images",
+    "strip": "The same edit on other images",
+    "doses": "By strength",
+    "layers": "By layer",
+}
 NAMES = {"removed": "{} removed", "inpainted": "becomes {}", "area": "area of {}"}
 
 
@@ -42,6 +50,8 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
         return f"There is no {state.target} in this image. Choose another object, or take the next image."
     if not view.edited:
         return f"This image has a {state.target}. The units that make it are being looked for."
+    beside = [each.title for each in state.edits()[1:]]
+    beside_it = f" Edited besides: {listed(beside)}." if beside else ""
     what = f"the {units} {state.target} units" if units != 1 else f"one {state.target} unit"
     what += "" if state.alpha == 1 else f" by {percent(state.alpha)}"
     held_at = f"With normalization held at {'all sites' if state.hold == 'all' else 'the first site'}"
@@ -70,8 +80,41 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
             text += f", only {percent(1 - held)} goes: normalization removes {gap} more."
         nothing = ": here normalization changes nothing of it."
     if same:
-        return text + (f". But normalization {turns}" if turns else nothing)
-    return f"{text} It {turns}" if turns else text
+        text += f". But normalization {turns}" if turns else nothing
+    elif turns:
+        text += f" It {turns}"
+    return text + beside_it
+
+
+def edits(view: View, classes: Sequence[str], objects: Sequence[str], colours: Sequence[Sequence[int]]) -> str:
+    """The edits of the image: a click takes one in hand, its cross lets go of it, and the last one adds another."""
+    state, chips = view.state, ""
+    edited = {each.target: each for each in sorted(state.edits(), key=lambda each: list(classes).index(each.target))}
+    for target, each in edited.items() if len(edited) > 1 else ():
+        in_hand = target == state.target
+        colour = "#fff" if in_hand else "rgb({} {} {})".format(*colours[list(classes).index(target)])
+        current = " aria-current='true'" if in_hand else ""
+        take = _turn(f"<i style='background:{colour}'></i>{escape(each.title)}", target=target)
+        leave = _turn("×", f"aria-label='No longer edit {escape(target)}'", drop=target)
+        chips += f"<li{current}>{take}{leave}</li>"
+    shown = sorted(
+        set(objects) - set(edited), key=lambda name: -int((view.labels[0] == list(classes).index(name)).sum())
+    )
+    if shown and len(edited) < MOST_EDITS:
+        chips += f"<li>{_turn('+ Edit another object, too', add=shown[0])}</li>"
+    return f"<ul class='chips'>{chips}</ul>"
+
+
+def steps(state: State) -> str:
+    """The ways to the images before and after that show the object."""
+    first = "disabled" if state.number == 0 else ""
+    following = _turn(f"Next with a {escape(state.target)}", "id='next'", step=1)
+    return _turn("Previous", f"id='previous' {first}", step=-1) + following
+
+
+def _turn(text: str, attributes: str = "", **news: object) -> str:
+    """A button that changes what the page shows."""
+    return f"<button type='button' data-turn='{urlencode(news)}' {attributes}>{text}</button>"
 
 
 def ranking(ranked: Ranked, layer: str, *, fresh: bool = False) -> str:
@@ -101,6 +144,11 @@ def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) 
     else:
         rows = [_row("target", f"{state.target} in the region", *shares[1:, k])]
         verb, whole = "stays or becomes", "the region’s pixels"
+    for place, each in enumerate(state.edits()[1:], start=1):
+        if view.counted[place].any():
+            of = view.shares(len(classes), place)[1:, list(classes).index(each.target)]
+            name = f"{each.target} removed" if each.mode == "ablate" else f"{each.target} in its region"
+            rows.append(_row("object", name, *(1 - of if each.mode == "ablate" else of)))
     for i in np.argsort(-shares[1:].max(axis=0), kind="stable"):
         if i != k and shares[1:, i].max() >= WORTH:
             kind = "background" if classes[i] in background or classes[i] == "unknown" else "object"
@@ -109,27 +157,73 @@ def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) 
     return _card("This image", _table(caption, "live − held", rows) + _gain(view.gain))
 
 
-def numbers_all(tally: Tally | None, state: State, waiting: str = "") -> str:
+def told(part: str, found: Any, state: State, waiting: str = "") -> str:
+    """What a part of the page says that is measured in the background; why nothing is known yet, where nothing is `found`."""
+    if found is None:
+        return _card(TITLES[part], f"<p class='empty'>{escape(waiting)}</p>")
+    said = _numbers if part == "numbers" else _strip if part == "strip" else _curve
+    return _card(TITLES[part], said(found, state))
+
+
+def _strip(found: Sequence[Effect], state: State) -> str:
+    """The images that are known by now, each with its effect, and places for the others."""
+    items = ""
+    for one in found:
+        size = "none here" if np.isnan(one.live) else signed(100 * (one.live - one.held))
+        style = "class='absent'" if np.isnan(one.live) else f"title='{_shares(one)}'"
+        image = f"<img src='{picture(one.image)}' alt='Image {one.turn['number']}:'>" if one.image is not None else ""
+        items += f"<li>{_turn(f'{image}<span>{size}</span>', style, **one.turn)}</li>"
+    items += "<li><button type='button' disabled><i></i><span>…</span></button></li>" * (STRIP - len(found))
+    return f"<p class='note'>Live − held, in points of {_whole(state)}. Click one to go there.</p><ol class='strip'>{items}</ol>"
+
+
+def _curve(found: Sequence[Effect], state: State) -> str:
+    """The outcome, live and held, at each dose or layer; a click goes there."""
+    known = [(place + 0.5, one) for place, one in enumerate(found) if not np.isnan(one.live)]
+    lines = columns = ""
+    for regime in ("held", "live"):
+        points = [f"{x:g},{1 - getattr(one, regime):.3f}" for x, one in known]
+        dots = "".join(f"M{point}h0" for point in points)
+        lines += f"<polyline class='{regime}' points='{' '.join(points)}'/><path class='{regime}' d='{dots}'/>"
+    for one in found:
+        [value] = one.turn.values()
+        missing = bool(np.isnan(one.live))
+        said = one.problem or ("not known yet" if missing else _shares(one))
+        style = f"class='{'absent' * missing}' title='{escape(said)}' aria-label='{escape(f'{value}: {said}')}'"
+        label = str(value).removeprefix("layer").removesuffix(".0")
+        columns += _turn(f"<span>{escape(label)}</span>", style + " disabled" * bool(one.problem), **one.turn)
+    svg = f"<svg viewBox='0 -0.04 {len(found)} 1.08' preserveAspectRatio='none' aria-hidden='true'>{lines}</svg>"
+    what = "removed" if state.mode == "ablate" else "in the region"
+    note = f"<p class='note'>Of this image’s {escape(state.target)} {what}: <b>live</b>, and dashed <b>held</b>. Click to go there.</p>"
+    return f"<div class='curve' style='--columns:{len(found)}'><i>100 %</i><i>0</i>{svg}{columns}</div>{note}"
+
+
+def _shares(one: Effect) -> str:
+    return f"{percent(one.live)} live, {percent(one.held)} held"
+
+
+def _whole(state: State) -> str:
+    return f"each {escape(state.target)}" if state.mode == "ablate" else "the region"
+
+
+def _numbers(tally: Tally, state: State) -> str:
     """The table of the first latents, as far as they are measured."""
-    title = f"First {LATENTS} images"
-    if tally is None:
-        return _card(title, f"<p class='empty'>{escape(waiting)}</p>")
     bar = "" if tally.latents >= LATENTS else f"<progress max='{LATENTS}' value='{tally.latents}'></progress> "
     caption = f"{bar}{tally.latents} of {LATENTS} measured; {tally.images} show a {escape(state.target)}."
     if not tally.outcomes or not np.isfinite(tally.outcomes[0].did):
-        return _card(title, f"<p class='empty'>{caption} Too few to estimate from.</p>")
+        return f"<p class='empty'>{caption} Too few to estimate from.</p>"
     rows = []
     for one in tally.outcomes:
         kind = "background" if one.background else "target" if one.object == state.target else "object"
         mark = " shown" if one.shown and not tally.strange else ""
-        interval = f"<span>{_signed(one.low)} to {_signed(one.high)}</span>"
+        interval = f"<span>{signed(100 * one.low)} to {signed(100 * one.high)}</span>"
         rows.append(_row(kind + mark, NAMES[one.name].format(one.object), one.live, one.held, one.did, interval))
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
     if tally.strange:
         why = escape(", ".join(SUPPORT_WORDS[name] for name in tally.strange))
         note += f" <b class='flag'>The held images leave the network’s range ({why}): nothing is claimed from them.</b>"
-    return _card(title, _table(caption, "DID, 95 % interval", rows) + f"<p class='note'>{note}</p>")
+    return _table(caption, "live − held, 95 % interval", rows) + f"<p class='note'>{note}</p>"
 
 
 def units(target: str, ticked: int, *, by_hand: bool) -> str:
@@ -141,6 +235,7 @@ def units(target: str, ticked: int, *, by_hand: bool) -> str:
         f"<h2>Units</h2><p class='note'>Ordered by their average causal effect (ACE): how many points of the image {escape(target)} "
         f"loses when the unit is ablated alone; {ticked} {how}. IoU: how well the unit's active places overlap with it. Energy: its "
         "share there. Each picture shows where the unit is active in this image.</p>"
+        + _turn("Tick the first again", f"id='automatic' {'' if by_hand else 'disabled'}", units="")
     )
 
 
@@ -226,8 +321,8 @@ def _table(caption: str, last: str, rows: Iterable[str]) -> str:
 
 def _row(style: str, name: str, live: float, held: float, gap: float | None = None, interval: str = "") -> str:
     """A row of shares; their difference, where none is given, is that of the two."""
-    cells = "".join(f"<td>{_signed(value).removeprefix('+')}</td>" for value in (live, held))
-    did = _signed(live - held if gap is None else gap)
+    cells = "".join(f"<td>{number(100 * value)}</td>" for value in (live, held))
+    did = signed(100 * (live - held if gap is None else gap))
     return f"<tr class='{style}'><th scope='row'>{escape(name)}</th>{cells}<td class='did'>{did}{interval}</td></tr>"
 
 
@@ -240,8 +335,3 @@ def _gain(values: np.ndarray) -> str:
         f"site, this image: how much more the surviving units are amplified.<span class='bar'><span>× {low:.2f}</span>"
         f"<i style='background:{gradient('magma')}'></i><span>× {high:.2f}</span></span></figcaption></figure>"
     )
-
-
-def _signed(share: float) -> str:
-    text = f"{100 * share:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")

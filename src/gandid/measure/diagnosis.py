@@ -123,7 +123,8 @@ def _gain(readings: Readings, site: str, block: int, edit: Edit, original: np.nd
     mask = torch.from_numpy(original).to(energy)
     share = torch.nn.functional.interpolate(mask[:, None], size=tuple(measured.shape[1:]), mode="area")[:, 0]
     error = np.full(len(original), np.nan, np.float32)
-    if edit.values is not None and not edit.values.any() and edit.alpha == 1 and readings.closed_form:
+    plain = edit.then is None and edit.values is not None and not edit.values.any() and edit.alpha == 1
+    if plain and readings.closed_form:
         total = energy.sum(dim=1)
         left = (1 - edit.weights(energy)).square()  # of the energy of the units
         survivors = total - (1 - left) * energy[:, list(edit.units)].sum(dim=1)

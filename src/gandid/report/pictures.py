@@ -18,6 +18,8 @@ SPECK = 4
 WIDEST = 256
 # Up to this width an image is stored without loss.
 LOSSLESS = 96
+# Without loss, smaller than an optimized PNG and in a fifth of its time.
+FAST: dict[str, int | bool] = {"lossless": True, "method": 1, "quality": 20}
 # What vanished of an object, and what appeared in its place: seen on bright and on dark, and told apart by the colour-blind.
 GONE, CAME = "#ff2a2a", "#ffe119"
 # What is strong in a difference or a map, and what is strongly negative.
@@ -89,13 +91,13 @@ def signed_heat(values: np.ndarray) -> str:
     """A data URI of a map with values in [-1, 1]: two colours, the more opaque the stronger; one pixel per position."""
     alpha = (np.clip(np.abs(np.nan_to_num(values)), 0, 1) * 255).round().astype(np.uint8)
     ink = np.array([_ink(STRONG), _ink(NEGATIVE)], np.uint8)[(values < 0).astype(int)]
-    return _uri(Image.fromarray(np.concatenate([ink, alpha[..., None]], axis=-1)), "PNG", optimize=True)
+    return _uri(Image.fromarray(np.concatenate([ink, alpha[..., None]], axis=-1)), "WEBP", **FAST)
 
 
 def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
     """A data URI of a map of shape (h, w) in matplotlib's `colours` from `low` to `high`; one pixel per position."""
     scaled = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1)
-    return _uri(Image.fromarray((_colormap(colours, scaled) * 255).round().astype(np.uint8)), "PNG", optimize=True)
+    return _uri(Image.fromarray((_colormap(colours, scaled) * 255).round().astype(np.uint8)), "WEBP", **FAST)
 
 
 def gradient(colours: str, steps: int = 17) -> str:
@@ -114,7 +116,7 @@ def picture(image: np.ndarray) -> str:
     """A data URI of an image of shape (H, W, 3), uint8: as it is if small, else scaled down and with a little loss."""
     found = Image.fromarray(image)
     if found.width <= LOSSLESS:
-        return _uri(found, "WEBP", lossless=True, method=1, quality=20)
+        return _uri(found, "WEBP", **FAST)
     if found.width > WIDEST:
         found = found.resize((WIDEST, round(WIDEST * found.height / found.width)), Image.Resampling.LANCZOS)
     return _uri(found, "WEBP", quality=90)

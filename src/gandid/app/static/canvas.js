@@ -49,7 +49,7 @@ const button = (id, text, act) => {
   return node;
 };
 const clear = button('clear-region', 'Edit everywhere', () => { cells.fill(0); send(); draw(); });
-const reset = button('reset', 'Reset', () => ask('submit', { query: view.reset }));
+const reset = button('reset', 'Reset', () => ask({ query: view.reset }));
 const undo = button('undo', 'Undo', () => history.back());
 const redo = button('redo', 'Redo', () => history.forward());
 const wide = make('select', { id: 'brush-size', 'aria-label': 'Width of the brush' });
@@ -109,22 +109,22 @@ const encode = () => {
   return `${view.map[0]}x${view.map[1]}:${text}`;
 };
 // One question at a time; of those that come meanwhile only what they say together is asked then.
-const ask = (name, detail) => {
+const ask = (detail) => {
   if (asking !== null) {
-    next = next && next[0] === name && name === 'input' ? [name, { ...next[1], ...detail }] : [name, detail];
+    next = detail.query === undefined ? { ...next, ...detail } : detail;
     return;
   }
   asking = setTimeout(answered, PATIENCE);
-  trigger(name, detail);
+  trigger('input', detail);
 };
 const answered = () => {
   clearTimeout(asking);
   asking = null;
-  if (next) { const then = next; next = null; ask(...then); }
+  if (next) { const then = next; next = null; ask(then); }
 };
-const send = () => { sent = performance.now(); ask('input', { region: encode() }); };
+const send = () => { sent = performance.now(); ask({ region: encode() }); };
 const choose = (k) => {
-  if (isObject(k)) ask('input', { target: view.classes[k] });
+  if (isObject(k)) ask({ target: view.classes[k] });
   else message.textContent = `This is ${view.classes[k]}, which fills any hole: it has no units to ablate. Choose an object.`;
 };
 const hint = (k = -1) => {
@@ -193,11 +193,12 @@ original.addEventListener('keydown', (event) => {
   draw(0);
 });
 
-const outline = (lines, data, name) => {
+const outline = (lines, data, name, colour = '') => {
   for (const kind of ['casing', name]) {
     const path = document.createElementNS(SVG, 'path');
     path.setAttribute('class', kind);
     path.setAttribute('d', data);
+    if (kind === 'other') path.style.stroke = colour;
     lines.append(path);
   }
 };
@@ -224,13 +225,18 @@ const draw = (only = -1) => {
     if (panel && panel.gone) outline(f.lines, panel.gone, 'gone');
     if (panel && panel.came) outline(f.lines, panel.came, 'came');
     if (i === 0) outline(f.lines, view.outline, 'chosen');
+    if (i === 0) view.beside.forEach((each) => outline(f.lines, each.outline, 'other', `rgb(${view.colours[each.class].join(' ')})`));
     if (!panel) return;
     const [h, w] = view.map;
-    const box = ([row, column], name) => {
+    const box = ([row, column], name, colour = '') => {
       const rect = document.createElementNS(SVG, 'rect');
       for (const [key, value] of Object.entries({ x: column * width / w, y: row * height / h, width: width / w, height: height / h, class: name })) rect.setAttribute(key, value);
+      rect.style.fill = colour;
       f.lines.append(rect);
     };
+    for (const each of view.beside) {
+      [...each.region].forEach((on, c) => { if (on === '1') box([Math.floor(c / w), c % w], 'cell', `rgb(${view.colours[each.class].join(' ')})`); });
+    }
     cells.forEach((on, c) => { if (on) box([Math.floor(c / w), c % w], 'cell'); });
     if (cursor && i === 0) box(cursor, 'cursor');
   });
@@ -263,7 +269,7 @@ const remember = () => {
 };
 addEventListener('popstate', (event) => {
   const asked = event.state && event.state.gandid ? event.state.gandid.query : location.search.slice(1);
-  if (view && asked !== view.query) ask('submit', { query: asked });
+  if (view && asked !== view.query) ask({ query: asked });
 });
 const paint = () => {
   const value = props.value;
@@ -295,6 +301,6 @@ const paint = () => {
   draw();
   if (!message.textContent) hint();
 };
-document.addEventListener('gandid-turn', ({ detail }) => ask('query' in detail ? 'submit' : 'input', detail));
+document.addEventListener('gandid-turn', ({ detail }) => ask(detail));
 watch('value', paint);
 paint();

@@ -8,6 +8,19 @@ const say = () => {
   if (shown && socket && socket.readyState === WebSocket.OPEN) socket.send(`${shown.fresh ? 'fresh' : ''}?${shown.query}`);
 };
 const turn = (detail) => document.dispatchEvent(new CustomEvent('gandid-turn', { detail }));
+// What leads to a state that is shown by now is marked, and what is measured anew is pale.
+const mark = () => {
+  for (const button of shown ? document.querySelectorAll('#around [data-turn]') : []) {
+    const [[name, value]] = new URLSearchParams(button.dataset.turn);
+    button.setAttribute('aria-current', String(shown.now[name]) === value);
+  }
+  for (const place of document.querySelectorAll('[data-told]')) place.classList.toggle('stale', (known.stale || []).includes(place.dataset.told));
+  for (const label of shown ? document.querySelectorAll('#target label') : []) label.classList.toggle('absent', label.innerText.includes('not here'));
+};
+document.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-turn]');
+  if (button) turn(Object.fromEntries(new URLSearchParams(button.dataset.turn)));
+});
 const write = (told) => {
   for (const [name, text] of Object.entries(told)) {
     const place = document.querySelector(`[data-told=${name}]`);
@@ -17,6 +30,7 @@ const write = (told) => {
     const button = document.getElementById(name);
     if (button) button.disabled = !on;
   }
+  mark();
   if (shown && shown.fresh && known.opening) turn({ query: known.opening });
   else if (shown && known.ranked) {
     const [generator, layer, latents] = shown.ranked;
