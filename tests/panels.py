@@ -13,6 +13,7 @@ from gandid.panel.arms import (
     dose_blocks,
     extra_blocks,
     placebo_blocks,
+    ranking_blocks,
     sites_block,
     strength_blocks,
     study_block,
@@ -45,6 +46,7 @@ def make_panel(
     strengths: Sequence[float] = (),
     coalitions: bool = False,
     draws: int = 0,
+    halvings: int = 0,
     plan: Plan = PLAN,
     second: Plan | None = None,
     noise: float = 0.0,
@@ -61,9 +63,9 @@ def make_panel(
     ----------
     latents, targets, controls, holds, networks, classes, sites, size, seed
         Its dimensions; images are `size` x `size` pixels, networks are twins.
-    doses, strengths, coalitions, draws
+    doses, strengths, coalitions, draws, halvings
         Which further arms there are: doses, strengths of every held arm (with doses their products), all coalitions of sites, random
-        sets of units; measured on the first latents only.
+        sets of units, halvings of the ranking; measured on the first latents only.
     plan
         Shares of the target's original pixels per arm (`Plan`). Without noise they are met exactly: a target covers a multiple of 20
         pixels. Of arms that a mapping does not name, shares grow with the dose, go from those of live to those of held with the strength,
@@ -86,8 +88,13 @@ def make_panel(
         *dose_blocks(study, doses),
         *(sites_block(study, sites, seed) if coalitions else ()),
     ]
-    blocks += [*placebo_blocks(study, draws), *(extra_blocks([study]) if strained else ())]
-    panel = _blank(blocks, targets, classes, sites, networks, draws, segmenters, size, seed)
+    blocks += [
+        *placebo_blocks(study, draws),
+        *ranking_blocks(study, halvings),
+        *(extra_blocks([study]) if strained else ()),
+    ]
+    numbers = [*range(1 + draws), *(-half for half in range(1, 2 * halvings + 1))]
+    panel = _blank(blocks, targets, classes, sites, networks, numbers, segmenters, size, seed)
     arms = [arm for block in blocks for arm in block.arms]
     scene = _scenes(rng, latents, classes, absent, size * size)
     shape = (segmenters, latents, len(targets), len(arms), len(classes))
@@ -135,7 +142,7 @@ def panel_of(inside: np.ndarray, classes: Sequence[str], target: str = "a", size
 
     Nothing happens elsewhere: the first class, which is background, fills the image of `size` x `size` pixels.
     """
-    blank = _blank([study_block([("capped", "first")])], [target], classes, SITES[:1], [], 0, 1, size, 0)
+    blank = _blank([study_block([("capped", "first")])], [target], classes, SITES[:1], [], [0], 1, size, 0)
     inside = np.asarray(inside, np.int32)[None, :, None]
     pixels = inside.copy()
     pixels[..., 0] += size * size - pixels.sum(axis=-1)
@@ -151,7 +158,7 @@ def _blank(
     classes: Sequence[str],
     sites: Sequence[str],
     networks: Sequence[str],
-    draws: int,
+    draws: Sequence[int],
     segmenters: int,
     size: int,
     seed: int,
@@ -164,9 +171,10 @@ def _blank(
         segmenters=dict.fromkeys(("synthetic", "another")[:segmenters], seen),
         sites=dict.fromkeys(sites, True),
         networks=["own", *networks],
-        units=np.tile(units, (1 + len(networks), 1 + draws, 1, 1)),
+        units=np.tile(units, (1 + len(networks), len(draws), 1, 1)),
         values=None,
-        energy=np.ones((1 + draws, len(targets)), np.float32),
+        energy=np.ones((len(draws), len(targets)), np.float32),
+        draws=draws,
         attrs={
             "generator": "synthetic",
             "segmenter": "synthetic",

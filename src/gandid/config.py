@@ -150,6 +150,11 @@ class StudyConfig(BaseModel):
     placebos: Annotated[int, Field(ge=0)] = _field(
         0, "Credibility", "Number of random sets of units to ablate as well, matched in size and energy."
     )
+    halvings: Annotated[int, Field(ge=0, le=20)] = _field(
+        1,
+        "Credibility",
+        "Number of times that the ranking's latents are halved at random: what the units of either half do is measured, too.",
+    )
     second_segmenter: str | None = _field(
         None, "Credibility", "Second segmenter that labels the same images; the embedded segmenters bring their own."
     )

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from gandid import runs
 from gandid.config import StudyConfig
+from gandid.estimation.halves import halves
 from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_reason
 from gandid.interventions import Edit, Runner
 from gandid.measure.examples import collect
@@ -25,7 +26,7 @@ from gandid.measure.experiment import Experiment, ablations, classes_of, restore
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, moments, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
-from gandid.panel.arms import Block, extra_blocks, is_twin, study_block
+from gandid.panel.arms import Block, extra_blocks, graded, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PRESENCE, blocks_of
 from gandid.panel.store import PanelStore
@@ -67,6 +68,7 @@ class Execution:
     ):
         self.study, self.config, self.path = study, config, path
         self.executor, self.progress = executor, progress
+        self._relation: xr.Dataset | None = None
         self.networks = {"own": study.runner, **study.networks(config)}
         if path is not None and (path / "panel.zarr").is_dir():
             self.config = _with_what_is_there(config, runs.read_config(path))
@@ -119,7 +121,7 @@ class Execution:
                     f"{text}; the check 'ranking' says by how many; raise --ranking-latents to {FEW} or more",
                     stacklevel=2,
                 )
-            relation = self._ranked(ranked, study.runner, runs.RANKING)
+            self._relation = relation = self._ranked(ranked, study.runner, runs.RANKING)
             if self.path:
                 runs.write_relation(self.path, relation)
             count = study.unit_count(config)
@@ -160,26 +162,42 @@ class Execution:
 
     def _extend(self, there: xr.Dataset) -> None:
         """Add to the panel the arms and segmenters that are asked for and that it has not; and learn what it has."""
-        edits, blocks, energy = restored_edits(there), blocks_of(there), there["energy"].values
-        own, config, study = edits["own", 0], self.config, self.study
+        edits, blocks, config, study = restored_edits(there), blocks_of(there), self.config, self.study
+        energy = dict(zip(there["draws"].values.tolist(), there["energy"].values, strict=True))
         if config.placebos:
-            draws = possible_draws(own, study.runner.units, config.placebos)
-            if draws >= len(energy):
-                energy = self._draw(edits, draws)
+            draws = possible_draws(edits["own", 0], study.runner.units, config.placebos)
+            if draws not in energy:
+                energy |= self._draw(edits, draws)
+        # A part of a study has its own arms only.
+        energy |= {} if config.chunk or graded(blocks[0]) is None else self._halve(edits)
         names = [str(name) for name in there["segmenter"].values]
         second = study.second_name(config)
         names = list(dict.fromkeys([*names, *([second] if second else [])]))
         self.segmenters = {name: study.second_segmenter(name) if s else study.segmenter for s, name in enumerate(names)}
         sites = [site for site, responds in study.runner.responds.items() if responds] if config.sites else []
-        # A part of a study has its own arms only.
-        asked = (config.dose, config.strength, sites, len(energy) - 1, config.seed)
+        asked = (config.dose, config.strength, sites, max(energy), -min(energy) // 2, config.seed)
         new = [] if config.chunk else extra_blocks(blocks, *asked)
         self.experiment = self._experiment([*blocks, *new], edits)
         if new or len(names) > there.sizes["segmenter"] or len(energy) > there.sizes["draws"]:
-            self.panel.extend(self._blank(self.experiment, self.segmenters, energy, self.attrs))
+            self.panel.extend(self._blank(self.experiment, self.segmenters, np.array([*energy.values()]), self.attrs))
 
-    def _draw(self, edits: Edits, draws: int) -> np.ndarray:
-        """Draw matched random sets of units; returns their energy over that of the target's own, (draw, target)."""
+    def _halve(self, edits: Edits) -> dict[int, np.ndarray]:
+        """Add the edits of the units that halves of the ranking's latents choose, where they are asked for and not there."""
+        wanted = [-draw for draw in range(1, 2 * self.config.halvings + 1) if ("own", -draw) not in edits]
+        relation = self._relation if self.path is None or not wanted else runs.read_relation(self.path)
+        if relation is None or not wanted:
+            return {}
+        own = {target: list(edit.units) for target, edit in edits["own", 0].items()}
+        ranked = [target for target, units in self.study.targets(self.config).items() if units is None]
+        chosen = halves(relation, own, ranked, self.config.halvings)
+        means = self._means(self.study.runner) if chosen else None
+        for draw in wanted if chosen else []:
+            units = chosen[-draw - 1]
+            edits["own", draw] = ablations(units, self.config.ablation, self.config.alpha, means, self.config.region)
+        return {draw: np.full(len(own), np.nan, np.float32) for draw in wanted if chosen}
+
+    def _draw(self, edits: Edits, draws: int) -> dict[int, np.ndarray]:
+        """Draw matched random sets of units; returns by draw their energy over that of the target's own, (target,)."""
         study, config = self.study, self.config
         z = study.latents(range(config.ranking_latents), "ranking")
         means, energies = study.fitted(lambda: moments(study.runner, z, study.rows))
@@ -187,7 +205,7 @@ class Execution:
             edits["own", draw] = ablations(units, config.ablation, config.alpha, means, config.region)
         sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
         with np.errstate(divide="ignore", invalid="ignore"):  # units that are silent
-            return np.divide(sums, sums[0]).astype(np.float32)
+            return dict(enumerate(np.divide(sums, sums[0]).astype(np.float32)))
 
     def _experiment(self, blocks: Sequence[Block], edits: Edits) -> Experiment:
         runner = self.study.runner
@@ -393,6 +411,7 @@ def _with_what_is_there(config: StudyConfig, there: Mapping[str, Any]) -> StudyC
         "dose": tuple(sorted({*config.dose, *there["dose"]})),
         "strength": tuple(sorted({*(config.strength or ()), *(there.get("strength") or ())})) or config.strength,
         "placebos": max(config.placebos, there["placebos"]),
+        "halvings": max(config.halvings, there.get("halvings", 0)),
         "second_segmenter": config.second_segmenter or there["second_segmenter"],
     }
     if config.until is not None:

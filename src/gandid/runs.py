@@ -20,7 +20,8 @@ import yaml
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
 from gandid.estimation import Effects, did, read_effects
-from gandid.estimation.types import ranking, types
+from gandid.estimation.halves import ranking
+from gandid.estimation.types import types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
 from gandid.panel.arms import DISTANCE, LATENTS
@@ -44,7 +45,7 @@ FIGURE = ("after.zarr", "insertion.zarr")
 FOLLOWS = ("effects.csv", "checks.csv", "examples.npz")  # from the panel
 TYPES = "types.csv"  # follows from the panel and the relation, where there is one
 IN_MEMORY = 2**23  # bytes up to which a panel is read at once; a larger one is read where it is used
-EXTENDS = ("figure", "sites", "dose", "strength", "placebos", "second_segmenter")  # what may be asked of a finished run
+EXTENDS = ("figure", "sites", "dose", "strength", "placebos", "halvings", "second_segmenter")  # of a finished run
 # Between runs that are one study.
 MAY_DIFFER = ("resolved", "latents", "until", "max_latents", "relevant", "types", *EXTENDS)
 NOT_RESOLVED = ("command", "chosen", "images_per_second", "stopped")  # nor these of what was resolved

@@ -4,6 +4,7 @@ Nothing here knows what a panel is. What scipy or statsmodels have is theirs; wh
 draws that all columns share, so that differences of columns stay paired.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -415,20 +416,29 @@ def prediction(networks: Networks, count: int, se: float = 0.0, level: float = 0
     return error, float(stats.t.ppf((1 + level) / 2, count - 2) * error)
 
 
-def between(ones: np.ndarray, others: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Standard error and half-width of a difference of two groups' means, from the spread within each: Welch's t.
+def difference(sides: Sequence[tuple[Networks, int]], level: float = 0.95) -> tuple[Networks, tuple[float, float]]:
+    """The first group of networks' mean less the other's, or one group's mean alone; and what the next pair's may be.
+
+    Degrees of freedom of the interval are Welch's; `tau` is that of a pair, and `prediction` has the fewest degrees of either.
 
     Parameters
     ----------
-    ones, others : arrays (n, ...), (m, ...)
-        One `ones` alone counts as fixed. NaN with fewer than two others; 0 where all agree.
+    sides
+        One or two groups, each with its number of networks.
+    level
+        Coverage of both intervals.
+
+    Returns
+    -------
+    Networks, (float, float)
+        With standard error and half-width of the prediction.
     """
-    if len(others) < 2:
-        return np.full(others.shape[1:], np.nan), np.full(others.shape[1:], np.nan)
-    groups = [group for group in (ones, others) if len(group) > 1]
-    squares = np.array([group.var(axis=0, ddof=1) / len(group) for group in groups])
-    total, sizes = squares.sum(axis=0), np.array([len(group) - 1 for group in groups])
+    groups, counts = zip(*sides, strict=True)
+    squares = np.array([group.se**2 for group in groups])
+    se, tau = float(np.sqrt(squares.sum())), float(np.hypot.reduce([group.tau for group in groups]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = total**2 / np.tensordot(1 / sizes, squares**2, 1)
-    se = np.sqrt(total)
-    return se, np.where(total > 0, stats.t.ppf((1 + level) / 2, degrees) * se, se)
+        degrees = squares.sum() ** 2 / (squares**2 / (np.array(counts) - 1)).sum()
+    half = float(stats.t.ppf((1 + level) / 2, degrees) * se) if se > 0 else se
+    mean = float(np.subtract.reduce([group.mean for group in groups]))
+    found = Networks(mean, se, mean - half, mean + half, tau)
+    return found, prediction(found, min(counts), level=level)

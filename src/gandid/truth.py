@@ -27,7 +27,10 @@ that through.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
 
 # The places of the objects, by initial: T is the plant; a dot is bare wall.
 PLAN = ("WLPM", "WLPM", "T.CC", "TRR.")
@@ -47,6 +50,7 @@ PRESENT = 0.3  # threshold of a strong unit, in units of sqrt(UNITS); STRONG is 
 BEYOND = {"weak rug": 0.75, "window": 0.6, "stain": 0.7}
 CHANCE = {"weak rug": ("R", 0), "window": ("P", 1), "stain": ("C", 2)}  # at whose place, and by which latent number
 RELEASE = 4.0  # how strong the inhibited unit is when nothing inhibits it
+EPS = 1e-12  # of the normalizations
 GLOW = 2.0  # what it has to exceed, in units of sqrt(UNITS), to glow
 
 COLOURS = {
@@ -67,91 +71,104 @@ def threshold(weak: float) -> float:
     return weak / math.sqrt(1 + weak**2)
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What is to be found of one pair and outcome when the target's unit in layer 1 is ablated: shares of its pixels.
-
-    `first` is with the first site held, `second` with the second, and `both` with both, by the control. Without a
-    `segmenter`, for both of them; `planted` takes a stain for a mirror, `planted-careful` does not.
-    """
-
-    target: str
-    object: str
-    outcome: str  # "removed", of which the object is the target, or "inpainted"
-    live: float
-    first: float
-    second: dict[str, float]
-    both: dict[str, float]
-    segmenter: str | None = None
-
-    def held(self, control: str, held: str) -> float:
-        """With the sites `held` given their statistic by `control`, both as an arm has them."""
-        if held in ("first", FIRST):
-            return self.first
-        return self.second[control] if held == SECOND else self.both[control]
-
-    def shapley(self, control: str) -> tuple[float, float]:
-        """Each site's share of what the two cause together, `live - both`."""
-        second, both = self.second[control], self.both[control]
-        of_first = (second - both + self.live - self.first) / 2
-        return of_first, self.live - both - of_first
+def plan_units(initial: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the units of layer 1 are at a place by its initial: a constant, and what the weak one is multiplied by, (UNITS,) each."""
+    fixed, weak = np.zeros((2, UNITS))
+    fixed[EDITED.index("filler")] = 1
+    if initial in OBJECTS:
+        fixed[EDITED.index(OBJECTS[initial])] = STRONG
+    if initial == "T":
+        fixed[EDITED.index("inhibited")] = 1
+    for name, (place, _) in CHANCE.items():
+        weak[EDITED.index(name)] = place == initial
+    return fixed, weak
 
 
-def truths() -> list[Truth]:
-    """Give every effect that is not 0: pairs and outcomes that are not here are 0 in all regimes.
+def layers() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Weight (out, in) and bias (out,) of layers 2 and 3 and of the output, all at the middle of the kernel; ReLU after the first two."""
+    unit, root = EDITED.index, math.sqrt(UNITS)
+    # Layer 2: a threshold for each object; a unit draws the object that it is named after.
+    weight, bias = np.zeros((UNITS, UNITS)), np.zeros(UNITS)
+    for name in ("lamp", "painting", "mirror", "plant", "chair"):
+        weight[unit(name), unit(name)], bias[unit(name)] = 1, -PRESENT * root
+    for name in ("window", "stain"):
+        weight[unit(name), unit(name)], bias[unit(name)] = 1, -threshold(BEYOND[name]) * root
+    weight[unit("rug"), unit("rug")] = weight[unit("rug"), unit("weak rug")] = 1
+    bias[unit("rug")] = -threshold(BEYOND["weak rug"]) * root
+    weight[unit("inhibited"), unit("inhibited")], weight[unit("inhibited"), unit("plant")] = RELEASE, -RELEASE
+    # Layer 3: what is drawn in full is 1; the inhibited unit glows beyond what a live site lets through.
+    glow = np.zeros(UNITS)
+    glow[unit("inhibited")] = -GLOW
+    # The output: the wall, and what is drawn instead of it.
+    wall, colours = np.array(COLOURS["wall"]), np.zeros((3, UNITS))
+    for name in EDITED:
+        if colour := COLOURS.get("lamp" if name == "inhibited" else name):
+            colours[:, unit(name)] = colour - wall
+    return (weight, bias), (np.eye(UNITS) / root, glow), (colours, wall)
 
-    What only one of the sites lets through is too weak for the other, so that of self-repair and in-painting each has half.
-    """
 
-    def plain(target: str, other: str, outcome: str, live: float, held: float, segmenter: str | None = None) -> Truth:
-        each = dict.fromkeys(("capped", "frozen"), held)
-        return Truth(target, other, outcome, live, held, each, each, segmenter)
-
-    repaired, taken, stained = (1 - BEYOND[name] for name in ("weak rug", "window", "stain"))
-    glows = {"capped": 0.0, "frozen": 1.0}
-    return [
-        *(plain(name, name, "removed", 1, 1) for name in OBJECTS.values() if name != "rug"),
-        plain("rug", "rug", "removed", 1 - repaired, 1),
-        plain("painting", "window", "inpainted", taken, 0),
-        plain("chair", "mirror", "inpainted", stained, 0, "planted"),
-        Truth("plant", "lamp", "inpainted", 0, 0, second=glows, both=glows),
-    ]
+WEAK = (np.arange(1000) + 0.5) / 1000  # levels of a weak unit, which stand for all from 0 to 1
 
 
-def expected(target: str, other: str, outcome: str, control: str, held: str, segmenter: str) -> tuple[float, float]:
-    """The true effects of ablating a target's unit, live and held: shares of the target's pixels.
+def _images(
+    units: np.ndarray, given: Mapping[str, np.ndarray], strength: float
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Colours (places, levels, 3) of what layer 1 puts out, (places, levels, UNITS); and what either site takes, (places, levels)."""
+    *hidden, (colours, wall) = layers()
+    taken = {}
+    for site, (weight, bias) in zip((FIRST, SECOND), hidden, strict=True):
+        taken[site] = scale = np.sqrt(np.square(units).mean(axis=-1) + EPS)
+        if site in given:
+            held = np.maximum(given[site], scale) if "capped" in given else given[site]
+            scale = scale ** (1 - strength) * held**strength
+        units = np.maximum(units / scale[..., None] @ weight.T + bias, 0)
+    return units @ colours.T + wall, taken
+
+
+@cache
+def _unedited() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Layer 1 at every cell of the plan and every level of its weak unit, (16, levels, UNITS), and what the sites take."""
+    places = [plan_units(initial) for line in PLAN for initial in line]
+    units = np.stack([fixed + WEAK[:, None] * weak for fixed, weak in places])
+    return units, _images(units, {}, 1.0)[1]
+
+
+def _labels(colours: np.ndarray, segmenter: str) -> np.ndarray:
+    """What a segmenter calls colours (..., 3): the nearest class's, places in `CLASSES`; only `planted-careful` knows stains for wall."""
+    names = [*CLASSES, "stain"] if segmenter == "planted-careful" else [*CLASSES]
+    palette = np.array([COLOURS[name] for name in names])
+    return np.square(colours[..., None, :] - palette).sum(axis=-1).argmin(axis=-1) % len(CLASSES)
+
+
+@cache
+def shares(
+    target: str,
+    units: tuple[int, ...],
+    segmenter: str,
+    dose: float = 1.0,
+    control: str = "none",
+    held: tuple[str, ...] = (),
+    strength: float = 1.0,
+) -> dict[str, float]:
+    """What a target's original pixels are after an edit of some units: shares of all classes, in expectation over latents.
+
+    The network is computed anew here, cell by cell, for all levels of the cell's weak unit (`WEAK`).
 
     Parameters
     ----------
-    target, other, outcome
-        A pair of classes, and `removed` (where they are one) or `inpainted`.
-    control, held
-        `capped` or `frozen`, and the sites, as an arm has them.
-    segmenter
-        `planted` or `planted-careful`.
+    target, segmenter
+        A class, and `planted` or `planted-careful`.
+    units, dose
+        What is edited in layer 1, and how far it is moved to 0.
+    control, held, strength
+        `capped`, `frozen` or `mean`, the sites that are held by it, and how far. The constants of `mean` are those of all latents.
     """
-    for truth in truths():
-        if (truth.target, truth.object, truth.outcome) == (target, other, outcome) and truth.segmenter in (
-            None,
-            segmenter,
-        ):
-            return truth.live, truth.held(control, held)
-    return 0.0, 0.0
-
-
-def vanishing_doses(name: str) -> dict[str, float]:
-    """Give the dose beyond which an object with no other unit at its place is gone: lamp, mirror or window.
-
-    At a dose `alpha` its unit is `s = 2 (1 - alpha)`. With everything live it is drawn while `s / sqrt(1 + s^2)` exceeds its
-    threshold; with the first site held, while `s / sqrt(5)` does; with both, while what is left beyond the threshold is more
-    than half of what it was, so that its colour is nearer to the object's than to the wall's. Between the first two doses
-    normalization alone keeps the object.
-    """
-    least = threshold(BEYOND["window"]) if name == "window" else PRESENT
-    energy = STRONG**2 + 1
-    levels = {
-        "live": least / math.sqrt(1 - least**2),
-        "first": least * math.sqrt(energy),
-        "both": (least + STRONG / math.sqrt(energy)) / 2 * math.sqrt(energy),
-    }
-    return {regime: 1 - level / STRONG for regime, level in levels.items()}
+    before, taken = _unedited()
+    given = {site: np.asarray(taken[site].mean()) if control == "mean" else taken[site] for site in held}
+    after = before.copy()
+    after[..., list(units)] *= 1 - dose
+    given |= {"capped": np.array(0)} if control == "capped" else {}
+    ours, theirs = (_labels(_images(x, given, strength)[0], segmenter) for x in (before, after))
+    hole = ours == CLASSES.index(target)
+    counts = np.bincount(theirs[hole], minlength=len(CLASSES))
+    return dict(zip(CLASSES, (counts / max(hole.sum(), 1)).tolist(), strict=True))

@@ -230,20 +230,13 @@ class TestDegenerate:
         assert len(effects.main) == 2 * 4 * 37
         effects.summary()
 
-    def test_no_held_arm(self):
-        effects = did(make_panel(10, controls=[]), **FAST)
-        assert len(effects.frame) == 0
-        assert list(effects.frame.columns[: len(COLUMNS)]) == COLUMNS
-        assert effects.sentences() == []
-        effects.plot()
-        effects.summary()
-
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
             (lambda p: p.drop_vars("inside"), "no variable 'inside'"),
             (lambda p: p.assign_coords(measured=0 * p["measured"]), "no latent"),
             (lambda p: p.isel(arm=[0, *range(2, 6)]), "no arm 'live'"),
+            (lambda p: p.isel(arm=[0, 1]), "no held arm or other network to compare live with"),
             (lambda p: p.drop_attrs(), "no attribute 'image_pixels'"),
             (lambda p: p.assign_coords(target=["window", "sofa"]), "'sofa' is not among its classes"),
             (lambda p: p["pixels"], "not DataArray"),

@@ -506,6 +506,26 @@ class TestNetworks:
         assert row["detectable"] == pytest.approx((12.7062 + stats.t.ppf(0.8, 1)) * row["se"], rel=1e-5)
         assert row["n"] == 4
 
+    def test_distilled_networks_and_their_placebos_are_two_samples(self):
+        painted = {
+            "placebo-1": 0.3,
+            "placebo-2": 0.32,
+            "placebo-3": 0.34,
+            "distilled-1": 0.1,
+            "distilled-2": 0.2,
+            "distilled-3": 0.15,
+        }
+        plan = {"live": {"painting": 0.3}, "first": {}} | {name: {"painting": share} for name, share in painted.items()}
+        options = {"controls": ["capped"], "holds": ["first"], "networks": [*painted], "size": 128}
+        found = pick(estimates(make_panel(60, ["window"], plan=plan, **options), "networks"), object="painting").iloc[0]
+        one, other = list(painted.values())[:3], list(painted.values())[3:]
+        # Images of networks whose planted shares do not vary over latents: all that is left open is networks.
+        ends = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+        expected = {"did": 0.17, "tau_live": 0.32, "tau_held": 0.15, "ci_low": ends.low, "ci_high": ends.high, "n": 6}
+        expected["between"] = np.hypot(0.02, 0.05)
+        expected["next_low"] = 0.17 - 12.7062 * np.sqrt((0.02**2 + 0.05**2) * 4 / 3)
+        assert found[[*expected]].to_dict() == pytest.approx(expected, abs=4e-3)
+
     def test_one_twin_has_no_interval_and_none_no_row(self):
         found = estimates(self.make(["all"]), "networks")
         assert found[["se", "ci_low", "ci_high"]].isna().all(axis=None) and found["did"].notna().all()

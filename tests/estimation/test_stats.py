@@ -11,11 +11,11 @@ from statsmodels.stats.power import TTestPower
 from gandid.stats import (
     CARRIERS,
     TUNED,
-    between,
     bonferroni,
     bootstrap,
     boundary,
     detectable,
+    difference,
     false_discovery,
     permutation,
     prediction,
@@ -169,15 +169,16 @@ def test_the_detectable_effect_has_the_stated_power(n):
 
 
 def test_two_groups_of_networks_are_compared_as_welch_does():
-    ones, others = np.array([[0.1, 2.0], [0.3, 2.5], [0.2, 1.0]]), np.array([[0.4, 3.0], [0.9, 3.1]])
-    se, half = between(ones, others)
-    for place in (0, 1):
-        ends = stats.ttest_ind(ones[:, place], others[:, place], equal_var=False).confidence_interval()
-        assert half[place] == pytest.approx((ends.high - ends.low) / 2)
-        variances = ones[:, place].var(ddof=1) / 3, others[:, place].var(ddof=1) / 2
-        assert se[place] == pytest.approx(np.sqrt(sum(variances)))
-    assert np.isnan(between(ones, others[:1])).all()
-    assert np.array(between(ones[:1] * 0, np.ones((3, 2)))).tolist() == [[0, 0], [0, 0]]
+    ones, others = np.array([0.1, 0.3, 0.2]), np.array([0.4, 0.9])
+    groups = [(random_effects(values, np.full(len(values), 1e-9)), len(values)) for values in (ones, others)]
+    found, following = difference(groups)
+    ends = stats.ttest_ind(ones, others, equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), rel=1e-4)
+    assert found.tau == pytest.approx(np.hypot(ones.std(ddof=1), others.std(ddof=1)), rel=1e-4)
+    assert np.isnan(following).all()  # of two networks there is no prediction
+    alone, following = difference(groups[:1])
+    assert alone == pytest.approx(groups[0][0], rel=1e-6) and following == prediction(groups[0][0], 3)
+    assert np.isnan(difference([(random_effects(ones[:1], ones[:1]), 1)])[0].se)
 
 
 class TestNetworks:

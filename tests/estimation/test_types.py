@@ -10,7 +10,7 @@ from panels import make_panel, panel_of
 from scipy import stats
 
 from gandid.estimation import did
-from gandid.estimation.types import COLUMNS, classify, ranking, types
+from gandid.estimation.types import COLUMNS, classify, types
 
 THRESHOLDS = SimpleNamespace(removed=0.8, concentration=0.5, inpainted=0.05)
 NOISE = 4 * np.sqrt(0.25 / 2000)  # of a share of 2,000 resamples
@@ -120,25 +120,6 @@ def test_after_a_screening_what_was_expected_counts():
     assert frame["share_top"].item() == pytest.approx(1 / 1.88)
     # The others carry 0.11 on eight latents of ten: more than unit 0 only where none of the two is drawn.
     assert frame["p_type_1"].item() == pytest.approx(stats.binom.sf(9, 10, 0.8), abs=NOISE)
-
-
-def test_halves_of_a_ranking_agree_on_units_that_stand_out_and_not_on_noise():
-    rng, panel = np.random.default_rng(0), make_panel(40, ("window", "lamp"))
-    drop = rng.standard_normal((64, 200, panel.sizes["object"]))
-    window = list(panel["object"].values).index("window")
-    drop[:, 5:25, window] += 3
-    ace = drop.mean(axis=0)
-    area = ("latent", "object"), np.ones((64, panel.sizes["object"]))
-    variables = {"drop": (("latent", "unit", "object"), drop), "ace": (("unit", "object"), ace), "area": area}
-    relation = xr.Dataset(variables, coords={"object": panel["object"].values})
-    panel["units"][0, 0, 0] = range(5, 25)
-    panel["units"][0, 0, 1] = np.argsort(-relation["ace"].sel(object="lamp").values)[:20]
-    found = pd.DataFrame(ranking(panel, relation)).set_index("target")
-    assert found.loc["window", ["value", "verdict"]].tolist() == [1, "ok"]
-    # Of units that are alike, two halves share as many as chance gives: 20 of 200.
-    assert found.loc["lamp", "verdict"] == "flagged" and found.loc["lamp", "value"] == pytest.approx(0.1, abs=0.08)
-    panel["units"][0, 0, 0, 0] = 100
-    assert {one["target"] for one in ranking(panel, relation)} == {"lamp"}  # the window's units were named
 
 
 def panel_and_relation(n: int) -> tuple[xr.Dataset, xr.Dataset]:

@@ -43,12 +43,14 @@ def panel(blocks, dose=1.0):
     st.lists(st.sampled_from([0, 0.1, 0.24, 0.3, 0.5, 0.8, 1]), unique=True),
     st.none() | st.lists(st.sampled_from([0.1, 0.5, 1.0]), unique=True).map(sorted),
     st.integers(0, 3),
+    st.integers(0, 2),
 )
-def test_every_arm_has_a_name_of_its_own_and_comes_back_from_the_panel(held, dose, doses, strengths, draws):
+def test_every_arm_has_a_name_of_its_own_and_comes_back_from_the_panel(held, dose, doses, strengths, draws, halvings):
     study = study_block([("capped", "all"), *held[:3]] if held[0] != ("capped", "all") else held, ["x", "y"], dose)
-    blocks = [study, *extra_blocks([study], doses, strengths, SITE, draws)]
+    asked = (doses, strengths, SITE, draws, halvings)
+    blocks = [study, *extra_blocks([study], *asked)]
     made = panel(blocks, dose)
-    assert extra_blocks(blocks_of(made), doses, strengths, SITE, draws) == []
+    assert extra_blocks(blocks_of(made), *asked) == []
     names = made["arm"].values.tolist()
     arms = [arm for block in blocks for arm in block.arms]
     if len(set(study.arms)) == len(study.arms):

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from gandid.estimation.contents import Contents
-from gandid.estimation.contrast import contrast, ratio_parts, study_contrast
-from gandid.estimation.families import estimated, labels, of_arm, rows, visible
+from gandid.estimation.contrast import ratio_parts, study_contrast
+from gandid.estimation.families import estimated, labels, rows, sides, visible
 from gandid.estimation.sums import Sums, gather
 
 COMPOSITION = "composition"
@@ -31,7 +31,7 @@ def composition(contents: Contents, sums: Sums, level: float) -> Iterator[pd.Dat
             objects, about = [*contents.classes[own], "background", "unknown"], [*kinds[own], "background", "unknown"]
             found = ratio_parts(seen, t, np.array(objects, object), np.array(about, object), weights)
             live, *others = seen.index([contents.live, *(regime.arm for regime in held)])
-            columns, at = estimated(study_contrast(found, live, others, level)[0]), np.eye(len(seen.arms))
-            columns |= of_arm("live", contrast(found, at[[live] * len(others)], level, np.inf))
-            columns |= of_arm("held", contrast(found, at[others], level, np.inf))
+            at = np.eye(len(seen.arms))
+            columns = sides(found, at[live], at[others], level)
+            columns |= estimated(study_contrast(found, live, others, level)[0])
             yield rows(found, labels(held, target, COMPOSITION) | {"contrast": COMPOSITION, "segmenter": name}, columns)

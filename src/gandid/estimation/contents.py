@@ -124,7 +124,7 @@ class Contents:
     @cached_property
     def draws(self) -> list[int]:
         """The random sets of units, from 1 on."""
-        return sorted({arm.draw for arm in self.arms} - {0})
+        return sorted({arm.draw for arm in self.arms if arm.draw > 0})
 
     def seen(self, segmenter: int, partly: bool = False) -> tuple[list[Regime], list[int], int]:
         """What the study compares, as a segmenter sees it: regimes, places of all arms that it labelled, and on how many rows.

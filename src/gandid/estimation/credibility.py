@@ -11,6 +11,7 @@ from gandid.estimation.bounds import TOGETHER, Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast
 from gandid.estimation.families import invert
+from gandid.estimation.halves import halvings_rows
 from gandid.estimation.sums import Sums
 from gandid.panel.arms import EXACT_CONTROLS
 from gandid.stats import bonferroni, signed_z
@@ -51,6 +52,7 @@ def credibility(
     placebos = frame[frame["contrast"] == "placebo"]
     for (target, arm, outcome), some in placebos.groupby(["target", "arm", "outcome"], sort=False):
         found.append(_placebo_units(some, str(target), str(arm), str(outcome)))
+    found += halvings_rows(frame, bounds)
     if confusion is not None:
         found.append(_ground_truth(contents, confusion, bounds))
     differences = about[about["contrast"] == "difference"]

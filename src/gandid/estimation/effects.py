@@ -15,10 +15,12 @@ from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
 from gandid.estimation.checks import checks
 from gandid.estimation.composition import composition
 from gandid.estimation.contents import Contents
-from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, contrast, parts, study_contrast
+from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, parts, study_contrast
 from gandid.estimation.credibility import credibility
 from gandid.estimation.distance import Distance, distances
+from gandid.estimation.halves import halvings, with_choice
 from gandid.estimation.matched import matched
+from gandid.estimation.networks import distilled, networks
 from gandid.estimation.standard import truths
 from gandid.estimation.strengths import strengths, surface
 from gandid.estimation.sums import Sums, gather
@@ -46,6 +48,11 @@ MORE += [
     "fcr_low",
     "fcr_high",
     "between",
+    "next_low",
+    "next_high",
+    "se_units",
+    "ci_units_low",
+    "ci_units_high",
     *BOUNDS,
 ]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
@@ -232,15 +239,15 @@ def did(
     Raises
     ------
     ValueError
-        If the panel lacks a variable, arm or attribute that every estimate needs, or has no latent.
+        If the panel lacks a variable, arm or attribute that every estimate needs, has no latent, or nothing to compare live with.
     """
     contents = Contents(panel)
+    if not contents.regimes:
+        raise ValueError(
+            "the panel has no held arm or other network to compare live with: keep one where arms are selected"
+        )
     sums = gather(contents, contents.study)
-    found = [
-        _target(contents, sums, t, level, flips, resamples, seed)
-        for t in range(len(contents.targets))
-        if contents.regimes
-    ]
+    found = [_target(contents, sums, t, level, flips, resamples, seed) for t in range(len(contents.targets))]
     frame = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*COLUMNS, *MORE, "moved"])
     frame["q"] = _q(frame)
     apart = list(distances(contents, sums, level))
@@ -249,12 +256,13 @@ def did(
         more = [*strengths(contents, level), *families.doses(contents, level), *matched(contents, level)]
         more += [*surface(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
-        more += [*families.distilled(contents, level), *composition(contents, sums, level)]
+        more += [*distilled(contents, level), *composition(contents, sums, level)]
+        more += halvings(contents, level)
         if confusion is not None:
             more += families.corrected(contents, sums, confusion, level)
         frame = pd.concat([frame, *more], ignore_index=True)
         frame = frame.reindex(columns=[*COLUMNS, *MORE])
-        more = [*families.violations(contents, sums, frame), *families.networks(frame, level)]
+        more = [*families.violations(contents, sums, frame), *networks(frame, level)]
         frame = pd.concat([frame, *more], ignore_index=True)
         tests = [*credibility(contents, sums, frame, confusion, bounds), *truths(contents, frame)]
         rows = pd.DataFrame(tests, columns=CHECKS)
@@ -295,7 +303,7 @@ def _judged(
     `level` says (false coverage rate: Benjamini and Yekutieli 2005); R counts the claims of a family, m what was tested in it. Each
     strength is a family of its own. Other contrasts are not picked among, and keep their intervals.
     """
-    frame = verdicts.judged(frame, latents, relevant, seen)
+    frame = verdicts.judged(with_choice(frame, level), latents, relevant, seen)
     main = frame[frame["contrast"].isin(["did", "strength"])]
     family = [main[name] for name in ("contrast", "strength", "outcome", "control", "held")]
     family.append(main["kind"].map(FAMILY))
@@ -339,14 +347,10 @@ def _target(
     for outcome in outcomes.OUTCOMES:
         part, ratio = parts(contents, sums, t, outcome), outcome in outcomes.RATIOS
         estimate, flipped = study_contrast(part, live, held, level)
-        levels = contrast(part, sums.at(contents.compared), level, np.inf)
+        at = sums.at(contents.compared)
         n = (sums.either[t, held] if ratio else np.full(len(held), sums.latents.sum()))[:, None]
         half = sequence_half_width(estimate.se, n, estimate.carriers, level)
-        columns = (
-            families.estimated(estimate)
-            | families.of_arm("live", levels, slice(1))
-            | families.of_arm("held", levels, slice(1, None))
-        )
+        columns = families.sides(part, at[0], at[1:], level) | families.estimated(estimate)
         columns |= {"n": n, "cs_low": estimate.value - half, "cs_high": estimate.value + half}
         columns |= {"detectable": detectable(estimate.se, n, estimate.carriers, level), "moved": estimate.carriers > 0}
         if ratio:

@@ -16,9 +16,7 @@ from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, par
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
-from gandid.stats import between, detectable, prediction, random_effects
 
-EVERY = slice(None)
 WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
 
 
@@ -35,11 +33,16 @@ def estimated(estimate: Estimate) -> dict[str, np.ndarray]:
     return found | {"p_t": estimate.p, "n": estimate.groups, "carriers": estimate.carriers}
 
 
-def of_arm(name: str, estimate: Estimate, rows: slice = EVERY) -> dict[str, np.ndarray]:
+def of_arm(name: str, estimate: Estimate) -> dict[str, np.ndarray]:
     """The columns of one of the two sides, `live` or `held`."""
     found = {f"tau_{name}": estimate.value, f"se_{name}": estimate.se}
-    found |= {f"ci_{name}_low": estimate.low, f"ci_{name}_high": estimate.high}
-    return {column: values[rows] for column, values in found.items()}
+    return found | {f"ci_{name}_low": estimate.low, f"ci_{name}_high": estimate.high}
+
+
+def sides(found: Parts, live: np.ndarray, held: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """The columns of live, of held and of live less held, from weights over arms of either: (arm,) or (W, arm)."""
+    one, other = (contrast(found, weights, level, np.inf) for weights in (live, held))
+    return of_arm("live", one) | of_arm("held", other) | estimated(contrast(found, live - held, level))
 
 
 def labels(regimes: Sequence[Regime], target: str, outcome: str, each: int = 1) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     held = np.array(held)
     exact = {h: e for h, one in enumerate(contents.regimes) if (e := exact_control(contents.regimes, one)) is not None}
     every, apart = np.array(contents.doses), [contents.regimes[h] for h in exact]
-    flat, gap = held.reshape(-1, len(sums.arms)), live - held
+    gap = live - held
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
@@ -99,10 +102,8 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
             found = parts(contents, sums, t, outcome)
             found = chosen(found, ("object",)) if outcome == "area" else found
             about = labels(contents.regimes, target, outcome, count) | {"dose": np.tile(every, len(held))[:, None]}
-            columns = of_arm("live", contrast(found, np.tile(live, (len(held), 1)), level))
-            columns |= of_arm("held", contrast(found, flat, level))
-            did = contrast(found, gap.reshape(flat.shape), level)
-            yield rows(found, about | {"contrast": "dose"}, columns | estimated(did))
+            columns = sides(found, np.tile(live, (len(held), 1)), held.reshape(-1, len(sums.arms)), level)
+            yield rows(found, about | {"contrast": "dose"}, columns)
             if outcome == "area":
                 continue
             found, steps = together(found), np.diff(gap, axis=1).reshape(-1, len(sums.arms))
@@ -169,8 +170,8 @@ def shares(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 between = of_orders.std(axis=0, ddof=1) / np.sqrt(len(each))
                 se, half = np.hypot(se, between), np.hypot(half, between * stats.t.ppf((1 + level) / 2, len(each) - 1))
             about = {"contrast": "share", "site": np.array(game.sites, object)[:, None]}
-            columns = estimated(share) | {"se": se, "ci_low": share.value - half, "ci_high": share.value + half}
-            columns |= of_arm("live", contrast(found, live, level)) | of_arm("held", contrast(found, held, level))
+            columns = sides(found, live, held, level) | estimated(share)
+            columns |= {"se": se, "ci_low": share.value - half, "ci_high": share.value + half}
             yield rows(found, about | labels([game.regime], target, outcome), columns)
 
 
@@ -208,7 +209,7 @@ def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     arms = [arm._replace(draw=draw) for arm in (contents.live, *(regime.arm for regime in exact)) for draw in draws]
     sums = gather(contents, [contents.place(arm) for arm in arms])
     at = sums.at(arms).reshape(-1, len(draws), len(sums.arms))
-    energy, gaps = contents.panel["energy"].values[draws], (at[0] - at[1:]).reshape(-1, len(sums.arms))
+    energy, gaps = contents.panel["energy"].sel(draws=draws).values, (at[0] - at[1:]).reshape(-1, len(sums.arms))
     for t, target in enumerate(contents.targets):
         for outcome in WHOLE if visible(sums, t) else ():
             found = together(parts(contents, sums, t, outcome))
@@ -325,47 +326,6 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
             yield rows(found, about, estimated(contrast(found, gap, level)))
 
 
-# Distilled networks
-
-
-def distilled(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
-    """Networks that learned the same images with their normalizations, less those that learned them without, at every dose.
-
-    With normalizations are the placebo distillations, or the network itself where there are not two of them. A mean over networks is a
-    contrast of their arms, so that its error over latents is paired; the error over networks is added, and the half-widths add in squares.
-    """
-    sides = [[one.arm for one in contents.regimes if one.control == kind] for kind in ("placebo", "distilled")]
-    if not sides[1]:
-        return
-    kept = sides[0] if len(sides[0]) > 1 else [contents.live]
-    weights = np.repeat([1 / len(kept), -1 / len(sides[1])], [len(kept), len(sides[1])])
-    places = [contents.place(arm) for arm in (*kept, *sides[1])]
-    seen = [(dose, 0) for dose in contents.doses[1:] or [contents.dose]]
-    seen += [(contents.dose, s) for s in range(1, len(contents.segmenters)) if contents.rows(places, s)]
-    for dose, s in seen:
-        arms = [arm._replace(dose=dose) for arm in (*kept, *sides[1])]
-        places = [contents.place(arm) for arm in arms]
-        sums = gather(contents, places, s, contents.rows(places, s))
-        at = sums.at(arms)
-        for t, target in enumerate(contents.targets):
-            for outcome in WHOLE if visible(sums, t) else ():
-                found = parts(contents, sums, t, outcome, s)
-                gap, each = contrast(found, weights @ at, level), contrast(found, at, level).value
-                se, half = between(each[: len(kept)], each[len(kept) :], level)
-                half = np.hypot(half, gap.high - gap.value)
-                ends = {"se": np.hypot(se, gap.se), "ci_low": gap.value - half, "ci_high": gap.value + half}
-                about: dict[str, Any] = {
-                    "target": target,
-                    "outcome": outcome,
-                    "control": "distilled",
-                    "held": "networks",
-                }
-                about |= {"contrast": "networks", "arm": "distilled", "dose": dose, "segmenter": contents.segmenters[s]}
-                columns = of_arm("live", contrast(found, (weights * (weights > 0)) @ at, level))
-                columns |= of_arm("held", contrast(found, (-weights * (weights < 0)) @ at, level))
-                yield rows(found, about, columns | estimated(gap) | ends | {"p_t": np.nan, "n": len(arms)})
-
-
 # What follows from rows
 
 
@@ -404,25 +364,3 @@ def _off(low: float, high: float, violation: float) -> dict[str, float]:
     distance = max(low, -high, 0.0)
     breakdown = 0.0 if distance == 0 else distance / violation if violation else np.inf
     return {"ci_low": low - violation, "ci_high": high + violation, "breakdown": breakdown}
-
-
-def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
-    """A live network against its twins, as the next of theirs would be: the network is the cluster.
-
-    Intervals over latents say how well *these* networks are known. What was assigned is the network, so that the error comes from
-    their number (Moulton 1990). `tau_held`, `se_held` and its interval are the twins' mean by random effects (`gandid.stats.random_effects`),
-    `between` is the standard deviation between twins, and the interval of `did` that of prediction: beyond it, the live network is not what
-    the next training without normalization would be. `detectable` is the power of so many networks. NaN errors below three twins.
-    """
-    twins = frame[(frame["contrast"] == "did") & (frame["control"] == "twin") & frame["outcome"].isin(WHOLE)]
-    about = {"contrast": "networks", "control": "twin", "held": "networks", "arm": "twin"}
-    for (target, outcome, name), one in twins.groupby(["target", "outcome", "object"], sort=False):
-        first, count = one.iloc[0], len(one)
-        found = random_effects(one["tau_held"].to_numpy(), one["se_held"].to_numpy(), level)
-        se, half = prediction(found, count, first["se_live"], level)
-        did = float(first["tau_live"] - found.mean)
-        row = {"target": target, "outcome": outcome, "object": name, "kind": first["kind"], "n": 1 + count, "did": did}
-        row |= {"se": se, "ci_low": did - half, "ci_high": did + half, "between": found.tau}
-        row |= {"tau_live": first["tau_live"], "se_live": first["se_live"], "tau_held": found.mean, "se_held": found.se}
-        row |= {"ci_held_low": found.low, "ci_held_high": found.high}
-        yield pd.DataFrame([about | row | {"detectable": float(detectable(np.array(se), count - 1, level=level))}])

@@ -1,54 +1,83 @@
 """The check `truth`: what is estimated of the planted standard, held against what is planted in it (`gandid.truth`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from gandid.estimation.bounds import Row, row
+from gandid.estimation.bounds import EXACT, Row, row
 from gandid.estimation.contents import Contents
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.arms import Coordinates
+from gandid.panel.coalitions import exact_weights
 from gandid.stats import bonferroni
-from gandid.truth import CLASSES, EDITED, OBJECTS, expected
+from gandid.truth import FIRST, OBJECTS, SECOND, shares
 from gandid.verdicts import interval
 
 LEVEL = 1.96  # standard errors of the intervals
-
-
-STUDY = {"generator": "planted", "layer": "layer1", "ablation": "zero", "alpha": 1.0}  # of which the truth is known
-
-
-def _is_planted(contents: Contents) -> bool:
-    """Whether a panel is of the planted standard, each target's own unit fully ablated."""
-    if "units" not in contents.panel or any(contents.panel.attrs.get(name) != value for name, value in STUDY.items()):
-        return False
-    edited = contents.panel["units"].values[0, 0]
-    return all(
-        target in EDITED and list(units[units >= 0]) == [EDITED.index(target)]
-        for target, units in zip(contents.targets, edited, strict=True)
-    )
+STUDY = {"generator": "planted", "layer": "layer1", "ablation": "zero", "region": None}  # of which the truth is known
+SEEN = ("planted", "planted-careful")  # and by whom
+ARMS = ("did", "second", "strength", "dose", "surface", "placebo")  # contrasts that are live less held
+SITES = (FIRST, SECOND)
 
 
 def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
-    """Hold each effect against its truth: of `removed` and `inpainted`, under both segmenters, of the exact controls.
+    """Hold each effect against its truth: of `removed` and `inpainted`, under every segmenter, control, dose, strength and set of units.
 
     An effect has a row where its truth or its estimate is not 0. The value is the estimate, the bound the truth, and the row is ok
-    where its interval, widened for as many effects as there are pairs, has the truth in it.
+    where its interval, widened for as many effects as there are, has the truth in it.
     """
-    if not _is_planted(contents):
+    if "units" not in contents.panel or any(contents.panel.attrs.get(name) != value for name, value in STUDY.items()):
         return
-    rows = frame[frame["contrast"].isin(["did", "second"]) & frame["outcome"].isin(["removed", "inpainted"])]
-    rows = rows[~rows["arm"].str.contains("@", regex=False)]  # at other doses and strengths nothing is known
-    rows = rows[rows["object"].isin(OBJECTS.values()) & rows["control"].isin(EXACT_CONTROLS) & rows["did"].notna()]
-    wider = bonferroni(LEVEL, len(contents.targets) * (len(CLASSES) - 1)) / LEVEL
+    rows = frame[frame["contrast"].isin([*ARMS, "share"]) & frame["outcome"].isin(["removed", "inpainted"])]
+    other = [one.name for one in contents.regimes if one.arm.network != "own"]
+    rows = rows[rows["object"].isin(OBJECTS.values()) & rows["did"].notna() & ~rows["arm"].isin(other)]
     rows = rows.assign(segmenter=rows["segmenter"].where(rows["segmenter"].notna(), contents.segmenters[0]))
+    rows = rows.reindex(columns=[*rows.columns, *({"dose", "draw", "site"} - {*rows.columns})])
+    rows = rows[rows["segmenter"].isin(SEEN) & (rows["draw"] != 0)]  # of placebos, draw 0 is the effect itself
+    wider = bonferroni(LEVEL, max(len(rows), 1)) / LEVEL
     for one in rows.to_dict("records"):
-        about = one["target"], one["object"], one["outcome"], one["control"], one["held"], one["segmenter"]
-        live, held = expected(*about)
+        live, held = _shapley(contents, one) if one["contrast"] == "share" else _sides(contents, one)
         value, truth = one["did"], live - held
-        if value == truth == 0:
+        if abs(value) + abs(truth) < 1e-12:
             continue
         low, high = (value + wider * (end - value) for end in interval(one))
-        said = (
-            f"{one['outcome']}, {one['object']}, seen by {one['segmenter']}; planted: live {live:.0%}, held {held:.0%}"
-        )
-        yield row("truth", value, truth, low <= truth <= high, target=one["target"], arm=one["arm"], detail=said)
+        told = [one["object"], f"seen by {one['segmenter']}"]
+        told += [
+            f"{name} {one[name]}"
+            for name in ("dose", "draw", "site")
+            if one["contrast"] != "did" and pd.notna(one[name])
+        ]
+        said = f"{one['outcome']}, {', '.join(told)}; planted: live {live:.0%}, held {held:.0%}"
+        good = low - EXACT <= truth <= high + EXACT
+        yield row("truth", value, truth, good, target=one["target"], arm=one["arm"], detail=said)
+
+
+def _share_of(contents: Contents, one: Mapping[Any, Any], arm: Coordinates, held: tuple[str, ...]) -> float:
+    """What the outcome of a row is in truth, with its units ablated and some sites held as in an arm."""
+    place = list(contents.panel["draws"].values).index(arm.draw)
+    units = contents.panel["units"].values[0, place, contents.targets.index(one["target"])]
+    after = shares(
+        one["target"], tuple(units[units >= 0].tolist()), one["segmenter"], arm.dose, arm.control, held, arm.strength
+    )
+    share = after[one["object"]]
+    return 1 - share if one["outcome"] == "removed" else share
+
+
+def _sides(contents: Contents, one: Mapping[Any, Any]) -> tuple[float, float]:
+    """An outcome live and held, at the dose and with the units of a row."""
+    arm = contents.arms[contents.names.index(one["arm"])]
+    dose, draw = (usual if pd.isna(one[name]) else one[name] for name, usual in (("dose", arm.dose), ("draw", 0)))
+    arm = arm._replace(dose=float(dose), draw=int(draw))
+    return _share_of(contents, one, arm, ()), _share_of(contents, one, arm, arm.sites(SITES))
+
+
+def _shapley(contents: Contents, one: Mapping[Any, Any]) -> tuple[float, float]:
+    """A site's Shapley share, as what it is above 0."""
+    arm = contents.live._replace(control=one["control"], strength=1.0)
+    live_sets, weights = exact_weights(len(SITES))
+    worth = [
+        _share_of(contents, one, arm, tuple(site for place, site in enumerate(SITES) if place not in live))
+        for live in live_sets
+    ]
+    return float((weights @ np.array(worth)).reshape(-1)[SITES.index(one["site"])]), 0.0

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from gandid.estimation.contents import Contents
-from gandid.estimation.contrast import Estimate, Parts, contrast, influences, parts
-from gandid.estimation.families import WHOLE, estimated, labels, of_arm, rows, together, visible
+from gandid.estimation.contrast import Parts, contrast, influences, parts
+from gandid.estimation.families import WHOLE, estimated, labels, rows, sides, together, visible
 from gandid.estimation.sums import gather
 from gandid.stats import max_t
 
@@ -31,10 +31,7 @@ def strengths(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         for t, target in enumerate(contents.targets):
             for outcome in WHOLE if visible(sums, t) else ():
                 found = parts(contents, sums, t, outcome)
-                psi = contrast(found, live - held, level)
-                columns = of_arm("live", contrast(found, np.tile(live, (len(held), 1)), level, np.inf))
-                columns |= of_arm("held", contrast(found, held, level, np.inf)) | estimated(psi)
-                columns |= _band(found, live - held, psi, level)
+                columns = sides(found, live, held, level) | _band(found, live - held, level)
                 about = labels(regimes, target, outcome) | {"contrast": "strength", "strength": reached[:, None]}
                 yield rows(found, about, columns)
                 weights = slope_weights(reached) @ (live - held)
@@ -53,9 +50,10 @@ def slope_weights(reached: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _band(found: Parts, weights: np.ndarray, psi: Estimate, level: float) -> dict[str, np.ndarray]:
+def _band(found: Parts, weights: np.ndarray, level: float) -> dict[str, np.ndarray]:
     """A band that covers the curve at all strengths at once with probability `level`."""
-    parts_of, half = influences(found, weights), np.array(psi.high - psi.value)
+    psi, parts_of = contrast(found, weights, level), influences(found, weights)
+    half = np.array(psi.high - psi.value)
     known = (psi.se > 0) & (psi.carriers > 1)  # what a single latent carries has no interval
     for k in np.flatnonzero(known.any(axis=0)):
         moving = known[:, k]
@@ -76,7 +74,5 @@ def surface(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         for t, target in enumerate(contents.targets):
             for outcome in WHOLE if visible(sums, t) else ():
                 found = together(parts(contents, sums, t, outcome))
-                columns = of_arm("live", contrast(found, live, level, np.inf))
-                columns |= of_arm("held", contrast(found, held, level, np.inf))
                 about = labels([one], target, outcome) | {"contrast": "surface", "dose": np.array(at)[:, None]}
-                yield rows(found, about, columns | estimated(contrast(found, live - held, level)))
+                yield rows(found, about, sides(found, live, held, level))

@@ -61,7 +61,7 @@ class Sums:
     discordant: np.ndarray
     """Pixels that count in the arm or in live only, for `removed` and for `inpainted` by all objects, (2, target, arm)."""
     shown: np.ndarray
-    """Which latents' unedited images show which target, at least a pixel of it, as stored, (N, target)."""
+    """Which latents' unedited images show which target, at least an original pixel of it, as stored, (N, target)."""
 
     def index(self, arms: Iterable[Coordinates]) -> list[int]:
         """Places of some arms."""
@@ -189,7 +189,7 @@ class _Counter:
             name: np.stack([values[a:b].sum(0, dtype=whole) for a, b in pairwise(cuts)])
             for name, values in (counted | {"emerged": emerged}).items()
         }
-        shown = pixels[:, np.arange(len(self.target)), 0, self.target] > 0
+        shown = inside[:, :, 0].any(axis=2)  # within the edited region, as everywhere
         found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
         found |= self._holes(inside)
         return found

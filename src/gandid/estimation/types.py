@@ -8,7 +8,6 @@ else it is *not identified*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from gandid.estimation.bounds import Row, row
 from gandid.estimation.contents import Contents
+from gandid.estimation.halves import losses
 from gandid.estimation.sums import Sums, gather
 from gandid.outcomes.concentration import effective_units, gini, share
 from gandid.stats import bootstrap
-from gandid.verdicts import SEEN
 
 NOT_IDENTIFIED = "not identified"
 TYPES = ("disentangled", "type-1", "type-2", NOT_IDENTIFIED)
@@ -37,8 +35,6 @@ COLUMNS += [
     "unknown",
 ]
 RESAMPLES = 2000
-SPLITS = 20  # random halves of the ranking's latents
-ALIKE = 0.6  # share of the units on which two halves should agree; of the rooms' objects they do from some 64 to 128 latents on
 SEED = 0
 
 
@@ -146,44 +142,9 @@ def _shares(contents: Contents, sums: Sums, target: int, segmenter: int) -> tupl
     return counts.sum(axis=0) / hole.sum(), bootstrap(counts, hole[:, None], RESAMPLES, SEED)
 
 
-def ranking(panel: xr.Dataset, relation: xr.Dataset, seed: int = SEED) -> Iterator[Row]:
-    """Whether another ranking would have chosen the same units: the check `ranking`, of every target whose units have the largest ACE.
-
-    The value is the share of units that two halves of the ranking's latents choose alike, on average over `SPLITS` random halves. It is
-    flagged, too, where fewer than `gandid.verdicts.SEEN` of the latents show the target: halves may agree, and other latents not.
-    """
-    rng = np.random.default_rng(seed)
-    for t, target in enumerate(panel["target"].values.astype(str)):
-        values, own = _losses(relation, target), panel["units"].values[0, 0, t]
-        own, known = own[own >= 0], np.isfinite(values)
-        if set(own) != set(np.argsort(-relation["ace"].sel(object=target).values, kind="stable")[: len(own)]):
-            continue  # they were named, or learned
-        alike = []
-        for _ in range(SPLITS):
-            halves = np.array_split(rng.permutation(len(values)), 2)
-            aces = [
-                np.where(known, values, 0)[half].sum(axis=0) / np.maximum(known[half].sum(axis=0), 1) for half in halves
-            ]
-            one, other = (set(np.argsort(-ace, kind="stable")[: len(own)]) for ace in aces)
-            alike.append(len(one & other) / len(own))
-        seen = int((relation["area"].sel(object=target) > 0).sum())
-        detail = f"share of the {len(own)} units that halves of the ranking's {len(values)} latents choose alike, "
-        detail += f"at least {min(alike):.0%} in {SPLITS} splits; {seen} of the latents show it"
-        good = bool(np.mean(alike) >= ALIKE) and seen >= SEEN
-        yield row("ranking", float(np.mean(alike)), ALIKE, good, target=target, detail=detail)
-
-
-def _losses(relation: xr.Dataset, target: str) -> np.ndarray:
-    """What each latent of the ranking loses of the target by each unit: (latent, unit)."""
-    loss = relation["drop"].sel(object=target)
-    if "expected" in relation:  # after a screening, for the units that were not ablated on all latents
-        loss = loss.where(relation["exact"], relation["expected"].sel(object=target))
-    return loss.transpose("latent", "unit").values
-
-
 def _resampled_ace(relation: xr.Dataset, target: str, ace: np.ndarray) -> np.ndarray:
     """ACE of all units on the target, from resamples of the ranking's latents: (resamples, units)."""
-    values = _losses(relation, target)
+    values = losses(relation, target)
     known = np.isfinite(values)
     draws = bootstrap(np.where(known, values, 0), known, RESAMPLES, SEED + 1)
     return np.where(np.isnan(draws), ace, draws)

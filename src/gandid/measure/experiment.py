@@ -46,7 +46,7 @@ class Experiment:
     blocks : tuple of Block
         The block of the study is the first.
     edits : mapping of (network, draw) to Edits
-        Draw 0 has the target's own units, at the study's dose.
+        Draw 0 has the target's own units, at the study's dose; other draws as in `gandid.panel.arms.Coordinates`.
     downstream : tuple of str
         The sites after the edited layer, in the order of the network.
     inert : frozenset of str
@@ -153,11 +153,14 @@ class Experiment:
         energy: np.ndarray,
         attrs: Mapping[str, object],
     ) -> xr.Dataset:
-        """The empty panel of this experiment; `energy` is (draws, target)."""
-        networks, draws = self.networks, len(energy)
-        edits = {(networks.index(network), draw): list(own.values()) for (network, draw), own in self.edits.items()}
+        """The empty panel of this experiment; `energy` is (draws, target), in the order of the edits."""
+        networks, draws = self.networks, list(dict.fromkeys(draw for _, draw in self.edits))
+        edits = {
+            (networks.index(network), draws.index(draw)): list(own.values())
+            for (network, draw), own in self.edits.items()
+        }
         rank = max(len(edit.units) for edit in self.own.values())
-        shape = len(networks), draws, len(self.targets), rank
+        shape = len(networks), len(draws), len(self.targets), rank
         units, values = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
         for (network, draw), own in edits.items():
             for t, edit in enumerate(own):
@@ -175,6 +178,7 @@ class Experiment:
             values=None if self.resamples else values,
             energy=energy,
             attrs=attrs,
+            draws=draws,
             without=[name for name, there in without.items() if not there],
         )
 
@@ -194,7 +198,7 @@ def restored_edits(panel: xr.Dataset) -> dict[tuple[str, int], dict[str, Edit]]:
             chosen = tuple(int(unit) for unit in units[n, d, t, :count])
             to = None if values is None else torch.from_numpy(values[n, d, t, :count].copy())
             own[target] = Edit(chosen, to, alpha, region)
-        edits[str(panel["networks"].values[n]), d] = own
+        edits[str(panel["networks"].values[n]), int(panel["draws"].values[d])] = own
     return edits
 
 

@@ -114,7 +114,13 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
     sites = [site for site, responds in study.runner.responds.items() if responds]
     blocks = extra_blocks(
-        [experiment.study], config.dose, config.strength, sites if config.sites else [], draws, config.seed
+        [experiment.study],
+        config.dose,
+        config.strength,
+        sites if config.sites else [],
+        draws,
+        config.halvings if None in named.values() else 0,
+        config.seed,
     )
     own = experiment.images(experiment.study)
     numbers = [min(n, block.latents or n) for block in blocks]

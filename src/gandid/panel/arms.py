@@ -17,9 +17,10 @@ EXACT_CONTROLS = (
 )  # without an edit, holding by them changes nothing: their baseline is the reference
 # Names of blocks.
 STUDY, DISTANCE, STRENGTH, DOSE, SURFACE = "study", "distance", "strength", "dose", "surface"
-SITES, PLACEBOS = "sites", "placebos"
+SITES, PLACEBOS, RANKING = "sites", "placebos", "ranking"
 # Latents on which the arms of a block are measured, the first of the study; 0 means all.
 LATENTS = {STUDY: 0, DISTANCE: 128, STRENGTH: 0, DOSE: 128, SURFACE: 128, SITES: 64, PLACEBOS: 64}
+LATENTS[RANKING] = 40  # a twentieth more images than a study without them, at most
 LADDER = (0.25, 0.5)  # strengths that a study measures unless it asks for others
 NEAR = 0.8  # of the study's dose: how far a held arm is from live is told in units of this change of dose
 LEARNED = ("distilled", "placebo")  # networks whose layers after the edited one were learned again, by kind
@@ -34,7 +35,8 @@ class Coordinates(NamedTuple):
     dose: float = 1.0
     """Share of the way to the ablated value; 0 in unedited arms."""
     draw: int = 0
-    """0 for the target's own units; 1, 2, ... for matched random sets (placebos)."""
+    """0 for the target's own units; 1, 2, ... for matched random sets (placebos); -1 and -2, -3 and -4, ... for the units that
+    the halves of the ranking's latents choose."""
     control: str = "none"
     """`none`, `capped`, `frozen` or `mean`: how held sites get their statistic."""
     held: str = "none"
@@ -77,7 +79,7 @@ class Coordinates(NamedTuple):
     def name(self, study_dose: float = 1.0) -> str:
         """What the arm is called: `reference`, `live`, `capped:first`, `twin:all/unedited`, `distilled:1`, `live@0.3`, `capped:all@k0.5#7`.
 
-        `study_dose` is the study's own dose, which is not named.
+        Of the units that a half of the ranking's latents chooses, `live#half2`. `study_dose` is the study's own dose, which is not named.
         """
         stem = ":".join(self.regime)
         if not self.edit:
@@ -85,7 +87,7 @@ class Coordinates(NamedTuple):
         stem = "live" if stem == "none:none" else stem
         stem += f"@{self.dose:g}" if self.dose != study_dose else ""
         stem += f"@k{self.strength:g}" if self.held != "none" and self.strength != 1 else ""
-        return stem + (f"#{self.draw}" if self.draw else "")
+        return stem + (f"#{self.draw}" if self.draw > 0 else f"#half{-self.draw}" if self.draw else "")
 
 
 REFERENCE = Coordinates(edit=False, dose=0.0)
@@ -100,7 +102,7 @@ class Block(NamedTuple):
     """Arms that are measured together."""
 
     name: str
-    """What the arms are for: `study`, `distance`, `strength`, `dose`, `surface`, `sites` or `placebos`."""
+    """What the arms are for: `study`, `distance`, `strength`, `dose`, `surface`, `sites`, `placebos` or `ranking`."""
     arms: tuple[Coordinates, ...]
     latents: int
     """How many of the study's latents, the first; 0 means all."""
@@ -209,17 +211,28 @@ def placebo_blocks(study: Block, draws: int) -> list[Block]:
     return [_block(PLACEBOS, [arm._replace(draw=draw) for arm in edited]) for draw in range(1, draws + 1)]
 
 
+def ranking_blocks(study: Block, halvings: int) -> list[Block]:
+    """One block per halving of the ranking's latents: live and the arm `graded`, held half, with the units that either half chooses."""
+    if (first := graded(study)) is None:
+        return []
+    arms = [first._replace(control="none", held="none", strength=0.0), first._replace(strength=LADDER[-1])]
+    pairs = [[arm._replace(draw=-draw) for draw in (2 * k + 1, 2 * k + 2) for arm in arms] for k in range(halvings)]
+    return [_block(RANKING, pair) for pair in pairs]
+
+
 def extra_blocks(
     known: Sequence[Block],
     doses: Sequence[float] = (),
     strengths: Sequence[float] | None = (),
     sites: Sequence[str] = (),
     draws: int = 0,
+    halvings: int = 0,
     seed: int = 0,
 ) -> list[Block]:
     """The blocks that a study takes beside those that it has, of which its own is the first.
 
-    They are for distances, strengths, doses, Shapley shares among some sites, and placebos; no arm is in two of them.
+    They are for distances, strengths, doses, Shapley shares among some sites, placebos and halvings of the ranking; no arm is in
+    two of them.
     """
     study = known[0]
     live = next(arm for arm in study.arms if arm.edit)
@@ -229,6 +242,7 @@ def extra_blocks(
         *dose_blocks(study, doses),
         *(sites_block(study, sites, seed) if sites else []),
         *(placebo_blocks(study, draws) if draws else []),
+        *ranking_blocks(study, halvings),
     ]
     there = {arm._replace(latents=0) for block in known for arm in block.arms}
     found = []

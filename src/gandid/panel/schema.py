@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, STUDY, SURFACE, Block, Coordinates
+from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, RANKING, STUDY, SURFACE, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
@@ -79,6 +79,7 @@ def empty_panel(
     values: np.ndarray | None,
     energy: np.ndarray,
     attrs: Mapping[str, Any],
+    draws: Sequence[int] | None = None,
     without: Collection[str] = (),
 ) -> xr.Dataset:
     """A panel in which nothing has been measured: it has no latents.
@@ -102,6 +103,8 @@ def empty_panel(
         Summed energy of the drawn units over that of the target's own.
     attrs : mapping
         See docs/panel.md; `alpha` is the study's dose.
+    draws : sequence of int, optional
+        Their numbers; 0, 1, 2, ... by default.
     without : collection of str
         Variables that do not apply.
     """
@@ -139,7 +142,7 @@ def empty_panel(
             "responds": ("site", np.array(list(sites.values()), bool)),
             "quantile": list(QUANTILES),
             "networks": list(networks),
-            "draws": np.arange(np.shape(units)[1]),
+            "draws": np.arange(len(energy)) if draws is None else list(draws),
             "measured": (("segmenter", "arm"), np.zeros((sizes["segmenter"], sizes["arm"]), int)),
         },
         attrs={**attrs, "schema": SCHEMA},
@@ -164,5 +167,6 @@ def blocks_of(panel: xr.Dataset) -> list[Block]:
 
 
 def _apart(name: str, arm: Coordinates, measured: list[int]) -> tuple:
-    """What tells a block from the next: every dose and every draw has one of its own."""
-    return name, measured, arm.dose if name in (DOSE, SURFACE) else 0.0, arm.draw if name == PLACEBOS else 0
+    """What tells a block from the next: every dose, every draw and every halving has one of its own."""
+    draw = arm.draw if name == PLACEBOS else (1 - arm.draw) // 2 if name == RANKING else 0
+    return name, measured, arm.dose if name in (DOSE, SURFACE) else 0.0, draw
