@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a room may know those below it and those of its own floor, as long as there is no circle.
 FLOORS = [
     {"errors", "files"},
-    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy", "threads", "truth"},
+    {"interventions", "outcomes", "stats", "verdicts", "factory", "latents", "lazy", "text", "threads", "truth"},
     {"generators", "segmenters"},
     {"panel"},
     {"ranking", "estimation"},
@@ -25,7 +25,7 @@ FLOORS = [
     {"gandid", "__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-LIGHT = ("estimation", "panel", "stats", "outcomes", "config", "runs", "truth", "verdicts")
+LIGHT = ("estimation", "panel", "stats", "outcomes", "config", "runs", "text", "truth", "verdicts")
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +117,12 @@ class Study:
     def __repr__(self) -> str:
         segmenter = name_of(self.segmenter)
         return f"<gandid.Study of {self.name}, {self.layer} ({self.runner.units} units), seen by {segmenter}, seed {self.seed}>"
+
+    def _repr_html_(self) -> str:
+        sites, seen = ", ".join(self.runner.downstream), ", ".join(self.objects)
+        facts = self._own() | {"units": self.runner.units, "normalizations after them": sites, "objects": seen}
+        lines = (f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+        return f"<table>{''.join(lines)}</table>"
 
     @property
     def layer(self) -> str:

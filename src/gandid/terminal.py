@@ -20,8 +20,8 @@ from gandid.report import build
 from gandid.report.compare import agreement, build_comparison, compare, differences, names_of
 from gandid.report.findings import Finding, findings, headline
 from gandid.report.run import Run, read
-from gandid.report.text import number, points
 from gandid.runs import is_finished, open_panel
+from gandid.text import number, points
 from gandid.verdicts import MISSING, SOLID, never_differed
 
 WIDTH = 80

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from gandid import verdicts
-from gandid.report.text import digits, number, percent, points
+from gandid.text import digits, number, percent, points
 
 
 def effect(did: float = 0.0, low: float = 0.0, high: float = 0.0, **rest) -> dict:

@@ -35,6 +35,14 @@ def planted_study() -> Study:
     return Study(PlantedGenerator(), PlantedSegmenter(), layer="paint")
 
 
+def test_a_study_and_its_arms_show_themselves_in_a_notebook():
+    study = planted_study()
+    page = study._repr_html_()
+    assert all(word in page for word in (*study.objects, *study.runner.downstream, "paint"))
+    arms = study.run({"a": [0]}, control=["capped"], hold=["all"], latents=2, strength=[0.5])["arm"].to_dataframe()
+    assert arms.loc["capped:all@k0.5", ["control", "held", "strength"]].tolist() == ["capped", "all", 0.5]
+
+
 def test_a_latent_does_not_depend_on_its_company():
     alone = latents(7, [12], 6)
     assert torch.equal(alone[0], latents(7, range(20), 6)[12])

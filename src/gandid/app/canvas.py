@@ -14,7 +14,7 @@ from gandid.app.experiment import View, difference
 from gandid.app.models import Model, Ranked
 from gandid.app.state import State, decode_region
 from gandid.report import pictures
-from gandid.report.text import listed, number
+from gandid.text import listed, number
 
 LISTED = 48  # units that the list shows, beside those that are ticked
 FAINT = 0.05  # of the full brightness: the least that the colours of the difference reach to, or noise would look like an effect

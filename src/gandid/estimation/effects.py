@@ -142,10 +142,15 @@ class Effects:
     def tidy(self) -> pd.DataFrame:
         """The whole effects: a row per target, held arm and outcome, `removed` of the target and `inpainted` by all other objects.
 
-        `to_frame` has them class by class, and every other contrast.
+        Among the arms are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame`
+        has the effects class by class, and every other contrast.
         """
         kind = {"removed": "target", "inpainted": "together"}
-        rows = self.main[self.main["kind"] == self.main["outcome"].map(kind)]
+        own = self.main.drop_duplicates("contrast")[["dose", "segmenter"]].to_records(index=False).tolist()
+        more = self.frame["contrast"].eq("strength") & self.frame["strength"].lt(1)
+        more |= self.frame["contrast"].eq("networks") & self.frame[["dose", "segmenter"]].apply(tuple, axis=1).isin(own)
+        rows = self.frame[self.frame["contrast"].eq("did") | more]
+        rows = rows[rows["kind"] == rows["outcome"].map(kind)]
         columns = [
             "target",
             "outcome",
@@ -165,15 +170,17 @@ class Effects:
             .reset_index(drop=True)
         )
 
-    def plot(self, control: str | None = None, *, kind: str = "inpainted") -> "Figure":
-        """Forest plot, live and held, a panel per target; hollow marks are out of range.
+    def plot(self, control: str | None = None, *, kind: str | None = None) -> "Figure":
+        """Live minus held around 0, a line per target and held arm; a band marks what is too small to matter.
+
+        Hollow marks are out of range.
 
         Parameters
         ----------
         control
             Whose held arms are drawn; `Effects.control` by default.
-        kind : {"inpainted", "removed"}
-            How much of the target's area each other object in-paints, or how much of it is removed.
+        kind : {"removed", "inpainted"}, optional
+            The effect on what is removed of the target, or on what all other objects together in-paint of it; by default both.
         """
         from gandid.estimation.plot import forest
 

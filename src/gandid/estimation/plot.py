@@ -1,9 +1,13 @@
 """Effects drawn and tabulated for a notebook, in the report's colours and marks."""
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gandid.panel.arms import LEARNED
+from gandid.text import number, points
+from gandid.verdicts import SOLID
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -11,75 +15,69 @@ if TYPE_CHECKING:
     from gandid.estimation.effects import Effects
 
 # Okabe and Ito's colours as the report has them, told apart by the colour-blind, each with a mark of its own for print.
-STYLES = [("#c75300", "o"), ("#007a58", "D"), ("#0072b2", "s"), ("#7d4fae", "^"), ("#8a6a00", "v")]
-OUTCOMES = {"removed": ("target", "removed"), "inpainted": ("object", "in-painted")}  # kinds of classes, and words
-PER_ROW = 3
+STYLES = [("#007a58", "D"), ("#0072b2", "s"), ("#7d4fae", "^"), ("#8a6a00", "v"), ("#566173", "P"), ("#9a3f76", "X")]
+TITLES = {"removed": "Removal", "inpainted": "In-painting by other objects"}
 
 
-def forest(effects: "Effects", control: str, outcome: str = "inpainted") -> "Figure":
-    """Per target, how much of its area is removed, or each other object in-paints, live and held, with intervals.
+def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure":
+    """Live minus held around 0, a line per target and held arm; see `gandid.estimation.Effects.plot`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not attached to pyplot: nothing to close. Hollow marks are arms outside the network's range.
+        Not attached to pyplot: nothing to close.
     """
     from matplotlib.figure import Figure
 
-    targets, frame, (kind, word) = effects.targets, effects.main, OUTCOMES[outcome]
-    shown = frame[(frame["outcome"] == outcome) & (frame["kind"] == kind) & (frame["control"] == control)]
-    tallest = max((int(n) for n in shown.groupby("target")["object"].nunique()), default=1)
-    columns = min(PER_ROW, max(len(targets), 1))
-    lines = -(-len(targets) // columns) or 1
-    figure = Figure(figsize=(3.6 * columns, lines * (1.0 + 0.38 * tallest) + 0.5), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, target in zip(axes, targets, strict=False):
-        axis.set_title(f"{target} ablated", fontsize=10, loc="left")
-        axis.set_xlabel(f"% of {target}'s area {word} ({effects.level:.0%} intervals)", fontsize=8)
+    rows = [row for row in _shown(effects) if row["arm"].split(":")[0] == control]
+    lines = list(dict.fromkeys((row["target"], row["arm"]) for row in rows))
+    arms = list(dict.fromkeys(arm for _, arm in lines))
+    kinds = [kind] if kind else list(TITLES)
+    figure = Figure(figsize=(2 + 3 * len(kinds), 0.9 + 0.2 * len(lines)), layout="constrained")
+    for axis, outcome in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
+        axis.set_title(TITLES[outcome], fontsize=9, loc="left")
+        axis.set_xlabel(f"live minus held, points ({effects.level:.0%} intervals)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-        rows = shown[(shown["target"] == target) & shown["estimable"]]
-        if rows.empty:
-            axis.text(0.5, 0.5, "not estimable", ha="center", va="center", transform=axis.transAxes)
-            continue
-        arms = [one for _, one in rows.groupby("arm", sort=False)]
-        series = [("live", "live", arms[0]), *((str(one["arm"].iloc[0]), "held", one) for one in arms)]
-        for (label, side, one), shift, style in zip(
-            series, np.linspace(0.25, -0.25, len(series)), STYLES * 9, strict=False
-        ):
-            value, low, high = (
-                100 * one[name].to_numpy() for name in (f"tau_{side}", f"ci_{side}_low", f"ci_{side}_high")
-            )
-            hollow = side == "held" and not one["supported"].all()
-            marks = {"fmt": style[1], "color": style[0], "markerfacecolor": "white" if hollow else style[0]}
-            heights, ends = np.arange(len(one))[::-1] + shift, np.clip([value - low, high - value], 0, None)
-            axis.errorbar(value, heights, xerr=ends, markersize=5, linewidth=1.2, label=label, **marks)
-        axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-        axis.set_yticks(np.arange(len(arms[0]))[::-1], arms[0]["object"])
-    for axis in axes[len(targets) :]:
-        axis.set_axis_off()
-    handles = {name: mark for axis in axes for mark, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if handles:
-        names = list(handles)
-        figure.legend(list(handles.values()), names, loc="outside lower center", ncols=len(names), frameon=False)
+        axis.axvspan(-100 * effects.relevant, 100 * effects.relevant, color="0.93", zorder=0)
+        axis.axvline(0, color="0.5", linewidth=0.8, zorder=0)
+        for row in rows:
+            if row["outcome"] == outcome and np.isfinite(row["did"]):
+                value, low, high = (100 * row[name] for name in ("did", "ci_low", "ci_high"))
+                ends = np.nan_to_num([[value - low], [high - value]], posinf=0)
+                colour, mark = STYLES[arms.index(row["arm"]) % len(STYLES)]
+                fill = colour if row["supported"] else "white"
+                place = lines.index((row["target"], row["arm"]))
+                axis.errorbar(value, place, xerr=ends, fmt=mark, color=colour, markerfacecolor=fill, markersize=5)
+        axis.set_yticks(range(len(lines)), [" ".join(line) for line in lines])
+        axis.set_ylim(max(len(lines), 1) - 0.5, -0.5)
     return figure
 
 
 def table(effects: "Effects") -> str:
     """The whole effects as an HTML table: a line per target, outcome and held arm, with its interval drawn around 0."""
-    rows = effects.tidy().to_dict("records")
+    rows = _shown(effects)
     ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
     limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
-    heads = ("ablated", "outcome", "held", "live %", "held %", "live − held, points", "", "verdict", "images")
+    heads = ("ablated", "outcome", "held", "live %", "held %", "live minus held, points", "", "verdict", "n")
     lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for row in rows:
-        levels = [f"{100 * row[name]:.1f}" for name in ("tau_live", "tau_held")]
-        gap = f"{100 * row['did']:+.1f} [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
         cells = [escape(str(row[name])) for name in ("target", "outcome", "arm")]
-        cells += [*levels, gap] if np.isfinite(row["did"]) else ["–"] * 3
-        cells += [_interval(row, limit), row["verdict"], f"{row['n']:.0f}" if np.isfinite(row["n"]) else "0"]
+        cells += [number(100 * row[name]) for name in ("tau_live", "tau_held")]
+        verdict = f"<b>{row['verdict']}</b>" if row["verdict"] in SOLID else row["verdict"]
+        cells += [points(row), _interval(row, limit), verdict, number(row["n"], 0)]
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+def _shown(effects: "Effects") -> list[dict[str, Any]]:
+    """The rows of `tidy`, those of arms that are identical once, and of distilled networks those of all together."""
+    joined = {names[0]: names for names in effects.identical}
+    repeated = {name for names in effects.identical for name in names[1:]}
+    rows: list[Any] = effects.tidy().to_dict("records")
+    single = {row["arm"] for row in rows if row["arm"].split(":")[0] in LEARNED and ":" in row["arm"]}
+    hidden = repeated | (single if any(row["arm"] == LEARNED[0] for row in rows) else set())
+    return [row | {"arm": ", ".join(joined.get(row["arm"], [row["arm"]]))} for row in rows if row["arm"] not in hidden]
 
 
 def _interval(row: dict, limit: float) -> str:
@@ -87,9 +85,10 @@ def _interval(row: dict, limit: float) -> str:
     if not np.isfinite(row["did"]):
         return ""
     low, value, high = (60 + 56 * float(np.clip(row[name] / limit, -1, 1)) for name in ("ci_low", "did", "ci_high"))
-    fill = STYLES[1][0] if row["supported"] else "none"
+    colour = STYLES[0][0]
+    fill = colour if row["supported"] else "none"
     return (
         '<svg width="120" height="14" viewBox="0 0 120 14"><path d="M60 0V14" stroke="#999"/>'
-        f'<path d="M{low:.1f} 7H{high:.1f}" stroke="{STYLES[1][0]}" stroke-width="2"/>'
-        f'<circle cx="{value:.1f}" cy="7" r="3.5" fill="{fill}" stroke="{STYLES[1][0]}"/></svg>'
+        f'<path d="M{low:.1f} 7H{high:.1f}" stroke="{colour}" stroke-width="2"/>'
+        f'<circle cx="{value:.1f}" cy="7" r="3.5" fill="{fill}" stroke="{colour}"/></svg>'
     )

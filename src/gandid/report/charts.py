@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.optimize import isotonic_regression
 
-from gandid.report.text import number
+from gandid.text import number
 
 LIGHT = {
     **{"ink": "#1c1e22", "muted": "#565d67", "rule": "#d8dbe0", "paper": "#fbfaf7", "card": "#ffffff"},

@@ -17,7 +17,7 @@ from gandid.report.evidence import AXIS, around_zero, line
 from gandid.report.findings import MARKS, NAMES, OUTCOMES, Finding, findings
 from gandid.report.page import style, templates
 from gandid.report.run import Run, read
-from gandid.report.text import count, listed, points
+from gandid.text import count, listed, points
 from gandid.verdicts import SOLID
 
 # What runs that are compared should have in common, as their panels' attributes say it, and how it is called.

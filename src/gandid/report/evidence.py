@@ -10,7 +10,7 @@ import numpy as np
 from gandid.report.charts import Chart, Curve, Line, curves, forest
 from gandid.report.findings import MARKS, NAMES, OUTCOMES, VERBS, Finding, ways
 from gandid.report.run import WHOLE, Comparison, Row, Run
-from gandid.report.text import count, ends, listed, number, percent, points, size
+from gandid.text import count, ends, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, PREVENTED, SOLID
 from gandid.verdicts import verdict as judge
 

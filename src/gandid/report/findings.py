@@ -10,7 +10,7 @@ import numpy as np
 
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
-from gandid.report.text import article, count, digits, listed, number, percent, points, size
+from gandid.text import article, count, digits, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, never_differed
 
 OUTCOMES = ("removed", "inpainted")

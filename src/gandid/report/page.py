@@ -19,7 +19,7 @@ from gandid.panel.store import explained
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
 from gandid.report.run import Run, read
-from gandid.report.text import count, number, percent, slugs, type_of
+from gandid.text import count, number, percent, slugs, type_of
 
 # What each check asks; a check that is not here is shown under its own name.
 ASKS = {

@@ -17,7 +17,7 @@ import numpy as np
 from gandid.report import pictures
 from gandid.report.charts import LIGHT
 from gandid.report.run import Comparison, Run
-from gandid.report.text import ends, percent, points, type_of
+from gandid.text import ends, percent, points, type_of
 
 WIDTH = 7.2  # inches: two columns of most journals (183 mm)
 OTHERS, LONGEST = 6, 11  # other objects that a row shows at most, and letters of their names

@@ -10,7 +10,7 @@ from scipy.cluster import hierarchy
 
 from gandid.report import pictures
 from gandid.report.run import Run
-from gandid.report.text import number
+from gandid.text import number
 
 # Classes of the heat map, units listed per target, and units up to which neighbours are ordered best (it takes their cube).
 CLASSES, LISTED, ORDERED = 24, 5, 256
