@@ -12,7 +12,7 @@ import numpy as np
 from gandid.app.state import LATENTS, MOST_EDITS, STRIP, State
 from gandid.estimation.words import SUPPORT_WORDS
 from gandid.report.pictures import gradient, heat, picture
-from gandid.report.text import listed, number, signed
+from gandid.text import listed, number, signed
 
 if TYPE_CHECKING:
     from gandid.app.around import Effect
