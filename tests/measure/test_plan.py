@@ -30,7 +30,7 @@ def test_it_counts_the_images_of_every_kind_of_arm():
     study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=3)
     plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
     # The reference; live and three held arms, since capped:first is frozen:first. Then another dose, and two strengths.
-    assert plain.images == 70 * (1 + 2 * 4) + 3 * 70 * (1 + 2)
+    assert plain.images == 70 * (1 + 2 * 4) + 70 * (1 + 2) + 70 * (1 + 2 * 2)
     assert whole.images - plain.images == measured(**EXTRAS) - measured()
     # Two doses and two draws of live and four held arms, but for live at dose 0.8, which is there; one site has no coalitions.
     assert whole.arms == (6 + 1 + 2) + (2 * 5 - 1) + 2 * 5

@@ -13,6 +13,7 @@ from gandid.latents import latents
 from gandid.ranking import overlap, relate
 from gandid.ranking.gradients import first_order, soft_area
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
+from gandid.ranking.passes import counted
 from gandid.segmenters import load_segmenter
 
 N, CLASSES = 24, 9
@@ -88,6 +89,14 @@ def test_the_maximizing_threshold_is_at_least_as_good_for_every_pair(unedited):
     unit, number = np.unravel_index(best[:, 3:].argmax(), best[:, 3:].shape)
     alone = np.broadcast_to(np.float32(thresholds[unit, 3 + number]), (1, len(best))).copy()
     assert overlapping(alone, *unedited)[0][unit, 3 + number] == best[unit, 3 + number]
+
+
+def test_pixels_are_counted_on_the_device_as_elsewhere():
+    draw = np.random.default_rng(0)
+    labels, mask = draw.integers(0, 5, (2, 3, 6, 7)), draw.random((3, 6, 7)) < 0.3
+    maps = torch.from_numpy(labels.astype(np.uint8))
+    np.testing.assert_array_equal(counted(maps, 5), outcomes.pixels(labels, 5))
+    np.testing.assert_array_equal(counted(maps, 5, torch.from_numpy(mask)), outcomes.inside(labels, mask, 5))
 
 
 def test_the_exact_sweep_is_the_ablation_of_each_unit_alone():

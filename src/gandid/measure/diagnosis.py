@@ -50,7 +50,7 @@ class Diagnosis:
         group: Sequence[tuple[str | None, Coordinates]],
         fresh: slice,
         readings: Readings,
-        original: np.ndarray,
+        original: Tensor,
         classes: Sequence[str],
     ) -> None:
         """Take in a pass of the row blocks `group`, of which `fresh` are new.
@@ -64,12 +64,15 @@ class Diagnosis:
         if "range" not in self._by_latent:
             self._by_latent["range"] = _own_range(readings, self.typical)
         live = next(arm for arm in self.experiment.study.arms if arm.edit)
-        for t, (target, edit) in enumerate(self.experiment.own.items()):
-            if self.runner.downstream and (target, live) in group:
-                place, hole = group.index((target, live)), original == classes.index(target)
-                gains = _gain(readings, self.runner.downstream[0], place, edit, hole)
-                for name, values in zip(GAINS, gains, strict=True):
-                    self._by_latent[name][:, t] = values
+        edits = {
+            t: (group.index((target, live)), edit, original == classes.index(target))
+            for t, (target, edit) in enumerate(self.experiment.own.items())
+            if self.runner.downstream and (target, live) in group
+        }
+        if edits:
+            found = [_gain(readings, self.runner.downstream[0], *one) for one in edits.values()]
+            for name, values in zip(GAINS, torch.stack(found, dim=2).cpu().numpy(), strict=True):
+                self._by_latent[name][:, list(edits)] = values
 
     def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
         """Write into a panel's rows, of so many arms, what is known of the arms of a layout; nothing of a twin is strained."""
@@ -112,25 +115,24 @@ def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
 
 
-def _gain(readings: Readings, site: str, block: int, edit: Edit, original: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Measured gain of a live arm at the first site: `GAINS`, each (n,).
+def _gain(readings: Readings, site: str, block: int, edit: Edit, original: Tensor) -> Tensor:
+    """Measured gain of a live arm at the first site: `GAINS` (3, n), where it was made.
 
     Means on the target's original pixels `original` (n, H, W) and on the others, and the largest relative deviation from the closed
     form (THEORY, "Closed form at the first site"); NaN where there is none.
     """
     energy = readings.layer.float().square()
     measured = readings.gain(site, block)
-    mask = torch.from_numpy(original).to(energy)
-    share = torch.nn.functional.interpolate(mask[:, None], size=tuple(measured.shape[1:]), mode="area")[:, 0]
-    error = np.full(len(original), np.nan, np.float32)
+    share = torch.nn.functional.interpolate(original.to(energy)[:, None], size=measured.shape[1:], mode="area")[:, 0]
+    error = energy.new_full((len(original),), torch.nan)
     plain = edit.then is None and edit.values is not None and not edit.values.any() and edit.alpha == 1
     if plain and readings.closed_form:
         total = energy.sum(dim=1)
         left = (1 - edit.weights(energy)).square()  # of the energy of the units
         survivors = total - (1 - left) * energy[:, list(edit.units)].sum(dim=1)
         closed = (total / survivors.clamp_min(torch.finfo(total.dtype).tiny)).sqrt()
-        error = (measured / closed - 1).abs().amax(dim=(1, 2)).cpu().numpy()
-    return _weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error
+        error = (measured / closed - 1).abs().amax(dim=(1, 2))
+    return torch.stack([_weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error])
 
 
 def exact_checks(runner: Runner, experiment: Experiment, z: Tensor) -> dict[str, np.ndarray]:
@@ -163,7 +165,7 @@ def _quantiles(values: Tensor, quantiles: Sequence[float]) -> np.ndarray:
     return values.sort(dim=1).values[:, ranks].float().cpu().numpy()
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> np.ndarray:
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Mean over positions of (n, h, w) with weights; NaN where all weights are 0."""
     total = weights.sum(dim=(1, 2))
-    return ((values * weights).sum(dim=(1, 2)) / total.where(total > 0, torch.nan)).cpu().numpy()
+    return (values * weights).sum(dim=(1, 2)) / total.where(total > 0, torch.nan)

@@ -16,7 +16,7 @@ FEATURED = 128  # latents whose images have features: those of a study with a sm
 COLOURS, SHARES = 4, 2  # cells along each side of the grids on which colours and classes are averaged
 
 
-def features(images: Tensor, labels: np.ndarray, classes: int, discriminator: Discriminator | None) -> np.ndarray:
+def features(images: Tensor, labels: Tensor, classes: int, discriminator: Discriminator | None) -> np.ndarray:
     """Features of images (N, 3, H, W) with labels (N, H, W): float16 (N, FEATURES).
 
     What the last layer of the discriminator is given, where there is one; else the mean colours in the cells of a 4 x 4 grid and the
@@ -26,7 +26,7 @@ def features(images: Tensor, labels: np.ndarray, classes: int, discriminator: Di
     if discriminator is not None:
         found = discriminator.features(images).float()
     else:
-        maps = F.one_hot(torch.from_numpy(labels.astype(np.int64)).to(images.device), classes).permute(0, 3, 1, 2)
+        maps = F.one_hot(labels.long(), classes).permute(0, 3, 1, 2)
         grids = ((images.float(), COLOURS), (maps.float(), SHARES))
         found = torch.cat([F.adaptive_avg_pool2d(each, cells).flatten(1) for each, cells in grids], dim=1)
     values = found.cpu().numpy()

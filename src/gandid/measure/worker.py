@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gandid import outcomes
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
 from gandid.interventions import Readings, Runner, rectangle, register_sites, registered_sites
@@ -22,6 +21,7 @@ from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import STUDY, Block, Coordinates
 from gandid.panel.schema import FEATURES, NOT_MEASURED
+from gandid.ranking.passes import counted
 from gandid.segmenters import Segmenter, labelled
 from gandid.threads import copied
 
@@ -185,9 +185,9 @@ class Worker:
         shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
         rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
-        within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).numpy() >= 0.5
+        within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).to(self.device) >= 0.5
         for layout in self.experiment.layouts(block):
-            labels: list[list[np.ndarray]] = [[] for _ in segmenters]
+            labels: list[list[Tensor]] = [[] for _ in segmenters]
             featured = block.featured and layout.network == "own" and segmenters[0] is self.setting.segmenters[0]
             looks: list[np.ndarray] = []
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
@@ -201,12 +201,14 @@ class Worker:
                     looks.append(self._features(images, labels[0][-1], wanted))
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
-                place, maps = (range(n), layout.targets, layout.places), np.concatenate(labels[s])
+                place, maps = (range(n), layout.targets, layout.places), torch.cat(labels[s])
                 targets = [self.experiment.targets[target] for target in layout.targets]
                 for name, counts in _counted(segmenter, layout, targets, maps, within).items():
-                    rows[name][np.ix_([s], *place, columns)] = counts
+                    rows[name][np.ix_([s], *place, columns)] = counts.cpu().numpy()
                 if block.name == STUDY and layout.network == "own":
-                    rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, targets, maps, within)
+                    rows["shared"][np.ix_([s], *place)] = (
+                        _shared(segmenter, layout, targets, maps, within).cpu().numpy()
+                    )
             if diagnosis is not None:
                 diagnosis.put(rows, layout, arms)
             if featured:
@@ -218,24 +220,25 @@ class Worker:
     def _wanted(
         self,
         group: Sequence[tuple[str | None, Coordinates]],
-        original: np.ndarray,
+        original: Tensor,
         numbers: Sequence[int],
         block: Block,
     ) -> np.ndarray:
         """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image shows the target."""
         classes, first = self.setting.segmenters[0].classes, np.array(numbers) < FEATURED
         shown: dict[str | None, np.ndarray] = {
-            name: first & (original == classes.index(name)).any((1, 2)) for name in self.experiment.targets
+            name: first & (original == classes.index(name)).flatten(1).any(1).cpu().numpy()
+            for name in self.experiment.targets
         }
         shown[None] = np.any(list(shown.values()), axis=0) & (block.name == STUDY)
         return np.stack([shown[target] for target, _ in group])
 
-    def _features(self, images: Tensor, labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _features(self, images: Tensor, labels: Tensor, wanted: np.ndarray) -> np.ndarray:
         """Features of the `wanted` of images (blocks, n, 3, H, W): (blocks, n, FEATURES); NaN of others."""
         found = np.full((*wanted.shape, FEATURES), np.nan, np.float16)
         if wanted.any():
-            some, classes = images[torch.from_numpy(wanted)], len(self.setting.segmenters[0].classes)
-            found[wanted] = features(some, labels[wanted], classes, self.setting.discriminator)
+            some, classes = torch.from_numpy(wanted), len(self.setting.segmenters[0].classes)
+            found[wanted] = features(images[some], labels[some], classes, self.setting.discriminator)
         return found
 
     def _images(
@@ -288,37 +291,35 @@ def calibrate(runner: Runner, experiment: Experiment, seed: int, rows: int) -> N
         runner.calibrate(z.split(max(1, rows)))
 
 
-def _labelled(segmenter: Segmenter, images: Tensor) -> np.ndarray:
-    """Labels of images (blocks, n, 3, H, W)."""
+def _labelled(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """Labels of images (blocks, n, 3, H, W), where they were made."""
     labels, few = labelled(segmenter, images.flatten(0, 1)), len(segmenter.classes) <= 256
-    return labels.unflatten(0, images.shape[:2]).cpu().numpy().astype(np.uint8 if few else np.int32)
+    return labels.unflatten(0, images.shape[:2]).to(torch.uint8 if few else torch.int32)
 
 
 def _counted(
-    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray, within: np.ndarray
-) -> Rows:
+    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: Tensor, within: Tensor
+) -> dict[str, Tensor]:
     """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of `within` (H, W), the edited region."""
-    classes = list(segmenter.classes)
-    counts, inside = outcomes.pixels(labels, len(classes))[layout.rows], []
+    classes, inside = list(segmenter.classes), []
+    counts = counted(labels, len(classes))[torch.from_numpy(layout.rows)]
     for rows, target in zip(layout.rows, targets, strict=True):
-        known = target in classes
-        hole = (labels[layout.unedited] == (classes.index(target) if known else -1)) & within
-        inside.append(outcomes.inside(labels[rows], hole, len(classes)))
-    return {"pixels": np.moveaxis(counts, 2, 0), "inside": np.moveaxis(np.stack(inside), 2, 0)}
+        hole = labels[layout.unedited] == classes.index(target) if target in classes else torch.zeros_like(within)
+        inside.append(counted(labels[rows], len(classes), hole & within))
+    return {"pixels": counts.movedim(2, 0), "inside": torch.stack(inside).movedim(2, 0)}
 
 
-def _shared(
-    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: np.ndarray, within: np.ndarray
-) -> np.ndarray:
+def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: Tensor, within: Tensor) -> Tensor:
     """How many of the target's original pixels are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
-    classes, shape = list(segmenter.classes), (labels.shape[1], *layout.rows.shape)
+    classes = list(segmenter.classes)
+    found = torch.zeros(labels.shape[1], *layout.rows.shape, dtype=torch.int32, device=labels.device)
     if "unknown" not in classes:
-        return np.zeros(shape, np.int32)
-    unknown, found = labels == classes.index("unknown"), np.zeros(shape, np.int32)
+        return found
+    unknown = labels == classes.index("unknown")
     for t, (rows, target) in enumerate(zip(layout.rows, targets, strict=True)):
         if target in classes:
             both = unknown[rows[1]] & (labels[0] == classes.index(target)) & within
-            found[:, t] = (unknown[rows] & both).sum(axis=(2, 3)).T
+            found[:, t] = (unknown[rows] & both).flatten(2).sum(2).T
     return found
 
 

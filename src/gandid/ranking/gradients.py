@@ -84,12 +84,13 @@ def first_order(
         with torch.enable_grad():
             scale = torch.ones(len(batch), runner.units, device=z.device, requires_grad=True)
             areas = soft_area(segmenter, runner.scaled(z[torch.from_numpy(batch).to(z.device)], scale))
-        passes = int(shown[batch].sum(axis=1).max())
+        passes, found = int(shown[batch].sum(axis=1).max()), scale.new_zeros(len(batch), len(numbers), runner.units)
         turn = np.cumsum(shown[batch], axis=1) * shown[batch]  # the pass of each class of each latent, from 1 on
         for i in range(1, passes + 1):
             row, place = np.nonzero(turn == i)
             (gradient,) = torch.autograd.grad(areas[row, numbers[place]].sum(), scale, retain_graph=i < passes)
-            effect[batch[row], :, place] = gradient[torch.from_numpy(row).to(z.device)].cpu().numpy()
+            found[row, place] = gradient[row]
+        effect[batch] = found.cpu().numpy().swapaxes(1, 2)
         return len(batch)
 
     for done in in_threads(work, np.array_split(order, range(size, len(order), size)), networks):

@@ -20,10 +20,9 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
-from gandid import outcomes
 from gandid.interventions import REFERENCE, Arm, Runner, insert
 from gandid.ranking.journal import Journal
-from gandid.ranking.passes import batches, passes, pictures
+from gandid.ranking.passes import batches, counted, passes, pictures
 from gandid.ranking.ratios import ratios_of_sums
 from gandid.segmenters import Segmenter, labelled
 
@@ -103,7 +102,7 @@ class Insertion:
         self.number = self.segmenter.classes.index(self.target)
         self.is_possible = bool(self.known.cells[self.number] > 0)
         patches = regions(self.runner.map_size, float(self.known.cells[self.number]))
-        self.areas = F.interpolate(patches[None], size=self.runner.image_size, mode="nearest")[0].bool().numpy()
+        self.areas = F.interpolate(patches[None], size=self.runner.image_size, mode="nearest")[0].bool()
         edits = [insert(self.units, self.known.means[self.number], patch) for patch in patches]
         self.arms = [Arm(edit, sites) for sites in ({}, *self.held) for edit in edits]
 
@@ -125,17 +124,17 @@ class Insertion:
         return np.concatenate(found) if self.is_possible else np.zeros((len(z), *shape), np.float32)
 
     def _count(self, z: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-        counts, original = np.zeros(shape, np.int32), np.empty(0)
+        counts, areas = torch.zeros(shape, dtype=torch.int32, device=z.device), self.areas.to(z.device)
         for which, _, labels in passes(self.runner, self.segmenter, z, [REFERENCE, *self.arms], self.rows):
-            for block, seen in enumerate(labels.cpu().numpy(), which.start):
+            for block, seen in enumerate(labels, which.start):
                 if block == 0:
                     original = seen
-                    counts[:, 0] = np.stack([outcomes.inside(seen, area, shape[-1]) for area in self.areas], axis=1)
+                    counts[:, 0] = torch.stack([counted(seen, shape[-1], area) for area in areas], dim=1)
                 else:
-                    regime, position = divmod(block - 1, len(self.areas))
-                    filled = self.areas[position] & (seen == self.number)
-                    counts[:, 1 + regime, position] = outcomes.inside(original, filled, shape[-1])
-        return counts
+                    regime, position = divmod(block - 1, len(areas))
+                    filled = areas[position] & (seen == self.number)
+                    counts[:, 1 + regime, position] = counted(original, shape[-1], filled)
+        return counts.cpu().numpy()
 
     def summarize(self, counts: np.ndarray, z: Tensor, numbers: Sequence[int], seed: int = 0) -> xr.Dataset:
         """Where the target appears, on what ground, in every arm, and one example; see docs/relation.md, "Insertion".
@@ -162,7 +161,7 @@ class Insertion:
         region, shown = np.zeros(size, bool), -1
         if self.is_possible and (chosen := choose(counts[:, 0], counts[:, 1], self.number)):
             latent, position = chosen
-            region, shown = self.areas[position], numbers[latent]
+            region, shown = self.areas[position].numpy(), numbers[latent]
             arms, z = [REFERENCE, *self.arms[position :: len(self.areas)]], z[latent : latent + 1]
             for which, images, labels in passes(self.runner, self.segmenter, z, arms, self.rows):
                 image[which], label[which] = pictures(images[:, 0]), labels[:, 0].cpu().numpy()

@@ -45,12 +45,13 @@ class Activations:
 class Overlap:
     """Counts of the pixels where units reach `thresholds` (t, units) and where each class is seen, both and either."""
 
-    def __init__(self, thresholds: np.ndarray, classes: int):
+    def __init__(self, thresholds: np.ndarray, classes: int, device: torch.device | str = "cpu"):
         t, units = thresholds.shape
-        self.thresholds, self.classes = torch.from_numpy(thresholds), classes
-        self._both = torch.zeros(t, units, classes, dtype=torch.float64)
-        self._active = torch.zeros(t, units, 1, dtype=torch.float64)
-        self._shown = torch.zeros(classes, dtype=torch.float64)
+        self.thresholds, self.classes = torch.from_numpy(thresholds).to(device), classes
+        # Where the maps are: nothing waits for a GPU before the end.
+        self._both = torch.zeros(t, units, classes, dtype=torch.float64, device=device)
+        self._active = torch.zeros(t, units, 1, dtype=torch.float64, device=device)
+        self._shown = torch.zeros(classes, dtype=torch.float64, device=device)
 
     def add(self, maps: Tensor, labels: Tensor) -> None:
         """Take in activations (n, units, h, w), upsampled bilinearly to the size of the labels (n, H, W)."""
@@ -58,7 +59,7 @@ class Overlap:
         lowest = thresholds.amin(dim=0)
         for activations, seen in zip(maps, labels, strict=True):
             masks = F.one_hot(seen.flatten(), self.classes).to(maps)
-            self._shown += masks.sum(dim=0).double().cpu()
+            self._shown += masks.sum(dim=0).double()
             # Interpolation exceeds no value: the other units are active nowhere.
             units = (activations.amax(dim=(1, 2)) >= lowest).nonzero()[:, 0]
             if not len(units):
@@ -67,11 +68,11 @@ class Overlap:
             enlarged = enlarged[0].flatten(1)
             for i, threshold in enumerate(thresholds):
                 active = (enlarged >= threshold[units, None]).to(maps)
-                self._both[i, units.cpu()] += (active @ masks).double().cpu()
-                self._active[i, units.cpu()] += active.sum(dim=1, keepdim=True).double().cpu()
+                self._both[i, units] += (active @ masks).double()
+                self._active[i, units] += active.sum(dim=1, keepdim=True).double()
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """The largest IoU over the thresholds (units, classes), in [0, 1], and the threshold that gives it."""
         either = self._active + self._shown - self._both
         iou, which = (self._both / either.clamp_min(1)).max(dim=0)
-        return iou.numpy(), self.thresholds.double()[which, torch.arange(len(iou))[:, None]].numpy()
+        return iou.cpu().numpy(), self.thresholds.double().cpu()[which.cpu(), torch.arange(len(iou))[:, None]].numpy()

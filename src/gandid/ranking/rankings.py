@@ -18,6 +18,7 @@ from torch import Tensor
 from gandid.interventions import Runner
 from gandid.ranking.gradients import STEPS, first_order, optimize
 from gandid.ranking.journal import Journal
+from gandid.ranking.passes import counted
 from gandid.ranking.screening import CONFIDENCE, SHARE, predict, screen
 from gandid.segmenters import Segmenter, labelled
 from gandid.threads import in_threads
@@ -28,10 +29,7 @@ Networks = tuple[Runner, Segmenter]
 
 def area(labels: Tensor, classes: int) -> Tensor:
     """Share of the image that each class covers (n, classes), float64 on the CPU, of labels (n, H, W)."""
-    flat = labels.flatten(1)
-    offsets = classes * torch.arange(len(flat), device=flat.device)[:, None]
-    counts = torch.bincount((flat + offsets).flatten(), minlength=len(flat) * classes)
-    return counts.view(len(flat), classes).double().cpu() / flat.shape[1]
+    return counted(labels, classes).double().cpu() / labels[0].numel()
 
 
 @dataclass(frozen=True)

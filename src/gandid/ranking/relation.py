@@ -140,7 +140,7 @@ def _overlap(
 ) -> dict[str, Any]:
     """Second pass: the IoU with these thresholds, and each unit's activations and the images of its `top` latents."""
     runner, segmenter = networks[0]
-    overlap, shown = Overlap(thresholds, len(segmenter.classes)), np.unique(top)
+    overlap, shown = Overlap(thresholds, len(segmenter.classes), z.device), np.unique(top)
     top_map = np.empty((*top.shape, *runner.map_size), np.float16 if largest <= HALF else np.float32)
     image = np.empty((len(shown), *runner.image_size, 3), np.uint8)
     for numbers, images, labels, maps in _unedited(networks, z, rows):
