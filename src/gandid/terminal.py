@@ -164,10 +164,11 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     for one in found:
         arms.setdefault(one.regime.label, []).append(one.target)
     named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
-    echo("\n" + textwrap.fill(f"Held: {named if len(arms) > 1 else next(iter(arms))}.", WIDTH))
+    held = named if len(arms) > 1 else next(iter(arms))
+    echo("\n" + textwrap.fill(f"Held (control, sites, strength): {held}.", WIDTH))
     if region := run.attrs.get("region"):
         echo(f"Edited and counted within {','.join(f'{end:g}' for end in region)} (shares of width and height).")
-    if slopes := _slopes(run, found):
+    if verbose and (slopes := _slopes(run, found)):
         echo(textwrap.fill(f"Slope at strength 0, points per full hold: {slopes}.", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]
     which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())

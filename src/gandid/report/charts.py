@@ -17,12 +17,13 @@ import numpy as np
 from markupsafe import Markup
 from scipy.optimize import isotonic_regression
 
+from gandid.estimation.plot import STYLES
 from gandid.text import number
 
 LIGHT = {
     **{"ink": "#1c1e22", "muted": "#565d67", "rule": "#d8dbe0", "paper": "#fbfaf7", "card": "#ffffff"},
-    **{"live": "#c75300", "arm1": "#007a58", "arm2": "#0072b2", "arm3": "#7d4fae", "arm4": "#8a6a00"},
-    **{"arm5": "#566173", "arm6": "#9a3f76", "band": "#e9edf2"},
+    **{"live": "#c75300", "band": "#e9edf2"},
+    **{f"arm{place}": colour for place, (colour, _) in enumerate(STYLES, 1)},
 }
 DARK = {
     **{"ink": "#eceef1", "muted": "#a8b0bb", "rule": "#3a4049", "paper": "#15171a", "card": "#1e2125"},

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gandid.estimation.plot import STYLES
 from gandid.report import pictures
 from gandid.report.charts import LIGHT
 from gandid.report.run import Comparison, Run
@@ -23,12 +24,11 @@ WIDTH = 7.2  # inches: two columns of most journals (183 mm)
 OTHERS, LONGEST = 6, 11  # other objects that a row shows at most, and letters of their names
 OCTAVES = 3.0  # ratios beyond 8 or 1/8 are off the scale
 SHARP = 256  # pixels: smaller images are enlarged by whole factors, so that no viewer blurs them
-MARKERS = ("D", "s", "^", "v", "P", "X")  # those of `gandid.report.charts.MARKS`
 DASHES = (0, (2, 1.2))
 INK, MUTED, LIVE, REST = LIGHT["ink"], LIGHT["muted"], LIGHT["live"], "#b9bec5"
 HEADS = (
-    *("original", "units\nablated", "effects of units,\n% of the image"),
-    *("effects on others,\nafter ÷ before, rank", "before\ninsertion", "units\ninserted"),
+    *("original", "units\nablated", "effects\nof units,\n% of image"),
+    *("on others, after\n÷ before, rank", "before\ninsertion", "units\ninserted"),
 )
 STYLE: Any = {
     **dict.fromkeys(("font.size", "axes.titlesize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 6),
@@ -116,7 +116,7 @@ def _figure(run: Run) -> Any:
     figure.get_layout_engine().set(hspace=0.16)  # type: ignore[call-arg, union-attr]  # for the rows' titles
     lines = 1 + max(len(_others(run, target)) for target in targets)
     for axes, head in zip(grid[0], heads, strict=True):
-        axes.set_title(head, fontweight="bold", pad=16, x=-0.9 if "after" in head or "held," in head else 0, ha="left")
+        axes.set_title(head, fontweight="bold", pad=16, x=-0.45 if "after" in head or "held," in head else 0, ha="left")
     for row, target in zip(grid, targets, strict=True):
         original, ablated, units, after, before, inserted, *others, did = row
         _edited(original, run, target, None)
@@ -262,8 +262,7 @@ def _look(run: Run, regime: Comparison | None) -> tuple[str, str]:
     """Colour and marker of a regime, or of the live arm (None)."""
     if regime is None:
         return LIVE, "o"
-    place = run.regimes.index(regime) % len(MARKERS)
-    return LIGHT[f"arm{place + 1}"], MARKERS[place]
+    return STYLES[run.regimes.index(regime) % len(STYLES)]
 
 
 def _frame(axes: Any, limits: tuple[float, float], names: Sequence[str], lines: int) -> None:

@@ -19,7 +19,7 @@ from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
 from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
-from gandid.runs import relevant_of, unfinished
+from gandid.runs import read_config, relevant_of, unfinished
 from gandid.verdicts import judged
 
 Row = dict[Hashable, Any]
@@ -258,7 +258,7 @@ def read(path: Path) -> Run:
     for name in ("config.yaml", "panel.zarr", "effects.csv", "checks.csv"):
         if not (path / name).exists():
             raise UsageError(f"'{path}' is not a finished run: it has no {name}")
-    config = _read(path / "config.yaml", _config)
+    config = _read(path / "config.yaml", lambda file: dict(read_config(file.parent)))
     panel = _read(path / "panel.zarr", _panel)
     latents = int(panel["measured"].values[0, 0])
     run = Run(
@@ -288,23 +288,22 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
         return reader(path)
     except GandidError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        yaml.YAMLError,
+    ) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(":")
         raise UsageError(f"'{path}' cannot be read ({type(error).__name__}: {reason})") from error
 
 
 def _optional(path: Path, reader: Callable[[Path], T]) -> T | None:
     return _read(path, reader) if path.exists() else None
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"'{path}' is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"'{path}' does not hold a configuration")
-    return config
 
 
 def _panel(path: Path) -> xr.Dataset:
