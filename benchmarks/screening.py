@@ -60,7 +60,7 @@ def speeds(study, count=8):
         for first in range(0, units, 127):
             arms = [REFERENCE, *(Arm(ablate((unit,))) for unit in range(first, min(first + 127, units)))]
             labels = study.segmenter(study.runner.run(z[i : i + 1], arms).flatten(0, 1))
-            outcomes.area(outcomes.pixels(labels.numpy(), classes), size)
+            outcomes.pixels(labels.numpy(), classes) / size
         between = time.process_time()
         sweep.drops(np.full(units, i), np.arange(units))
         took += between - start, time.process_time() - between

@@ -46,8 +46,8 @@ def evaluate_generator(
             made.append(outcomes.pixels(segmenter(images).cpu().numpy(), len(classes)))
             _, labels = rooms.render(len(indices), size, seed=50_000 + seed + start)
             rendered.append(outcomes.pixels(labels.numpy(), len(rooms.CLASSES)))
-    ours = outcomes.area(np.concatenate(made), size**2)
-    theirs = outcomes.area(np.concatenate(rendered), size**2)
+    ours = np.concatenate(made) / size**2
+    theirs = np.concatenate(rendered) / size**2
     rows = []
     for name in rooms.CLASSES:
         a, b = ours[:, classes.index(name)], theirs[:, rooms.CLASSES.index(name)]

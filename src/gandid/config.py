@@ -161,12 +161,19 @@ class StudyConfig(BaseModel):
     types: TypeBounds = _field(
         TypeBounds.model_construct(), "Credibility", "Bounds that make a target type-1, type-2 or disentangled."
     )
+    soft: bool = _field(
+        False, "Credibility", "Count the segmenter's probabilities instead of its labels, where it gives them."
+    )
     dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name not in ("figure", *USUAL):  # an unquoted yes or no in YAML
+        if isinstance(value, bool) and info.field_name not in (
+            "figure",
+            "soft",
+            *USUAL,
+        ):  # an unquoted yes or no in YAML
             raise ValueError("give a number, or a name in quotes")
         return value
 

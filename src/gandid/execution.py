@@ -28,7 +28,7 @@ from gandid.measure.placebos import drawn_units, moments, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
 from gandid.panel.arms import Block, extra_blocks, graded, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
-from gandid.panel.schema import PRESENCE, blocks_of
+from gandid.panel.schema import PARTS, PRESENCE, blocks_of
 from gandid.panel.store import PanelStore
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
@@ -87,21 +87,25 @@ class Execution:
         edits: Edits = {(network, 0): own for network, own in self._chosen().items()}
         block = study_block(study.held(config), list(self.networks)[1:], config.alpha)
         experiment = self._experiment([block], edits)
-        attrs = {
-            "generator": config.generator,
-            "segmenter": config.segmenter,
-            "layer": study.layer,
-            "ablation": config.ablation,
-            "alpha": config.alpha,
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "image_pixels": math.prod(study.runner.image_size),
-            "presence": PRESENCE,
-            "batch": experiment.batch(block, study.rows, LATENTS_TOGETHER),
-            "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
-            "orders_seed": config.seed,
-            "version": runs.versions()["gandid"],
-        } | ({"region": list(config.region)} if config.region else {})
+        attrs = (
+            {
+                "generator": config.generator,
+                "segmenter": config.segmenter,
+                "layer": study.layer,
+                "ablation": config.ablation,
+                "alpha": config.alpha,
+                "seed": config.seed,
+                "dtype": config.dtype,
+                "image_pixels": math.prod(study.runner.image_size) * (PARTS if config.soft else 1),
+                "presence": PRESENCE,
+                "batch": experiment.batch(block, study.rows, LATENTS_TOGETHER),
+                "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
+                "orders_seed": config.seed,
+                "version": runs.versions()["gandid"],
+            }
+            | ({"region": list(config.region)} if config.region else {})
+            | ({"soft": PARTS} if config.soft else {})
+        )
         blank = self._blank(experiment, {config.segmenter: study.segmenter}, np.ones((1, len(experiment.own))), attrs)
         panel = PanelStore.create(self.path and self.path / "panel.zarr", blank)
         if self.path:
@@ -249,6 +253,7 @@ class Execution:
             study.workers if can_be_copied([*networks.values(), *segmenters]) else 1,
             study.dtype,
             facts(study.runner),
+            soft="soft" in self.attrs,
         )
 
     def missing_latents(self) -> list[Task]:

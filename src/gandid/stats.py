@@ -135,22 +135,17 @@ def bootstrap(numerators: np.ndarray, denominators: np.ndarray, resamples: int =
     numpy.ndarray
         Shape (B, K); NaN in resamples whose denominators sum to 0.
     """
-    numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    ratios = np.full((resamples, numerators.shape[1]), np.nan)
-    if len(numerators) == 0:
-        return ratios
-    times = _times(len(numerators), resamples, seed)
-    for start in range(0, resamples, BLOCK):
-        counts = times[start : start + BLOCK].astype(np.float64)
-        below = counts @ denominators
-        np.divide(counts @ numerators, below, out=ratios[start : start + BLOCK], where=below > 0)
-    return ratios
+    above, below = (
+        resampled_sums(values, resamples, seed)[1:] for values in np.broadcast_arrays(numerators, denominators)
+    )
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
 def resampled_sums(values: np.ndarray, resamples: int = 500, seed: int = 0) -> np.ndarray:
     """Sums over rows of (N, K), and under resampling of the rows with replacement: (1 + B, K), the first that of all rows."""
-    times = np.vstack([np.ones(len(values)), _times(len(values), resamples, seed)])
-    return times @ values
+    times = np.ones((1 + resamples, len(values)))
+    times[1:] = _times(len(values), resamples, seed) if len(values) else 0
+    return times @ np.asarray(values, np.float64)
 
 
 def permutation(values: np.ndarray, flips: int = 9999, seed: int = 0) -> np.ndarray:
@@ -316,23 +311,21 @@ def boundary(n: np.ndarray | int, level: float = 0.95, tuned: int = TUNED) -> np
 
 
 def sequence_half_width(
-    se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | int, level: float = 0.95, tuned: int = TUNED
+    se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | int, level: float = 0.95
 ) -> np.ndarray:
     """Half-width of the confidence sequence of an estimate, in the unit of `se`.
 
     The guarantee is asymptotic in the latents that *carry* the estimate; below `CARRIERS` of them the sequence covers everything.
     """
-    wide = np.asarray(se, np.float64) * boundary(np.maximum(n, 1), level, tuned)
+    wide = np.asarray(se, np.float64) * boundary(np.maximum(n, 1), level)
     return np.where(np.isnan(wide) | (np.asarray(carriers) >= CARRIERS), wide, np.inf)
 
 
-def share_at_most(
-    carriers: np.ndarray | float, n: np.ndarray | float, level: float = 0.95, tuned: int = TUNED
-) -> np.ndarray:
+def share_at_most(carriers: np.ndarray | float, n: np.ndarray | float, level: float = 0.95) -> np.ndarray:
     """Upper end of a confidence sequence of a share: what few of the latents have shown yet, most of them do not have.
 
     Robbins' method of mixtures for a Bernoulli share ("Statistical methods related to the law of the iterated logarithm", 1970): the
-    likelihood ratio of a Beta(1, tuned) mixture to the true share is a martingale that starts at 1 and exceeds ``1 / (1 - level)`` at
+    likelihood ratio of a Beta(1, `TUNED`) mixture to the true share is a martingale that starts at 1 and exceeds ``1 / (1 - level)`` at
     some size with probability ``1 - level`` at most (Ville). No normal limit is taken. Latents may count for less than one, and have it
     in part: with weights w and parts k in [0, 1], ``n = sum w`` and ``carriers = sum w k``, the ratio is a supermartingale for ``p =
     E[w k] / E[w]``, since geometric means are at most arithmetic ones.
@@ -341,16 +334,16 @@ def share_at_most(
     ----------
     carriers, n
         Summed weights of what has it, and of all.
-    level, tuned
-        Coverage at all sizes together; the larger `tuned`, the narrower where hardly any latent has it.
+    level
+        Coverage at all sizes together.
 
     Returns
     -------
     numpy.ndarray
-        In 0 .. 1, at least ``carriers / n``; without carriers ``1 - ((1 - level) tuned / (n + tuned))^(1 / n)``.
+        In 0 .. 1, at least ``carriers / n``; without carriers ``1 - ((1 - level) T / (n + T))^(1 / n)``, T for `TUNED`.
     """
     carriers, n = (np.asarray(count, np.float64) for count in np.broadcast_arrays(carriers, n))
-    enough = -np.log(1 - level) - betaln(carriers + 1, n - carriers + tuned) + betaln(1, tuned)
+    enough = -np.log(1 - level) - betaln(carriers + 1, n - carriers + TUNED) + betaln(1, TUNED)
     low, high = np.where(n > 0, carriers / np.maximum(n, 1e-300), 0.0), np.ones(n.shape)
     for _ in range(60):
         middle = (low + high) / 2

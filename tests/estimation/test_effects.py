@@ -15,6 +15,10 @@ from scipy import stats
 from scipy.stats import false_discovery_control
 
 from gandid.estimation import COLUMNS, did, read_effects
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import parts, study_contrast
+from gandid.estimation.sums import gather
+from gandid.stats import permutation
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector
 KEYS = ["target", "object", "outcome", "control", "held"]
@@ -118,18 +122,16 @@ def test_inpainted_sums_to_removed_and_that_by_objects_to_together(effects):
         np.testing.assert_allclose(*by_arm, atol=1e-12)
 
 
-def test_identical_arms_give_identical_numbers_and_are_named(panel, effects):
+def test_identical_arms_give_identical_numbers(panel):
     twin = panel.copy(deep=True)
     for name in ("pixels", "inside"):
         twin[name].loc[{"arm": "frozen:first"}] = panel[name].sel(arm="capped:first").values
     found = did(twin, **FAST)
     a, b = (pick(found.frame, control=c, held="first").drop(columns=["control", "arm"]) for c in ("capped", "frozen"))
     pd.testing.assert_frame_equal(a.reset_index(drop=True), b.reset_index(drop=True))
-    assert found.identical == (("capped:first", "frozen:first"), ("capped:all",), ("frozen:all",))
-    assert len(effects.identical) == 4
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 1000))
 def test_the_order_of_latents_changes_nothing(seed):
     panel = make_panel(40, noise=0.1, seed=seed)
@@ -139,7 +141,7 @@ def test_the_order_of_latents_changes_nothing(seed):
     pd.testing.assert_frame_equal(a.checks, b.checks)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 1000))
 def test_a_class_that_never_occurs_changes_nothing(seed):
     panel = make_panel(40, noise=0.1, seed=seed)
@@ -151,7 +153,7 @@ def test_a_class_that_never_occurs_changes_nothing(seed):
     pd.testing.assert_frame_equal(a.drop(columns="supported"), b.drop(columns="supported"), rtol=1e-9)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 1000))
 def test_swapping_live_and_held_turns_the_sign(seed):
     panel = make_panel(40, noise=0.1, seed=seed, controls=["capped"], holds=["all"])
@@ -165,7 +167,7 @@ def test_swapping_live_and_held_turns_the_sign(seed):
     np.testing.assert_allclose(a["ci_low"], -b["ci_high"], atol=1e-12)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.permutations(range(len(CLASSES))))
 def test_the_order_of_classes_changes_nothing_but_the_order_of_rows(order):
     panel = make_panel(40, noise=0.1)
@@ -280,9 +282,13 @@ def test_sign_flips_between_two_networks_find_what_the_interval_finds():
 
 
 def test_sign_flips_between_two_networks_keep_their_level():
-    rejected = [
-        pick(did(networks(0.9, 0.9, seed=seed), **FAST).main, outcome="removed")["p"] < 0.05 for seed in range(4)
-    ]
+    rejected = list[np.ndarray]()
+    for seed in range(4):
+        contents = Contents(networks(0.9, 0.9, seed=seed))
+        sums = gather(contents, contents.study)
+        live, *held = sums.index(contents.compared)
+        each = [study_contrast(parts(contents, sums, t, "removed"), live, held, 0.95)[1][:, 0] for t in range(20)]
+        rejected.append(permutation(np.concatenate(each, axis=1), 999) < 0.05)
     assert 0.01 < np.concatenate(rejected).mean() < 0.12  # 80 tests
 
 
@@ -391,7 +397,7 @@ def test_what_was_written_is_read_again(tmp_path):
     rejudged = read_effects(tmp_path, panel, relevant=0.9).main["verdict"]
     assert set(rejudged[again.main["verdict"] == "caused by normalization"]) == {"no relevant effect"}
     assert (again.latents, again.units) == (effects.latents, effects.units)
-    assert (again.identical, again.sentences()) == (effects.identical, effects.sentences())
+    assert again.sentences() == effects.sentences()
 
 
 @pytest.mark.parametrize("module", ["estimation", "stats", "outcomes", "panel.store"])

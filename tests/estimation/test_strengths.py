@@ -43,14 +43,29 @@ def test_the_slope_is_exact_of_lines_and_parabolas(effect, slope):
     reached = np.array([0.25, 0.5, 1.0])
     assert slope_weights(reached) @ effect(reached) == pytest.approx(slope)
     assert slope_weights(np.array([0.5])) @ np.array([0.1]) == pytest.approx(0.2)
+    assert slope_weights(reached, 1) @ effect(reached) == pytest.approx((effect(0.5001) - effect(0.4999)) / 0.0002)
     found = rows(graded(effect=effect), "slope")
     assert (found["did"].item(), found["arm"].item()) == (pytest.approx(slope, abs=0.03), "capped:all@k0.25")
+
+
+def test_beyond_the_range_the_curve_is_continued_and_the_curvature_told_that_would_overturn_it():
+    """psi(k) = 0.2 k + 0.2 k^2 has a curvature of 0.4: from its last strength in range the full effect is as far from its tangent."""
+    panel = graded(60, 0.02, effect=lambda k: 0.2 * k + 0.2 * k**2)
+    near = {("window", f"capped:all@k{k:g}") for k in (0.25, 0.5)}
+    frame = pd.concat(strengths(Contents(panel), 0.95, near))
+    row = frame[(frame["contrast"] == "beyond") & (frame["object"] == "painting")].iloc[0]
+    assert (row["arm"], row["strength"]) == ("capped:all@k0.5", 0.5)
+    assert row["did"] == pytest.approx(0.4 - 0.4 * 0.5**2 / 2, abs=2.5 * row["se"]) and row["se"] < 0.03
+    assert row["breakdown"] == pytest.approx(8 * row["ci_low"]) and row["ci_low"] > 0
+    for some in ({("window", "capped:all@k0.5")}, {("window", one.name) for one in Contents(panel).graded}):
+        frame = pd.concat(strengths(Contents(panel), 0.95, some))
+        assert "beyond" not in set(frame["contrast"])  # out of range at once; in range to the end
 
 
 def test_the_band_covers_the_whole_curve():
     """Independent noise at every strength makes a band much wider than the intervals, which miss it more often."""
     inside, each = [], []
-    for seed in range(40):
+    for seed in range(24):
         curve = rows(graded(40, 0.1, seed), "strength")
         truth = 0.2 * curve["strength"]
         # Holes are whole pixels and shares are clipped, which moves the truth a little.

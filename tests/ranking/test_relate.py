@@ -108,7 +108,7 @@ def test_the_exact_sweep_is_the_ablation_of_each_unit_alone():
     relation = relate(runner, segmenter, z, rows=7)
     arms = [REFERENCE, *(Arm(ablate((unit,))) for unit in range(9))]
     labels = segmenter(runner.run(z, arms).flatten(0, 1)).unflatten(0, (10, 12))
-    areas = outcomes.area(outcomes.pixels(labels.numpy(), 4), 64)
+    areas = outcomes.pixels(labels.numpy(), 4) / 64
     np.testing.assert_allclose(relation["drop"].values, (areas[0] - areas[1:]).transpose(1, 0, 2), atol=1e-7)
     np.testing.assert_allclose(relation["ace"], relation["drop"].mean("latent"), atol=1e-7)
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from planted import PlantedGenerator, PlantedSegmenter
 
+from gandid.errors import UsageError
 from gandid.estimation import did
 from gandid.latents import latents
 from gandid.study import Study
@@ -67,3 +69,33 @@ def test_units_are_ranked_by_their_effect():
     energy = relation["energy"].sel(object="a").values
     np.testing.assert_allclose(energy, [1, 1, 0.5])
     assert relation["iou"].sel(object="a").values[0] > 0.9
+
+
+class Unsure(PlantedSegmenter):
+    """Gives three quarters of the probability to its label, and the rest to the wall."""
+
+    def probabilities(self, images):
+        named = torch.nn.functional.one_hot(self(images), len(self.classes)).movedim(-1, 1).float()
+        return 0.75 * named + 0.25 * torch.eye(len(self.classes))[0][:, None, None]
+
+
+def test_soft_counts_are_sums_of_probabilities():
+    """Every effect on an object is three quarters of what labels say, and what a pixel was before the edit does not count as removed."""
+    hard, soft = (
+        Study(PlantedGenerator(1.0), Unsure(), layer="paint", seed=3).run(
+            TARGETS, control=["capped", "mean"], hold="first", latents=30, soft=soft, region=(0, 0, 1, 0.5)
+        )
+        for soft in (False, True)
+    )
+    assert soft.attrs["image_pixels"] == 256 * hard.attrs["image_pixels"] and soft.attrs["soft"] == 256
+    for name in ("pixels", "inside"):
+        whole = hard[name].sum("object")
+        expected = 192 * hard[name] + 64 * whole * (hard["object"] == "wall")
+        np.testing.assert_array_equal(soft[name].transpose(*expected.dims), expected)
+    one, other = (did(panel).main.query("kind in ['target', 'object', 'together']") for panel in (hard, soft))
+    means = one["outcome"] != "emerged"
+    for name in ("tau_live", "tau_held", "did", "se"):
+        np.testing.assert_allclose(other.loc[means, name], 0.75 * one.loc[means, name], atol=1e-9)
+    assert one["did"].abs().max() > 0.2
+    with pytest.raises(UsageError, match="no probabilities"):
+        Study(PlantedGenerator(), PlantedSegmenter(), layer="paint").run(TARGETS, latents=2, soft=True)

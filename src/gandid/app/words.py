@@ -10,7 +10,6 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from gandid.app.state import LATENTS, MOST_EDITS, STRIP, State
-from gandid.estimation.words import SUPPORT_WORDS
 from gandid.report.pictures import gradient, heat, picture
 from gandid.text import listed, number, signed
 
@@ -221,7 +220,7 @@ def _numbers(tally: Tally, state: State) -> str:
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
     if tally.strange:
-        why = escape(", ".join(SUPPORT_WORDS[name] for name in tally.strange))
+        why = escape(", ".join(tally.strange))
         note += f" <b class='flag'>The held images leave the network’s range ({why}): nothing is claimed from them.</b>"
     return _table(caption, "live − held, 95 % interval", rows) + f"<p class='note'>{note}</p>"
 

@@ -63,7 +63,9 @@ def parts(contents: Contents, sums: Sums, target: int, outcome: str, segmenter: 
         else:
             weights = np.concatenate([weights, [kinds == "object"]])
             objects, about = np.append(objects, TOGETHER), np.append(about, "together")
-        return ratio_parts(sums, target, objects, about, weights)
+        found = ratio_parts(sums, target, objects, about, weights)
+        # Labels of the unedited image are the target's on all of these pixels; probabilities need not be.
+        return found._replace(numerator=found.numerator - found.numerator[:, sums.baselines])
     own, size = np.flatnonzero(kinds != ""), 1 if outcome == "emerged" else contents.size
     if outcome == "emerged":
         change = sums.emerged[:, target][..., own]

@@ -17,21 +17,7 @@ from gandid.panel.arms import EXACT_CONTROLS
 from gandid.stats import bonferroni, signed_z
 
 OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %
-UNUSED = [
-    "site",
-    "segmenter",
-    "p",
-    "q",
-    "se",
-    "se_live",
-    "se_held",
-    "detectable",
-    "cs_low",
-    "cs_high",
-    "moved",
-    "n",
-]
-AT_ONCE = 50  # of them
+UNUSED = ["site", "segmenter", "p", "q", "se", "se_live", "se_held", "detectable", "cs_low", "cs_high", "moved", "n"]
 LATENTS = 4096  # of which a placebo object is dealt out to the holes
 
 
@@ -99,14 +85,9 @@ def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
                 continue
             both = both[both.any(axis=1)]
             drawn = [rng.binomial(hole[:, None], others.mean(), (len(hole), OBJECTS)) for hole in both.T]
-            dealt, some = np.stack(drawn, axis=1), np.arange(AT_ONCE)
-            found = [
-                contrast(
-                    Parts(some, some, dealt[..., place : place + AT_ONCE].astype(float), both.astype(float)), [1, -1]
-                )
-                for place in range(0, OBJECTS, AT_ONCE)
-            ]
-            share = float(np.mean([(one.low > 0) | (one.high < 0) for one in found]))
+            dealt, some = np.stack(drawn, axis=1).astype(float), np.arange(OBJECTS)
+            found = contrast(Parts(some, some, dealt, both.astype(float)), [1, -1])
+            share = float(np.mean((found.low > 0) | (found.high < 0)))
             detail = (
                 f"share of {OBJECTS} classes dealt out at random over {len(both):,} images whose interval excludes 0"
             )

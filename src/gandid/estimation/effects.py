@@ -13,7 +13,6 @@ from gandid import outcomes, verdicts
 from gandid.estimation import families
 from gandid.estimation.bounds import CHECKS, DEFAULTS, SUPPORT, Bounds
 from gandid.estimation.checks import checks
-from gandid.estimation.composition import composition
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import BOUNDS, Parts, bounds_of, parts, study_contrast
 from gandid.estimation.credibility import credibility
@@ -38,23 +37,8 @@ MORE = ["contrast", "verdict", "settled_by", "arm", "kind", "dose", "strength", 
 MORE += ["estimable", "supported", "p_t"]
 MORE += ["se_live", "ci_live_low", "ci_live_high", "se_held", "ci_held_low", "ci_held_high"]
 MORE += ["se_boot", "ci_boot_low", "ci_boot_high", "cs_low", "cs_high", "detectable", "carriers", "energy", "breakdown"]
-MORE += [
-    "band_low",
-    "band_high",
-    "kappa",
-    "kappa_low",
-    "kappa_high",
-    "removal",
-    "fcr_low",
-    "fcr_high",
-    "between",
-    "next_low",
-    "next_high",
-    "se_units",
-    "ci_units_low",
-    "ci_units_high",
-    *BOUNDS,
-]
+MORE += ["band_low", "band_high", "kappa", "kappa_low", "kappa_high", "removal", "fcr_low", "fcr_high"]
+MORE += ["between", "next_low", "next_high", "se_units", "ci_units_low", "ci_units_high", *BOUNDS]
 # One family of hypotheses per value: effects on the target itself and on the background are often certain, and must not make those
 # on other objects, which the claims are about, easier to declare. The sum of all objects is no further hypothesis beside its parts.
 FAMILY = {"target": "target", "object": "object", "background": "background", "unknown": "background"}
@@ -102,15 +86,6 @@ class Effects:
         """The control that the words speak about: capped (it removes amplification alone) if present."""
         controls = list(dict.fromkeys(self.main["control"]))
         return "capped" if "capped" in controls else controls[0] if controls else ""
-
-    @property
-    def identical(self) -> tuple[tuple[str, ...], ...]:
-        """The held arms; those all of whose estimates are the same stand together."""
-        groups: dict[bytes, list[str]] = {}
-        numbers = ["tau_held", "se_held", "did", "se", "p"]
-        for arm, estimates in self.main.groupby("arm", sort=False):
-            groups.setdefault(estimates[numbers].to_numpy(float).tobytes(), []).append(str(arm))
-        return tuple(map(tuple, groups.values()))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast, target, held arm, outcome and class; docs/inference.md describes contrasts and columns.
@@ -164,11 +139,8 @@ class Effects:
             "supported",
             "n",
         ]
-        return (
-            rows[columns]
-            .sort_values("target", key=lambda name: name.map(self.targets.index), kind="stable")
-            .reset_index(drop=True)
-        )
+        order = {name: place for place, name in enumerate(self.targets)}
+        return rows[columns].sort_values("target", key=lambda name: name.map(order), kind="stable", ignore_index=True)
 
     def plot(self, control: str | None = None, *, kind: str | None = None) -> "Figure":
         """Live minus held around 0, a line per target and held arm; a band marks what is too small to matter.
@@ -260,10 +232,11 @@ def did(
     apart = list(distances(contents, sums, level))
     judged = checks(contents, sums, apart, bounds)
     if len(frame):
-        more = [*strengths(contents, level), *families.doses(contents, level), *matched(contents, level)]
+        near = {(one.target, one.arm) for one in apart if one.kappa <= bounds.distance}
+        more = [*strengths(contents, level, near), *families.doses(contents, level), *matched(contents, level)]
         more += [*surface(contents, level), *families.shares(contents, level)]
         more += [*families.placebos(contents, level), *families.segmenters(contents, level)]
-        more += [*distilled(contents, level), *composition(contents, sums, level)]
+        more += [*distilled(contents, level), *families.composition(contents, sums, level)]
         more += halvings(contents, level)
         if confusion is not None:
             more += families.corrected(contents, sums, confusion, level)
@@ -311,6 +284,7 @@ def _judged(
     strength is a family of its own. Other contrasts are not picked among, and keep their intervals.
     """
     frame = verdicts.judged(with_choice(frame, level), latents, relevant, seen)
+    frame.loc[frame["contrast"] == "beyond", "verdict"] = verdicts.UNSETTLED  # without a bound on the curvature
     main = frame[frame["contrast"].isin(["did", "strength"])]
     family = [main[name] for name in ("contrast", "strength", "outcome", "control", "held")]
     family.append(main["kind"].map(FAMILY))

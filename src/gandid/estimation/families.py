@@ -12,7 +12,7 @@ from scipy import stats
 
 from gandid.estimation.bounds import CONDITION, TOGETHER
 from gandid.estimation.contents import Contents, Regime
-from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, parts, ratio_parts
+from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, parts, ratio_parts, study_contrast
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
@@ -68,10 +68,6 @@ def together(found: Parts) -> Parts:
     return Parts(found.objects[-1:], found.kinds[-1:], found.numerator[..., -1:], found.denominator)
 
 
-def _nothing(estimate: Estimate) -> Estimate:
-    return Estimate(*(np.full(np.shape(values), np.nan) for values in estimate))
-
-
 # Doses
 
 
@@ -85,11 +81,7 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     """
     if not contents.doses:
         return
-    count = len(contents.doses)
-    arms = [[arm._replace(dose=dose) for dose in contents.doses[1:]] for arm in contents.compared]
-    sums = gather(contents, [contents.place(arm) for at_doses in arms for arm in at_doses])
-    unedited = [sums.arms.index(contents.baseline(arm)) for arm in contents.compared]
-    places = [[first, *sums.index(at_doses)] for first, at_doses in zip(unedited, arms, strict=True)]
+    count, (sums, places) = len(contents.doses), at_doses(contents)
     live, *held = np.eye(len(sums.arms))[np.array(places)]  # each (dose, arm)
     held = np.array(held)
     exact = {h: e for h, one in enumerate(contents.regimes) if (e := exact_control(contents.regimes, one)) is not None}
@@ -115,6 +107,14 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 departures = (held[list(exact.values())] - held[list(exact)]).reshape(-1, len(sums.arms))
                 about = labels(apart, target, outcome, count) | {"dose": np.tile(every, len(apart))[:, None]}
                 yield rows(found, about | {"contrast": "departure"}, estimated(contrast(found, departures, level)))
+
+
+def at_doses(contents: Contents) -> tuple[Sums, list[list[int]]]:
+    """Sums of live and of each regime at every dose, and the places of their arms there: (regime, dose), from dose 0 on."""
+    arms = [[arm._replace(dose=dose) for dose in contents.doses[1:]] for arm in contents.compared]
+    sums = gather(contents, [contents.place(arm) for of_regime in arms for arm in of_regime])
+    unedited = [sums.arms.index(contents.baseline(arm)) for arm in contents.compared]
+    return sums, [[first, *sums.index(of_regime)] for first, of_regime in zip(unedited, arms, strict=True)]
 
 
 def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
@@ -238,7 +238,7 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 found = _common(contents, both, t, outcome, s)
                 one, two, apart = (contrast(found, weights, level) for weights in (first, other, first - other))
                 if not all(visible(sums, t) for sums in both):
-                    one, two, apart = (_nothing(estimate) for estimate in (one, two, apart))
+                    one = two = apart = Estimate(*(np.full_like(values, np.nan, float) for values in one))
                 about = labels(held, target, outcome) | {"segmenter": name}
                 arms = slice(len(both[0].arms), None)
                 seen = found._replace(numerator=found.numerator[:, arms], denominator=found.denominator[:, arms])
@@ -324,6 +324,35 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
         for outcome, found in (("removed", removed), ("inpainted", inpainted)):
             about = {"contrast": "corrected"} | labels(contents.regimes, target, outcome)
             yield rows(found, about, estimated(contrast(found, gap, level)))
+
+
+# The whole of the hole
+
+
+def composition(contents: Contents, sums: Sums, level: float) -> Iterator[pd.DataFrame]:
+    """What became of the hole: shares of the target's original pixels that sum to 1, live and held, under each segmenter; background classes stand together.
+
+    `sums` are those of the first segmenter.
+    """
+    for s, name in enumerate(contents.segmenters):
+        held, places, count = contents.seen(s)
+        seen = gather(contents, places, s, count) if s and held else sums
+        for t, target in enumerate(contents.targets if held else []):
+            if target not in contents.classes[contents.known(s)] or not visible(seen, t):
+                continue
+            kinds = contents.kinds(target, s)
+            own = np.flatnonzero(np.isin(kinds, ["target", "object"]))
+            own = own[np.argsort(kinds[own] == "object", kind="stable")]  # the target first
+            weights = np.concatenate([np.eye(len(kinds))[own], [kinds == kind for kind in ("background", "unknown")]])
+            objects, about = [*contents.classes[own], "background", "unknown"], [*kinds[own], "background", "unknown"]
+            found = ratio_parts(seen, t, np.array(objects, object), np.array(about, object), weights)
+            live, *others = seen.index([contents.live, *(regime.arm for regime in held)])
+            at = np.eye(len(seen.arms))
+            columns = sides(found, at[live], at[others], level)
+            columns |= estimated(study_contrast(found, live, others, level)[0])
+            yield rows(
+                found, labels(held, target, "composition") | {"contrast": "composition", "segmenter": name}, columns
+            )
 
 
 # What follows from rows

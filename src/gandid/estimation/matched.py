@@ -7,8 +7,7 @@ import pandas as pd
 
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, parts
-from gandid.estimation.families import chosen, labels, rows, visible
-from gandid.estimation.sums import gather
+from gandid.estimation.families import at_doses, chosen, labels, rows, visible
 from gandid.stats import resampled_sums
 
 REMOVED = (0.25, 0.5, 0.75)  # shares of the target that are removed in both regimes
@@ -23,10 +22,7 @@ def matched(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     """
     if not contents.doses:
         return
-    at_doses = [[arm._replace(dose=dose) for dose in contents.doses[1:]] for arm in contents.compared]
-    sums = gather(contents, [contents.place(arm) for arms in at_doses for arm in arms])
-    unedited = [sums.arms.index(contents.baseline(arm)) for arm in contents.compared]
-    live, *held = [[first, *sums.index(arms)] for first, arms in zip(unedited, at_doses, strict=True)]
+    sums, (live, *held) = at_doses(contents)
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue

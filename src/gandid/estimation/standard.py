@@ -30,10 +30,10 @@ def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
     if "units" not in contents.panel or any(contents.panel.attrs.get(name) != value for name, value in STUDY.items()):
         return
     rows = frame[frame["contrast"].isin([*ARMS, "share"]) & frame["outcome"].isin(["removed", "inpainted"])]
+    rows = rows[(rows["contrast"] != "strength") | (rows["strength"] < 1)]  # at 1 it is the effect itself
     other = [one.name for one in contents.regimes if one.arm.network != "own"]
     rows = rows[rows["object"].isin(OBJECTS.values()) & rows["did"].notna() & ~rows["arm"].isin(other)]
     rows = rows.assign(segmenter=rows["segmenter"].where(rows["segmenter"].notna(), contents.segmenters[0]))
-    rows = rows.reindex(columns=[*rows.columns, *({"dose", "draw", "site"} - {*rows.columns})])
     rows = rows[rows["segmenter"].isin(SEEN) & (rows["draw"] != 0)]  # of placebos, draw 0 is the effect itself
     wider = bonferroni(LEVEL, max(len(rows), 1)) / LEVEL
     for one in rows.to_dict("records"):

@@ -24,16 +24,8 @@ from gandid.stats import bootstrap
 NOT_IDENTIFIED = "not identified"
 TYPES = ("disentangled", "type-1", "type-2", NOT_IDENTIFIED)
 COLUMNS = ["target", "removed", "inpainted_objects", "share_top", "gini", "effective_units", "type"]
-COLUMNS += [
-    "p_disentangled",
-    "p_type_1",
-    "p_type_2",
-    "p_not_identified",
-    "removed_bound",
-    "inpainted_bound",
-    "concentration_bound",
-    "unknown",
-]
+COLUMNS += ["p_disentangled", "p_type_1", "p_type_2", "p_not_identified"]
+COLUMNS += ["removed_bound", "inpainted_bound", "concentration_bound", "unknown"]
 RESAMPLES = 2000
 SEED = 0
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from gandid.estimation.effects import Effects
 
 NAMED = 3  # effects and objects named per clause; the table has them all
-SUPPORT_WORDS = {"distance": "distance"}
 MECHANISMS = {"capped": "Amplification by", "frozen": "Response of", "mean": "Departure from a constant of"}
 SITES = {"first": "the first normalization", "all": "all downstream normalizations"}
 VERBS = {
@@ -69,9 +68,7 @@ def summary(effects: "Effects") -> str:
 def out_of_support(checks: pd.DataFrame) -> str:
     """The support checks that an arm does not pass, each with its value and its bound; empty if it passes."""
     bad = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok")]
-    return ", ".join(
-        f"{SUPPORT_WORDS[str(row.check)]} {row.value:.2g} against {row.bound:.2g}" for row in bad.itertuples()
-    )
+    return ", ".join(f"{row.check} {row.value:.2g} against {row.bound:.2g}" for row in bad.itertuples())
 
 
 def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:

@@ -167,7 +167,7 @@ class Experiment:
                 units[network, draw, t, : len(edit.units)] = edit.units
                 if edit.values is not None:
                     values[network, draw, t, : len(edit.units)] = edit.values
-        without = {"placebo_gap": runner.upstream and not self.resamples}
+        without = {"placebo_gap": runner.upstream and not self.resamples, "shared": "soft" not in attrs}
         return empty_panel(
             self.blocks,
             targets=self.targets,

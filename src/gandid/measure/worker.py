@@ -20,7 +20,7 @@ from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import STUDY, Block, Coordinates
-from gandid.panel.schema import FEATURES, NOT_MEASURED
+from gandid.panel.schema import FEATURES, NOT_MEASURED, PARTS
 from gandid.ranking.passes import counted
 from gandid.segmenters import Segmenter, labelled
 from gandid.threads import copied
@@ -102,6 +102,8 @@ class Setting:
     dtype : {"fp32", "bf16"}
     expected : Facts
         What the driver's generator is.
+    soft : bool
+        Whether probabilities are counted instead of labels.
     """
 
     networks: Mapping[str, nn.Module]
@@ -117,6 +119,7 @@ class Setting:
     expected: Facts
     sites: Mapping[type, Any] = field(default_factory=registered_sites)
     """The types of module that the user has registered as sites."""
+    soft: bool = False
 
     def copied(self) -> Setting:
         """The same for another thread: copies of the networks, with the same weights."""
@@ -188,12 +191,14 @@ class Worker:
         within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).to(self.device) >= 0.5
         for layout in self.experiment.layouts(block):
             labels: list[list[Tensor]] = [[] for _ in segmenters]
+            chances: list[list[Tensor]] = [[] for _ in segmenters]
             featured = block.featured and layout.network == "own" and segmenters[0] is self.setting.segmenters[0]
             looks: list[np.ndarray] = []
             diagnosis = self._diagnosis(layout, numbers) if diagnosed else None
             for group, fresh, images, readings in self._images(layout, numbers, diagnosed):
                 for s, segmenter in enumerate(segmenters):
                     labels[s].append(_labelled(segmenter, images))
+                    chances[s] += [_chances(segmenter, images)] if self.setting.soft else []
                     if diagnosis is not None and readings is not None and s == 0:
                         diagnosis.add(group, fresh, readings, labels[0][0][0], segmenter.classes)
                 if featured:
@@ -203,7 +208,8 @@ class Worker:
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), torch.cat(labels[s])
                 targets = [self.experiment.targets[target] for target in layout.targets]
-                for name, counts in _counted(segmenter, layout, targets, maps, within).items():
+                weights = torch.cat(chances[s]) if chances[s] else None
+                for name, counts in _counted(segmenter, layout, targets, maps, within, weights).items():
                     rows[name][np.ix_([s], *place, columns)] = counts.cpu().numpy()
                 if block.name == STUDY and layout.network == "own":
                     rows["shared"][np.ix_([s], *place)] = (
@@ -297,16 +303,49 @@ def _labelled(segmenter: Segmenter, images: Tensor) -> Tensor:
     return labels.unflatten(0, images.shape[:2]).to(torch.uint8 if few else torch.int32)
 
 
+def _chances(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """Probabilities (blocks, n, C, H, W) of images (blocks, n, 3, H, W), half precision."""
+    found = segmenter.probabilities(images.flatten(0, 1))  # type: ignore[attr-defined]  # the study has seen that it has them
+    return found.unflatten(0, images.shape[:2]).half()
+
+
 def _counted(
-    segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: Tensor, within: Tensor
+    segmenter: Segmenter,
+    layout: RowBlocks,
+    targets: Sequence[str],
+    labels: Tensor,
+    within: Tensor,
+    chances: Tensor | None,
 ) -> dict[str, Tensor]:
-    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of `within` (H, W), the edited region."""
+    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of `within` (H, W), the edited region.
+
+    With the `chances` of all classes (blocks, n, C, H, W) these are counted; what the target's original pixels are, labels say.
+    """
     classes, inside = list(segmenter.classes), []
-    counts = counted(labels, len(classes))[torch.from_numpy(layout.rows)]
+
+    def count(rows: Any, mask: Tensor | None = None) -> Tensor:
+        return counted(labels[rows], len(classes), mask) if chances is None else _soft(chances[rows], mask)
+
+    counts = count(slice(None))[torch.from_numpy(layout.rows)]
     for rows, target in zip(layout.rows, targets, strict=True):
         hole = labels[layout.unedited] == classes.index(target) if target in classes else torch.zeros_like(within)
-        inside.append(counted(labels[rows], len(classes), hole & within))
+        inside.append(count(rows, hole & within))
     return {"pixels": counts.movedim(2, 0), "inside": torch.stack(inside).movedim(2, 0)}
+
+
+def _soft(chances: Tensor, mask: Tensor | None) -> Tensor:
+    """The probability of each class, (..., C), summed over images (..., C, H, W) or where `mask` (..., H, W) is true.
+
+    Whole numbers of 1 / `PARTS` of a pixel: over classes they sum to the pixels, since what rounding leaves is given to the largest.
+    """
+    mask = (
+        torch.ones_like(chances[..., 0, :, :], dtype=torch.bool)
+        if mask is None
+        else mask.expand(chances[..., 0, :, :].shape)
+    )
+    counts = (PARTS * torch.einsum("...chw,...hw->...c", chances.float(), mask.float())).round().to(torch.int32)
+    left = PARTS * mask.sum(dim=(-2, -1), dtype=torch.int32) - counts.sum(dim=-1, dtype=torch.int32)
+    return counts.scatter_add(-1, counts.argmax(dim=-1, keepdim=True), left[..., None])
 
 
 def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: Tensor, within: Tensor) -> Tensor:

@@ -1,18 +1,8 @@
-"""From label maps to counts, and from counts to the five outcomes; arrays only."""
+"""From label maps to counts; arrays only. The five outcomes are ratios of counts (`gandid.estimation.contrast`)."""
 
 from gandid.outcomes.counts import inside, pixels
-from gandid.outcomes.measures import MEANS, OUTCOMES, RATIOS, Ratio, area, collateral, emerged, inpainted, removed
 
-__all__ = [
-    "MEANS",
-    "OUTCOMES",
-    "RATIOS",
-    "Ratio",
-    "area",
-    "collateral",
-    "emerged",
-    "inpainted",
-    "inside",
-    "pixels",
-    "removed",
-]
+RATIOS = ("removed", "inpainted")  # of the target's original pixels
+OUTCOMES = ("area", "removed", "inpainted", "collateral", "emerged")
+
+__all__ = ["OUTCOMES", "RATIOS", "inside", "pixels"]

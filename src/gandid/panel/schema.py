@@ -14,6 +14,7 @@ from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, RANKING, STUDY, SURFACE, 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
 FEATURES = 128  # numbers by which an image is told from another arm's
+PARTS = 256  # of a pixel: probabilities are counted in whole numbers of them
 PRESENCE = 0.003  # share of the image from which a class counts as present
 NOT_MEASURED = -1  # of counts; NaN of everything else
 
