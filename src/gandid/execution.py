@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from gandid import runs
 from gandid.config import StudyConfig
+from gandid.errors import UsageError
 from gandid.estimation.halves import halves
 from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_reason
 from gandid.interventions import Edit, Runner
@@ -32,7 +33,7 @@ from gandid.panel.schema import PARTS, PRESENCE, blocks_of
 from gandid.panel.store import PanelStore
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, name_of
 from gandid.threads import can_be_copied
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Execution:
         self.study, self.config, self.path = study, config, path
         self.executor, self.progress = executor, progress
         self._relation: xr.Dataset | None = None
+        second = study.second_name(config)
+        for segmenter in [study.segmenter, *([study.second_segmenter(second)] if second else [])] * config.soft:
+            if not hasattr(segmenter, "probabilities"):
+                raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
         self.networks = {"own": study.runner, **study.networks(config)}
         if path is not None and (path / "panel.zarr").is_dir():
             self.config = _with_what_is_there(config, runs.read_config(path))

@@ -377,10 +377,6 @@ class Study:
             raise UsageError(
                 f"the second segmenter, {second}, knows no {', '.join(named)}: name one that does, or another target"
             )
-        seen = [self.segmenter, *([self.second_segmenter(second)] if second else [])]
-        for segmenter in seen if config.soft else []:
-            if not hasattr(segmenter, "probabilities"):
-                raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
         if config.ranking != "exact" and (None in named.values() or config.twin):
             with arithmetic(self.device, self.dtype):
                 check_gradients(self.runner, self.segmenter, self.latents(range(1)))

@@ -122,13 +122,15 @@ def test_inpainted_sums_to_removed_and_that_by_objects_to_together(effects):
         np.testing.assert_allclose(*by_arm, atol=1e-12)
 
 
-def test_identical_arms_give_identical_numbers(panel):
+def test_identical_arms_give_identical_numbers_and_are_named(panel, effects):
     twin = panel.copy(deep=True)
     for name in ("pixels", "inside"):
         twin[name].loc[{"arm": "frozen:first"}] = panel[name].sel(arm="capped:first").values
     found = did(twin, **FAST)
     a, b = (pick(found.frame, control=c, held="first").drop(columns=["control", "arm"]) for c in ("capped", "frozen"))
     pd.testing.assert_frame_equal(a.reset_index(drop=True), b.reset_index(drop=True))
+    assert found.identical == (("capped:first", "frozen:first"), ("capped:all",), ("frozen:all",))
+    assert len(effects.identical) == 4
 
 
 @settings(max_examples=2)
