@@ -139,12 +139,13 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
         {"a": [0]}, control="capped", hold="all", latents=LATENTS
     )
     frame = did(panel).main.set_index(["outcome", "object"])
-    for one in got[-1].outcomes:
-        expected = frame.loc[(one.name, one.object)]
-        assert (one.live, one.held, one.did) == pytest.approx(tuple(expected[["tau_live", "tau_held", "did"]]))
-        assert (one.low, one.high) == pytest.approx(tuple(expected[["ci_low", "ci_high"]]))
-        assert one.shown == (expected["verdict"] in SOLID)
-    shares = {(one.name, one.object): one.did for one in got[-1].outcomes}
+    rows = got[-1].rows.set_index(["outcome", "object"])
+    for key, one in rows.iterrows():
+        expected = frame.loc[key]
+        for column in ("tau_live", "tau_held", "did", "ci_low", "ci_high"):
+            assert one[column] == pytest.approx(expected[column])
+        assert one["solid"] == (expected["verdict"] in SOLID)
+    shares = dict(rows["did"])
     assert set(shares) == {("removed", "a"), ("inpainted", "b"), ("inpainted", "wall")}
     positive = float((planted.latents(0, range(LATENTS)) > 0).float().mean())
     assert shares["inpainted", "b"] == pytest.approx(positive)  # in closed form, see `planted`
@@ -154,9 +155,10 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
 def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
     state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
     last = list(tallies(planted, replace(state, units=(0,))))[-1]
-    assert {one.name for one in last.outcomes} == {"area"}
-    [area] = [one for one in last.outcomes if one.object == "a"]
-    assert area.live == pytest.approx(0.5)  # the right half, which was wall, is `a` too
+    assert set(last.rows["outcome"]) == {"area"}
+    assert last.rows.set_index("object").loc["a", "tau_live"] == pytest.approx(
+        0.5
+    )  # the right half, which was wall, is `a` too
 
 
 def test_the_edits_of_an_image_have_no_order(planted: Model) -> None:

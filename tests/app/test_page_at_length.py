@@ -1,4 +1,4 @@
-"""From a fresh page to a finished study, at the default layer; and how fast the page answers."""
+"""From a fresh page to a finished study, at the default layer; and how fast the page is."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from browsing import Reader
 from served import Served, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-MOVES = 20
+MOVES = 15
 # Milliseconds from a move of a slider to the frame that shows the new pictures, as the page itself sees them.
 MOVE = """
 const [selector, value, done] = arguments;
@@ -87,20 +87,44 @@ def test_from_a_fresh_page_to_a_study_and_its_report(reader: Reader, whole: Serv
     ] == []
 
 
-def test_moves_repaint_at_once(reader: Reader, whole: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_fast_it_is(reader: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/app.md says of idle cores; the bars here are for a machine that is shared."""
     reader.screen()
-    reader.open(whole.at("?number=3&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"))
     reader.driver.set_script_timeout(60)
-    reader.repainted(lambda: reader.slide("#alpha", 0.05))
-    times = []
-    for move in range(MOVES):
-        times.append(reader.driver.execute_async_script(MOVE, "#alpha", str(round(1 - 0.05 * move, 2))))
-        time.sleep(0.2)
-    median = statistics.median(times)
+    seconds = {}
+    for which in ("cold", "later"):
+        start = time.perf_counter()
+        served = serve(tmp_path / "runs")
+        answers = time.perf_counter() - start
+        reader.driver.get(served.at())
+        reader.until(
+            lambda: reader.js("return document.querySelector('.stage')?.dataset.pictures === '4'"), patience=200
+        )
+        seconds[which] = time.perf_counter() - start, answers
+        if which == "cold":
+            reader.until(lambda: "ranked on 128" in reader.text("#status"), patience=500)
+            served.process.terminate()
+            served.process.wait(30)
+    reader.open(served.at("?number=3&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"))
+    # Moves follow so quickly that nothing else is begun between them; or so slowly that what lies around is under way.
+    moves: dict[str, list[float]] = {}
+    for which, pause in (("idle", 0.2), ("beside a measurement", 1.0)):
+        reader.until(lambda: "64 of 64" in reader.text("#numbers-all"), patience=200)
+        reader.repainted(lambda: reader.slide("#alpha", 0.05))
+        moves[which] = []
+        for move in range(MOVES):
+            time.sleep(pause)
+            moves[which].append(reader.driver.execute_async_script(MOVE, "#alpha", str(round(1 - 0.05 * move, 2))))
+    served.process.terminate()
+    served.process.wait(30)
     with capsys.disabled():
-        spread = f"{min(times):.0f} to {max(times):.0f} ms; load {os.getloadavg()[0]:.1f}"
-        print(f"\n{MOVES} moves of a slider: median {median:.0f} ms, {spread}")
-    assert median < 2000  # generous: the machine may be shared; docs/app.md has what an idle one takes
+        print(f"\nload {os.getloadavg()[0]:.1f}")
+        for which, (edited, answers) in seconds.items():
+            print(f"{which} start: first edit seen after {edited:.1f} s (the server answers after {answers:.1f} s)")
+        for which, times in moves.items():
+            spread = f"{min(times):.0f} to {max(times):.0f} ms"
+            print(f"{MOVES} moves of a slider, {which}: median {statistics.median(times):.0f} ms, {spread}")
+    assert all(statistics.median(times) < 5000 for times in moves.values())
 
 
 def test_many_moves_end_at_the_last(reader: Reader, whole: Served) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from gandid.app.experiment import counted, edit, named, settle
+from gandid.app.experiment import MOST, counted, edit, named, settle
 from gandid.app.models import Model
 from gandid.app.state import STRIP, State
 from gandid.errors import GandidError
@@ -37,9 +37,9 @@ class Effect:
 def strip(model: Model, state: State) -> Iterator[list[Effect]]:
     """The `STRIP` images among which that of a state is; after each pass those that are known by then."""
     first, found = state.number // STRIP * STRIP, list[Effect]()
-    step = max(1, min(STRIP, model.rows // 6))  # so that the hand waits for half a pass at most
-    for start in range(first, first + STRIP, step):
-        numbers = range(start, min(start + step, first + STRIP))
+    every, step = range(first, min(first + STRIP, MOST + 1)), max(1, model.rows // 6)  # half of what fits at once
+    for start in range(0, len(every), step):
+        numbers = every[start : start + step]
         shares, images = _measured(model, state, numbers, (state.alpha,))
         for number, (live, held), image in zip(numbers, shares[0], images, strict=True):
             found.append(Effect({"number": number}, live, held, image))
@@ -64,7 +64,8 @@ def layers(model: Model, state: State) -> Iterator[list[Effect]]:
         if ranked.relation is None and layer != state.layer:
             continue
         try:
-            there = state if layer == state.layer else named(settle(state.moved(layer=layer), model), ranked)
+            with model.hand:
+                there = state if layer == state.layer else named(settle(state.moved(layer=layer), model), ranked)
             shares, _ = _measured(model, there, [state.number], (state.alpha,))
             found[place] = Effect({"layer": layer}, *shares[0][0])
         except GandidError as error:

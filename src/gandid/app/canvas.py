@@ -76,7 +76,8 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
     ]
     if not view.edited:
         return panels
-    title = listed(each.title for each in state.edits())
+    title = "edited" if state.also else state.title  # several names would hide what follows them
+    said = listed(each.title for each in state.edits())
     regimes = "normalization as it is", f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
     for arm, (name, regime) in enumerate(zip(("live", "held"), regimes, strict=True), start=1):
         change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
@@ -84,7 +85,7 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
             {
                 "title": f"{title[0].upper()}{title[1:]}: {name}",
                 "src": pictures.picture(view.images[arm]),
-                "alt": f"The image with {title}, {name} ({regime}).",
+                "alt": f"The image with {said}, {name} ({regime}).",
                 "note": f"{regime}<br>{_key(f'{target} vanished', 'objects appeared')}",
             }
             | _outlines(change.vanished, change.appeared)

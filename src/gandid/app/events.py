@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -25,26 +24,15 @@ if TYPE_CHECKING:
 WAIT = 3.0  # seconds that a fresh page waits for the ranking before it shows an image without an edit
 
 Changes = dict[Any, Any]  # by part of the page, its new value or an update of it
-
-
-def _told(event: Callable[..., Any]) -> Callable[..., Any]:
-    """Tell the visitor what cannot be done, in words, and nobody else."""
-
-    @wraps(event)
-    def told(*arguments: Any) -> Any:
-        try:
-            return event(*arguments)
-        except GandidError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    return told
+# The values of `Components.values`, by name; with them `news`, what was clicked, and `query`, that of the page's address.
+Given = dict[str, Any]
 
 
 class Events:
     """The events of the page.
 
-    A method that an event calls is given the values of `Components.values`, in their order, and returns what changes on the page.
-    None of them knows who asks: whatever the page shows stands in its own parts, and a server that was started anew goes on.
+    A method that an event calls is given what the parts say, and returns what changes on the page. None of them knows who asks:
+    whatever the page shows stands in its own parts, and a server that was started anew goes on.
     """
 
     def __init__(self, page: Page, parts: Components):
@@ -55,19 +43,18 @@ class Events:
         p, values = self.parts, list(self.parts.values.values())
         # Each is one request. While one is under way, only the last of the moves after it counts; but Gradio would forget
         # what that move said, so that the pictures see to it themselves.
-        moves = [p.values[name].input for name in SHOWN]
+        moves = [*(p.values[name].input for name in SHOWN), p.name.change, p.latents.change]
         for triggers, event, inputs, outputs in (
             (moves, self.draw, values, p.set),
             ([p.canvas.input, p.listed.input], self.change, values, p.set),
             ([blocks.load], self.arrive, values, p.set),
-            ([p.name.change, p.latents.change], self.reproduce, values, [p.keep]),
             ([p.start.click], self.run, values, []),
-            ([p.stop.click], self.halt, [], []),
+            ([p.stop.click], self.page.jobs.stop, [], []),
             ([p.finished.select], self.runs, [], [p.gallery]),
         ):
             gr.on(
                 triggers,
-                event,
+                self._event(event) if inputs else event,
                 inputs,
                 outputs,
                 api_name=event.__name__,
@@ -77,24 +64,34 @@ class Events:
                 trigger_mode="multiple" if event == self.change else "always_last",
             )
 
+    def _event(self, event: Callable[..., Any]) -> Callable[..., Any]:
+        """What Gradio calls: it names the values, and tells the visitor what cannot be done, in words, and nobody else."""
+
+        def told(data: gr.EventData, request: gr.Request, *values: Any) -> Any:
+            given = dict(zip(self.parts.values, values, strict=True))
+            try:
+                return event(given | {"news": data._data or {}, "query": request.query_params})
+            except GandidError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+        return told
+
     # Moves of the hand
 
-    @_told
-    def draw(self, *values: Any) -> Changes:
+    def draw(self, given: Given) -> Changes:
         """Show what the parts say."""
-        return self._shown(self._read(values), values)
+        return self._shown(self._read(given), given)
 
-    @_told
-    def change(self, event: gr.EventData, *values: Any) -> Changes:
+    def change(self, given: Given) -> Changes:
         """Take over what was clicked, brushed or ticked: a whole state (`query`), fields of one, or one of these.
 
         `step` leads to the next image with the object (or, -1, the one before), `add` takes an object in hand beside those that are
         edited, and `drop` lets go of one.
         """
-        news = {name: str(value) for name, value in (event._data or {}).items()}
+        news = {name: str(value) for name, value in given["news"].items()}
         if "query" in news:
-            return self._shown(read_query(news["query"]), values)
-        found, state = read_query(news), self._read(values)
+            return self._shown(read_query(news["query"]), given)
+        found, state = read_query(news), self._read(given)
         state = state.moved(**{name: getattr(found, name) for name in news if name in State.__dataclass_fields__})
         others = {other.target: other for other in state.edits()}
         if news.get("step") in ("1", "-1"):
@@ -107,32 +104,26 @@ class Events:
             state = alone.beside(list(others.values()))
         elif others.pop(news.get("drop", ""), None) and others:
             state = state.moved(target=next(iter(others))).beside(list(others.values())[1:])
-        return self._shown(state, values)
+        return self._shown(state, given)
 
     # A page that comes
 
-    @_told
-    def arrive(self, request: gr.Request, *values: Any) -> Changes:
+    def arrive(self, given: Given) -> Changes:
         """Show what the address asks for, or an effect to begin with."""
-        asked = read_query(request.query_params)
+        asked = read_query(given["query"])
         begin = self.page.opening(WAIT) if asked == State() else asked
-        return self._shown(begin or asked, values, fresh=begin is None)
+        return self._shown(begin or asked, given, fresh=begin is None)
 
     # Studies
 
-    @_told
-    def run(self, *values: Any) -> None:
+    def run(self, given: Given) -> None:
         """Start a study."""
-        model, asked = self._asked(values)
+        model, ranked, state = self.page.settled(self._read(given))
+        asked = experiment.named(state, ranked)
         if not asked.units:
             raise UsageError("The units are not ranked yet: wait a moment.")
-        config = self._config(model, asked, values)
-        self.page.jobs.start(config, self._name(values) or studies.free_name(self.page.runs, _usual_name(asked)))
-
-    def halt(self) -> None:
-        """Stop the study."""
-        if self.page.jobs.current is not None:
-            self.page.jobs.current.stop()
+        config, name = self._study(model, asked, given)
+        self.page.jobs.start(config, name or studies.free_name(self.page.runs, studies.usual_name(asked)))
 
     def runs(self) -> str:
         """Show the finished runs."""
@@ -140,36 +131,19 @@ class Events:
         stopped = [name for name in studies.stopped(folder) if not (job and job.running and job.name == name)]
         return words.runs(studies.gallery(folder), folder.name, stopped)
 
-    @_told
-    def reproduce(self, *values: Any) -> str:
-        """Show the command again, after a change of name or number of latents."""
-        return self._reproduce(*self._asked(values), values)
-
-    def _asked(self, values: tuple[Any, ...]) -> tuple[Model, State]:
-        """The model of what the parts say, and its state with the units named."""
-        model, ranked, state = self.page.settled(self._read(values))
-        return model, experiment.named(state, ranked)
-
     # From values to a state, and from a state to the page
 
-    def _given(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        return dict(zip(self.parts.values, values, strict=True))
-
-    def _read(self, values: tuple[Any, ...]) -> State:
+    def _read(self, given: Given) -> State:
         """The state that was shown, with what the parts say by now."""
-        given = self._given(values)
         shown = read_query(str(given["shown"]))
         layers, place = self.page.find(shown.generator)[1].layers, given["layer"]
         if not isinstance(place, int) or not 1 <= place <= len(layers):
             raise UsageError(f"layer: the page has {len(layers)}")
         return shown.moved(**read_parts({name: given[name] for name in SHOWN} | {"layer": layers[place - 1]}))
 
-    def _name(self, values: tuple[Any, ...]) -> str:
-        return str(self._given(values)["name"] or "").strip()
-
-    def _shown(self, state: State, values: tuple[Any, ...], *, fresh: bool = False) -> Changes:
-        """Everything that changes on the page for a state, where `values` are those of the parts before."""
-        p, given = self.parts, self._given(values)
+    def _shown(self, state: State, given: Given, *, fresh: bool = False) -> Changes:
+        """Everything that changes on the page for a state."""
+        p = self.parts
         model, ranked, state = self.page.settled(state)
         view, asked = experiment.look(state, model, ranked), experiment.named(state, ranked)
         units, classes, runner = asked.units or (), model.segmenter.classes, model.runner(state.layer)
@@ -179,42 +153,45 @@ class Events:
         most = {p.layer: max(len(model.layers), 2), p.count: max(min(MOST_UNITS, runner.units), state.count, 2)}
         limits = {part: gr.update(maximum=maximum) | set_anew.get(part, {}) for part, maximum in most.items()}
         limits[p.layer]["label"] = f"Layer: {state.layer}, {runner.units} units"
+        told = {
+            "brand": words.brand(model.name, name_of(model.segmenter), uploaded=bool(state.generator)),
+            "finding": f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
+            "edits": words.edits(view, classes, model.objects, colours(len(classes))),
+            "steps": words.steps(state),
+            "here": words.numbers_here(view, classes, model.segmenter.background),
+            "about": words.units(state.target, len(units), by_hand=state.units is not None),
+            **self._reproduce(model, asked, given),
+        }
+        ranking = [state.generator, state.layer, None if state.units else ranked.latents]
+        # The address names the units, so that a finer ranking does not change what a link shows.
+        canvas = canvas_value(view, model, asked.query()) | {"html": told, "ranked": ranking, "fresh": fresh}
         return {
-            # The address names the units, so that a finer ranking does not change what a link shows.
-            p.canvas: canvas_value(view, model, asked.query())
-            | {"ranked": [state.generator, state.layer, None if state.units else ranked.latents], "fresh": fresh},
-            p.brand: words.brand(model.name, name_of(model.segmenter), uploaded=bool(state.generator)),
-            p.edits: words.edits(view, classes, model.objects, colours(len(classes))),
-            p.steps: words.steps(state),
-            p.finding: f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
-            p.here: words.numbers_here(view, classes, model.segmenter.background),
-            p.about: words.units(state.target, len(units), by_hand=state.units is not None),
+            p.canvas: canvas,
             p.listed: units_value(view, ranked, units),
-            p.keep: self._reproduce(model, asked, values),
             p.shown: state.query(),
             **set_anew,
             **limits,
             p.target: gr.update(value=state.target, choices=words.choices(view, classes, model.objects)),
         }
 
-    def _config(self, model: Model, asked: State, values: tuple[Any, ...]) -> StudyConfig:
-        latents = self._given(values)["latents"]
-        return studies.config_of(asked, generator=model.name, segmenter=name_of(model.segmenter), latents=latents)
+    def _study(self, model: Model, asked: State, given: Given) -> tuple[StudyConfig, str]:
+        """The study of a state whose units are named, and the name that it was given."""
+        networks = {"generator": model.name, "segmenter": name_of(model.segmenter)}
+        return studies.config_of(asked, **networks, latents=given["latents"]), str(given["name"] or "").strip()
 
-    def _reproduce(self, model: Model, asked: State, values: tuple[Any, ...]) -> str:
-        """What reproduces a state whose units are named: a command, Python, a configuration; and what a study leaves out of it."""
+    def _reproduce(self, model: Model, asked: State, given: Given) -> dict[str, str]:
+        """What reproduces a state whose units are named: a command, Python, a configuration; and what speaks against the name."""
         if not asked.units:
-            return "<p class='empty'>As soon as the units are ranked, the command stands here.</p>"
-        name, config = self._name(values), self._config(model, asked, values)
-        out = self.page.runs / (name or _usual_name(asked))
+            return {
+                "keep": "<p class='empty'>As soon as the units are ranked, the command stands here.</p>",
+                "named": "",
+            }
+        config, name = self._study(model, asked, given)
+        out = self.page.runs / (name or studies.usual_name(asked))
         texts = {
             "Command": studies.command(config, out),
             "Python": studies.python(config, out),
             "Configuration": studies.as_yaml(config),
         }
-        return words.keep(texts, studies.left_out(asked), studies.problem(self.page.runs, name))
-
-
-def _usual_name(state: State) -> str:
-    """The name of a study that was given none."""
-    return f"{state.target}-{state.layer}-{state.control}-{state.hold}"
+        problem = f"<p class='problem' role='alert'>{escape(studies.problem(self.page.runs, name))}</p>"
+        return {"keep": words.keep(texts, studies.left_out(asked)), "named": problem}

@@ -143,11 +143,14 @@ class _Tab:
 
     async def _measure(self, scope: CancelScope, part: str, work: Callable[..., Iterator[Any]], state: State) -> None:
         """Tell what is found for a part of the page, as it is found."""
+
+        async def tell(found: Any, of: State, waiting: str = "") -> None:
+            self._stale.discard(part)
+            await self._tell(**{part: words.told(part, found, of, waiting)}, stale=sorted(self._stale))
+
         with scope:
             if not all(each.units for each in state.edits()):
-                await self._tell(
-                    **{part: words.told(part, None, state, "Waiting for the first ranking of the units …")}
-                )
+                await tell(None, state, "Waiting for the first ranking of the units …")
                 return
             self._stale.add(part)
             await self._tell(stale=sorted(self._stale))
@@ -156,7 +159,6 @@ class _Tab:
                 model, _, settled = await to_thread.run_sync(self.page.settled, state)
                 steps = work(model, settled)
                 while (found := await self.live.step(steps)) is not None:
-                    self._stale.discard(part)
-                    await self._tell(**{part: words.told(part, found, settled)}, stale=sorted(self._stale))
+                    await tell(found, settled)
             except GandidError as error:
-                await self._tell(**{part: words.told(part, None, state, str(error))})
+                await tell(None, state, str(error))

@@ -86,7 +86,7 @@ class Page:
 
     def close(self) -> None:
         """End what goes on in the background, without waiting long for it, and delete what is left of uploads."""
-        self.jobs.close()
+        self.jobs.stop()
         for model in (self.model, *self._loaded.values()):
             model.rankings.close(0.5)
         shutil.rmtree(self.runs / ".cache" / "uploads", ignore_errors=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from gandid.app.experiment import edit
@@ -25,30 +26,14 @@ VISIBLE = 0.0005  # share from which an object has a row of its own
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One outcome: live, held, their difference-in-differences and its 95 % interval; all are shares."""
-
-    name: str
-    """`removed`, `inpainted` or `area`."""
-    object: str
-    background: bool
-    live: float
-    held: float
-    did: float
-    low: float
-    high: float
-    shown: bool
-    """Whether the verdict is that normalization causes or prevents it (`gandid.verdicts`)."""
-
-
-@dataclass(frozen=True)
 class Tally:
     """What the latents so far say."""
 
     latents: int
     images: int
     """In which the object is seen at all."""
-    outcomes: tuple[Outcome, ...]
+    rows: pd.DataFrame
+    """What is shown of the effects (`gandid.did`), and `solid`: whether the verdict is that normalization causes or prevents it."""
     strange: tuple[str, ...]
     """The support checks that flag the held arm: then nothing is claimed from it."""
 
@@ -100,17 +85,12 @@ def tallies(model: Model, state: State) -> Iterator[Tally]:
 
 def _tally(panel: xr.Dataset, state: State) -> Tally:
     effects = did(panel, resamples=0)  # the bootstrap's intervals are not shown
-    names = ("removed", "inpainted") if state.mode == "ablate" else ("area",)
-    found = []
-    for row in effects.main.to_dict("records"):
-        name, itself = str(row["object"]), row["object"] == state.target
-        if row["outcome"] not in names or row["kind"] == "together" or (itself and row["outcome"] == "inpainted"):
-            continue
-        live, held, gap, low, high = (float(row[c]) for c in ("tau_live", "tau_held", "did", "ci_low", "ci_high"))
-        if itself or np.nanmax(np.abs([live, held, gap, 0])) >= VISIBLE:
-            background = row["kind"] != "object" and not itself
-            found.append(Outcome(row["outcome"], name, background, live, held, gap, low, high, row["verdict"] in SOLID))
+    rows, itself = effects.main, effects.main["object"] == state.target
+    asked = rows["outcome"].isin(["removed", "inpainted"] if state.mode == "ablate" else ["area"])
+    large = (rows[["tau_live", "tau_held", "did"]].abs() >= VISIBLE).any(axis=1)
+    kept = asked & (rows["kind"] != "together") & (large & ~itself | itself & (rows["outcome"] != "inpainted"))
     checks = effects.checks
     flagged = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok") & (checks["arm"] != "live")]
     seen = checks.loc[checks["check"] == "target_seen", "value"]
-    return Tally(effects.latents, int(seen.sum()), tuple(found), tuple(dict.fromkeys(flagged["check"])))
+    shown = rows[kept].assign(solid=rows["verdict"].isin(SOLID))
+    return Tally(effects.latents, int(seen.sum()), shown, tuple(dict.fromkeys(flagged["check"])))

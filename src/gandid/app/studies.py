@@ -119,6 +119,11 @@ def _changed(config: StudyConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_defaults=True)
 
 
+def usual_name(state: State) -> str:
+    """The name of a study that was given none."""
+    return f"{state.target}-{state.layer}-{state.control}-{state.hold}"
+
+
 def free_name(runs: Path, wanted: str) -> str:
     """A folder name in `runs` that is not taken: the wanted one, or that with a number."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-.") or "study"
@@ -162,9 +167,9 @@ class Job:
         return lines[-1] if lines else "it gave no reason"
 
     def stop(self) -> None:
-        """Interrupt the study; what it has measured is kept."""
-        self.stopped = True
+        """Interrupt the study, if it runs; what it has measured is kept."""
         if self.running:
+            self.stopped = True
             self.process.terminate()
 
 
@@ -209,9 +214,9 @@ class Jobs:
         except (GandidError, OSError, KeyError, TypeError, ValueError):
             return 0, 0
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Interrupt what is running."""
-        if self.current is not None and self.current.running:
+        if self.current is not None:
             self.current.stop()
 
 

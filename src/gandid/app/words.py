@@ -152,7 +152,7 @@ def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) 
         if i != k and shares[1:, i].max() >= WORTH:
             kind = "background" if classes[i] in background or classes[i] == "unknown" else "object"
             rows.append(_row(kind, f"{verb} {classes[i]}", *shares[1:, i]))
-    caption = f"Share of {escape(whole)} ({int(view.measured.sum()):,})."
+    caption = f"Share of {escape(whole)} ({int(view.measured.sum()):,}). Unknown: what the segmenter has no name for."
     return _card("This image", _table(caption, "live − held", rows) + _gain(view.gain))
 
 
@@ -166,14 +166,17 @@ def told(part: str, found: Any, state: State, waiting: str = "") -> str:
 
 def _strip(found: Sequence[Effect], state: State) -> str:
     """The images that are known by now, each with its effect, and places for the others."""
-    items = ""
-    for one in found:
-        size = "none here" if np.isnan(one.live) else signed(100 * (one.live - one.held))
-        style = "class='absent'" if np.isnan(one.live) else f"title='{_shares(one)}'"
+    items, gaps = "", [one.live - one.held for one in found]
+    for one, gap in zip(found, gaps, strict=True):
+        known = gap == gap
+        size = signed(100 * gap) if known else "none here"
+        size = f"<b>{size}</b>" if known and abs(gap) == np.nanmax(np.abs(gaps)) else size
+        style = f"title='{_shares(one)}'" if known else "class='absent'"
         image = f"<img src='{picture(one.image)}' alt='Image {one.turn['number']}:'>" if one.image is not None else ""
         items += f"<li>{_turn(f'{image}<span>{size}</span>', style, **one.turn)}</li>"
     items += "<li><button type='button' disabled><i></i><span>…</span></button></li>" * (STRIP - len(found))
-    return f"<p class='note'>Live − held, in points of {_whole(state)}. Click one to go there.</p><ol class='strip'>{items}</ol>"
+    of = f"each {escape(state.target)}" if state.mode == "ablate" else "the region"
+    return f"<p class='note'>Live − held, in points of {of}. Click one to go there.</p><ol class='strip'>{items}</ol>"
 
 
 def _curve(found: Sequence[Effect], state: State) -> str:
@@ -201,22 +204,19 @@ def _shares(one: Effect) -> str:
     return f"{percent(one.live)} live, {percent(one.held)} held"
 
 
-def _whole(state: State) -> str:
-    return f"each {escape(state.target)}" if state.mode == "ablate" else "the region"
-
-
 def _numbers(tally: Tally, state: State) -> str:
     """The table of the first latents, as far as they are measured."""
     bar = "" if tally.latents >= LATENTS else f"<progress max='{LATENTS}' value='{tally.latents}'></progress> "
     caption = f"{bar}{tally.latents} of {LATENTS} measured; {tally.images} show a {escape(state.target)}."
-    if not tally.outcomes or not np.isfinite(tally.outcomes[0].did):
+    if not tally.rows["did"].notna().any():
         return f"<p class='empty'>{caption} Too few to estimate from.</p>"
     rows = []
-    for one in tally.outcomes:
-        kind = "background" if one.background else "target" if one.object == state.target else "object"
-        mark = " shown" if one.shown and not tally.strange else ""
-        interval = f"<span>{signed(100 * one.low)} to {signed(100 * one.high)}</span>"
-        rows.append(_row(kind + mark, NAMES[one.name].format(one.object), one.live, one.held, one.did, interval))
+    for one in tally.rows.to_dict("records"):
+        kind = "target" if one["object"] == state.target else "object" if one["kind"] == "object" else "background"
+        mark = " shown" if one["solid"] and not tally.strange else ""
+        interval = f"<span>{signed(100 * one['ci_low'])} to {signed(100 * one['ci_high'])}</span>"
+        name = NAMES[one["outcome"]].format(one["object"])
+        rows.append(_row(kind + mark, name, one["tau_live"], one["tau_held"], one["did"], interval))
     whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
     if tally.strange:
@@ -254,16 +254,15 @@ def brand(generator: str, segmenter: str, *, uploaded: bool) -> str:
     return f"<p><b>gandid</b>Generator <b>{escape(generator)}</b>, segmenter <b>{escape(segmenter)}</b>.{back}</p>"
 
 
-def keep(texts: Mapping[str, str], note: str, problem: str = "") -> str:
-    """What reproduces the state: each text under its name, with a button that copies it; `problem` is that of the study's name."""
+def keep(texts: Mapping[str, str], note: str) -> str:
+    """What reproduces the state: each text under its name, with a button that copies it; `note` is what a study leaves out."""
     blocks = "".join(
         f"<div class='copy'><div class='copy-head'><h3>{name}</h3>"
         f"<button type='button' data-copy>Copy {name if name == 'Python' else name.lower()}</button></div>"
         f"<pre tabindex='0' aria-label='{name}'{' data-address' if name == 'Link' else ''}>{escape(text)}</pre></div>"
         for name, text in {"Link": "", **texts}.items()
     )
-    head = f"<p class='problem'>{escape(problem)}</p>" if problem else ""
-    head += f"<p class='note'>{escape(note)}</p>" if note else ""
+    head = f"<p class='note'>{escape(note)}</p>" if note else ""
     return f"{head}<button type='button' data-save>Save the pictures</button>{blocks}<p class='copied' role='status' aria-live='polite'></p>"
 
 

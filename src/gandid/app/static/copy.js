@@ -1,7 +1,5 @@
 // Buttons that copy the text beside them; the address of what is shown; and the pictures as one file.
-const address = () => element.querySelectorAll('[data-address]').forEach((place) => { place.textContent = location.href; });
-document.addEventListener('gandid-shown', () => setTimeout(address));
-watch('value', () => setTimeout(address));
+document.addEventListener('gandid-shown', () => setTimeout(() => { element.querySelector('[data-address]')?.replaceChildren(location.href); }));
 const save = async () => {
   const shown = [...document.querySelectorAll('#canvas .stage figure')].filter((figure) => figure.querySelector('img[src]'));
   const side = 320, head = 36;

@@ -14,7 +14,9 @@ const mark = () => {
     const [[name, value]] = new URLSearchParams(button.dataset.turn);
     button.setAttribute('aria-current', String(shown.now[name]) === value);
   }
-  for (const place of document.querySelectorAll('[data-told]')) place.classList.toggle('stale', (known.stale || []).includes(place.dataset.told));
+  for (const place of document.querySelectorAll('[data-told]')) {
+    place.ariaBusy = (known.stale || []).includes(place.dataset.told);
+  }
   for (const label of shown ? document.querySelectorAll('#target label') : []) label.classList.toggle('absent', label.innerText.includes('not here'));
 };
 document.addEventListener('click', (event) => {
@@ -57,5 +59,5 @@ const open = () => {
   };
 };
 document.addEventListener('visibilitychange', () => { if (document.hidden) socket?.close(); else open(); });
-document.addEventListener('gandid-shown', (event) => { shown = event.detail; say(); write(known); });
+document.addEventListener('gandid-shown', (event) => { shown = event.detail; say(); write({ ...shown.html, ...known }); });
 open();
