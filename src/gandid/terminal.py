@@ -146,7 +146,9 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
 
     if verbose:
         effects = read_effects(run.path, open_panel(run.path), run.relevant)
-        echo("\n".join([effects.summary(), "", *effects.sentences(), ""]))
+        echo(effects.summary() + "\n")
+        for said in effects.sentences():
+            echo(textwrap.fill(said, WIDTH) + "\n")
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
     first = max(8, min(max(len(one.target) for one in found), 12) + 1)

@@ -87,15 +87,6 @@ class Effects:
         controls = list(dict.fromkeys(self.main["control"]))
         return "capped" if "capped" in controls else controls[0] if controls else ""
 
-    @property
-    def identical(self) -> tuple[tuple[str, ...], ...]:
-        """The held arms; those all of whose estimates are the same stand together."""
-        groups: dict[bytes, list[str]] = {}
-        numbers = ["tau_held", "se_held", "did", "se", "p"]
-        for arm, estimates in self.main.groupby("arm", sort=False):
-            groups.setdefault(estimates[numbers].to_numpy(float).tobytes(), []).append(str(arm))
-        return tuple(map(tuple, groups.values()))
-
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast, target, held arm, outcome and class; docs/inference.md describes contrasts and columns.
 
@@ -118,7 +109,7 @@ class Effects:
         return [sentence(self, target, control or self.control) for target in self.targets]
 
     def summary(self) -> str:
-        """The whole in plain text: a table per held arm, and the checks that did not pass."""
+        """The whole effects in plain text, and the checks that did not pass."""
         from gandid.estimation.words import summary
 
         return summary(self)

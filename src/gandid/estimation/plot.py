@@ -29,7 +29,7 @@ def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure
     """
     from matplotlib.figure import Figure
 
-    rows = [row for row in _shown(effects) if row["arm"].split(":")[0] == control]
+    rows = [row for row in shown(effects) if row["arm"].split(":")[0] == control]
     lines = list(dict.fromkeys((row["target"], row["arm"]) for row in rows))
     arms = list(dict.fromkeys(arm for _, arm in lines))
     kinds = [kind] if kind else list(TITLES)
@@ -56,7 +56,7 @@ def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure
 
 def table(effects: "Effects") -> str:
     """The whole effects as an HTML table: a line per target, outcome and held arm, with its interval drawn around 0."""
-    rows = _shown(effects)
+    rows = shown(effects)
     ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
     limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
     heads = ("ablated", "outcome", "held", "live %", "held %", "live minus held, points", "", "verdict", "n")
@@ -70,14 +70,20 @@ def table(effects: "Effects") -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def _shown(effects: "Effects") -> list[dict[str, Any]]:
-    """The rows of `tidy`, those of arms that are identical once, and of distilled networks those of all together."""
-    joined = {names[0]: names for names in effects.identical}
-    repeated = {name for names in effects.identical for name in names[1:]}
+def shown(effects: "Effects") -> list[dict[str, Any]]:
+    """The rows of `tidy` as they are printed: those of arms that are identical once, and of distilled networks those of all together."""
     rows: list[Any] = effects.tidy().to_dict("records")
-    single = {row["arm"] for row in rows if row["arm"].split(":")[0] in LEARNED and ":" in row["arm"]}
-    hidden = repeated | (single if any(row["arm"] == LEARNED[0] for row in rows) else set())
-    return [row | {"arm": ", ".join(joined.get(row["arm"], [row["arm"]]))} for row in rows if row["arm"] not in hidden]
+    arms: dict[str, list[tuple]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(
+            (row["target"], row["outcome"], *np.nan_to_num([row["tau_held"], row["did"]]))
+        )
+    together: dict[tuple, list[str]] = {}
+    for arm, numbers in arms.items():
+        if LEARNED[0] not in arms or arm == LEARNED[0] or arm.split(":")[0] not in LEARNED:
+            together.setdefault(tuple(numbers), []).append(arm)
+    names = {alike[0]: ", ".join(alike) for alike in together.values()}
+    return [row | {"arm": names[row["arm"]]} for row in rows if row["arm"] in names]
 
 
 def _interval(row: dict, limit: float) -> str:

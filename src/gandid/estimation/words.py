@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gandid.estimation.bounds import SUPPORT, VISIBLE
+from gandid.estimation.plot import shown
 from gandid.panel.arms import LEARNED
+from gandid.text import number, points
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
 if TYPE_CHECKING:
@@ -49,14 +51,18 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
 
 
 def summary(effects: "Effects") -> str:
-    """A header, a table per held arm, and the checks that did not pass."""
+    """A header, the whole effects, and the checks that did not pass."""
     facts = [
         f"{effects.latents:,} latents",
         *(effects.attrs[name] for name in ("generator", "layer") if name in effects.attrs),
     ]
     lines = ["Difference-in-differences: " + " · ".join([*facts, f"{effects.level:.0%} intervals"])]
-    for arm in effects.arms:
-        lines += ["", f"{arm} · DID = live - held, in points of the target's original pixels", _table(effects, arm)]
+    width = max((len(row["arm"]) for row in shown(effects)), default=0)
+    lines += ["", f"{'ablated':<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points"]
+    for row in shown(effects):
+        shares = "".join(f"{number(100 * row[name]):>8}" for name in ("tau_live", "tau_held"))
+        names = f"{row['target'][:9]:<10}{row['outcome']:<11}{row['arm']:<{width}}"
+        lines.append(f"{names}{shares}  {points(row):<23}{row['verdict']}")
     bad = effects.checks[effects.checks["verdict"] != "ok"]
     lines += ["", f"Checks: {len(effects.checks) - len(bad)} of {len(effects.checks)} ok"]
     for (verdict, check), rows in bad.groupby(["verdict", "check"], sort=False):
@@ -136,23 +142,6 @@ def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:
     wanted = unsettled["settled_by"].max(skipna=False)
     more = "" if pd.isna(wanted) else f"; {wanted:,.0f} latents might settle it"
     return f"not settled whether it makes a difference of {limit}{more}"
-
-
-def _table(effects: "Effects", arm: str) -> str:
-    """Per target, what is removed of it, live and held, and the DIDs of that and of in-painting by other objects."""
-    rows = effects.main[effects.main["arm"] == arm]
-    removed = rows[rows["outcome"] == "removed"].set_index("target")
-    inpainted = rows[(rows["outcome"] == "inpainted") & (rows["kind"] == "together")].set_index("target")
-    cells = pd.DataFrame({"removed live": removed["tau_live"].map(_percent), "held": removed["tau_held"].map(_percent)})
-    for name, one in (("DID", removed), ("DID of in-painting by objects", inpainted)):
-        ends = zip(one["did"], one["ci_low"], one["ci_high"], strict=True)
-        cells[name] = [f"{100 * did:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for did, low, high in ends]
-        cells[f"verdict on {'removal' if name == 'DID' else 'in-painting'}"] = one["verdict"]
-    cells[~removed["estimable"]] = "not estimable"
-    marks = (removed["estimable"] & ~removed["supported"]).map({True: " *", False: ""})
-    cells.index = cells.index + marks
-    note = "\n* the held arm leaves the network's range: not to be read as an effect" if marks.any() else ""
-    return cells.rename_axis(None).to_string() + note
 
 
 def _percent(share: float) -> str:
