@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from gandid.generators import load_generator
 from gandid.generators.pggan import Generator
-from gandid.generators.storage import read_generator
 from lab import rooms
 
 NEAR = 0.2  # largest difference of a colour channel, of a scale of 2, at which a pixel counts as drawn
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("generator", type=Path, help="a generator.safetensors of lab.generator")
     parser.add_argument("--scenes", type=int, default=512, help="how many (512)")
     given = parser.parse_args()
-    print(quality(read_generator(given.generator), given.scenes).round(3).to_string())
+    print(quality(load_generator(given.generator), given.scenes).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from gandid.errors import UsageError
+from gandid.errors import UsageError, did_you_mean
 from gandid.verdicts import RELEVANT
 
 Control = Literal["capped", "frozen", "mean", "distilled", "twin"]
@@ -312,13 +311,6 @@ def _key_given_twice(node: Any, above: str = "") -> str:
     return ""
 
 
-def did_you_mean(word: str, known: Any) -> str:
-    """``: did you mean 'x'?`` for the most similar of some words, or nothing where none is similar."""
-    match = get_close_matches(word.lower(), {name.lower(): name for name in known}, n=1)
-    originals = {name.lower(): name for name in known}
-    return f": did you mean '{originals[match[0]]}'?" if match else ""
-
-
 # What is wrong with a value, by pydantic's name for it: the beginnings of their names, and a person's words.
 WORDS = {
     "literal_error": "choose {expected}",
@@ -346,7 +338,7 @@ def _in_a_line(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"][: 2 if first["loc"][:1] == ("types",) else 1])
     if first["type"] == "extra_forbidden":
         known = StudyConfig.model_fields if len(first["loc"]) == 1 else TypeBounds.model_fields
-        return f"unknown setting '{place}'{did_you_mean(str(first['loc'][-1]), known)}"
+        return f"unknown setting '{place}'{did_you_mean(str(first['loc'][-1]), known).rstrip(':')}"
     said = next((words for kind, words in WORDS.items() if first["type"].startswith(kind)), None)
     given = first.get("ctx", {}).items()
     bounds = {name: f"{value:g}" if isinstance(value, float) else value for name, value in given}

@@ -18,7 +18,7 @@ import xarray as xr
 import yaml
 
 from gandid.config import StudyConfig
-from gandid.errors import UsageError
+from gandid.errors import UsageError, told
 from gandid.estimation import Effects, did, read_effects
 from gandid.estimation.halves import ranking
 from gandid.estimation.types import types
@@ -112,11 +112,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If the run was made by gandid 0.1.
+        If it is damaged or cut short (what was resolved comes last), or the run was made by gandid 0.1.
     """
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if "precision" in config:
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"'{path}' cannot be read ({told(error)})") from error
+    if isinstance(config, dict) and "precision" in config:
         raise UsageError(f"{folder} was made by gandid 0.1: run the study again, in another folder")
+    if not (isinstance(config, dict) and isinstance(config.get("resolved"), dict)):
+        raise UsageError(f"'{path}' is damaged or cut short: copy the whole run again")
     return config
 
 

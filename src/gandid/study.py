@@ -15,8 +15,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from gandid import runs
-from gandid.config import Dtype, Ranking, StudyConfig, Threshold, did_you_mean
-from gandid.errors import UsageError
+from gandid.config import Dtype, Ranking, StudyConfig, Threshold
+from gandid.errors import UsageError, did_you_mean
 from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.generators.distilled import distilled_files, read_distilled
@@ -275,9 +275,7 @@ class Study:
         for target, units in named.items():
             if target not in known:
                 hint = did_you_mean(target, known)
-                raise UsageError(
-                    f"unknown class '{target}'{hint}{'' if hint else ':'} this segmenter sees {', '.join(known)}"
-                )
+                raise UsageError(f"unknown class '{target}'{hint} this segmenter sees {', '.join(known)}")
             if units is not None:
                 wrong = [unit for unit in units if not 0 <= unit < self.runner.units]
                 if wrong or not units:
@@ -360,7 +358,7 @@ class Study:
             for site in [] if which in ("first", "all") else which.split("+"):
                 if site not in self.runner.downstream:
                     known = self.runner.downstream
-                    hint = did_you_mean(site, known) or ":"
+                    hint = did_you_mean(site, known)
                     raise UsageError(
                         f"unknown site '{site}'{hint} after {self.layer} come {', '.join(known)} (or say first, all)"
                     )

@@ -5,7 +5,7 @@ import torch
 
 import gandid
 from gandid.generators.planted import planted, weak
-from gandid.generators.storage import read_generator, save_generator
+from gandid.generators.storage import save_generator
 from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.segmenters.planted import careful, careless
 from gandid.truth import BEYOND, CLASSES, EDITED, OBJECTS, PLAN, shares
@@ -66,7 +66,7 @@ def share(labels, target, name):
 
 
 def test_it_is_a_generator_like_any_other(tmp_path, z):
-    again = read_generator(save_generator(planted(), tmp_path / "planted.safetensors"))
+    again = gandid.load_generator(save_generator(planted(), tmp_path / "planted.safetensors"))
     assert torch.equal(again(z[:8]), planted()(z[:8]))
     assert again.sites == ("layer1.norm", *BOTH)
 

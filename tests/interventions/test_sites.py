@@ -432,7 +432,11 @@ def sequential(*modules: nn.Module) -> nn.Module:
             "net.0",
             "depends on the others of its batch",
         ),
-        (lambda: sequential(), "net.9", "unknown layer 'net.9': this generator has net, net.0, net.1"),
+        (
+            lambda: sequential(),
+            "net.9",
+            r"unknown layer 'net.9': did you mean 'net.[0-9]'\? this generator has net, net.0, net.1",
+        ),
         (lambda: sequential().net, "0", "set its attribute latent_dim to their length or shape"),
         (lambda: sequential(nn.Linear(9, 4)), "net.0", r"fails on 2 latents of 5 numbers \(RuntimeError: "),
         (lambda: sequential(nn.Conv2d(4, 4, 1), nn.Flatten(2)), "net.0", "docs/generators.md says"),

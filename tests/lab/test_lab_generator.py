@@ -12,7 +12,8 @@ import torch
 
 from gandid.errors import UsageError
 from gandid.files import load_checkpoint, save_checkpoint
-from gandid.generators.storage import read_discriminator, read_generator
+from gandid.generators import load_generator
+from gandid.generators.storage import read_discriminator
 from lab import rooms
 from lab.generator import Phase, Schedule, copying, train
 
@@ -92,7 +93,7 @@ def test_a_killed_training_resumes_to_the_same_bits(whole, tmp_path):
 
 
 def test_what_a_training_leaves(whole):
-    generator = read_generator(whole / "generator.safetensors")
+    generator = load_generator(whole / "generator.safetensors")
     assert generator.resolution == 16 and generator.channels == (8, 8, 8) and generator.pixel_norm
     assert generator(rooms.latents(2)).shape == (2, 3, 16, 16)
     assert read_discriminator(whole / "discriminator.safetensors").spread > 0

@@ -401,7 +401,7 @@ def test_what_tells_two_models_apart_is_in_their_fingerprints(folders, tmp_path)
 
 def test_the_background_is_the_users_to_choose(folders):
     assert gandid.load_segmenter(folders(segformer), background=["lamp"]).background == ("lamp",)
-    with pytest.raises(UsageError, match="unknown background class 'walls': did you mean wall"):
+    with pytest.raises(UsageError, match="unknown background class 'walls': did you mean 'wall'"):
         gandid.load_segmenter(folders(segformer), background=["walls"])
     with pytest.raises(UsageError, match="unknown background class 'zebra': the classes are wall, floor, chair"):
         check_background(["zebra"], ("wall", "floor", "chair"))

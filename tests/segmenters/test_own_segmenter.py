@@ -48,6 +48,7 @@ def test_any_integers_of_torch_or_numpy_become_int64(kind):
         (lambda x: by_brightness(x) + 2, "labels from 2 to 3: its classes are numbered 0 to 2"),
         (lambda x: by_brightness(x) - 1, "labels from -1 to 0: its classes are numbered 0 to 2"),
         (lambda x: None, "gave NoneType: a segmenter gives a tensor or an array"),
+        (lambda x: np.ma.masked_less(by_brightness(x).numpy(), 1), "gave MaskedArray"),
         (lambda x: np.full((2, 8, 12), 255, np.uint8), "labels from 255 to 255: its classes are numbered 0 to 2"),
     ],
 )
@@ -153,5 +154,5 @@ def test_names_that_are_nothing_are_refused(tmp_path):
         gandid.load_segmenter("weights/nowhere.safetensors")
     with pytest.raises(UsageError, match="rooms takes no size or scales"):
         gandid.load_segmenter("rooms", size=128)
-    with pytest.raises(UsageError, match="unknown background class 'floors': did you mean floor"):
+    with pytest.raises(UsageError, match="unknown background class 'floors': did you mean 'floor'"):
         gandid.load_segmenter("rooms", background=["floors"])

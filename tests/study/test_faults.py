@@ -17,7 +17,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.panel.store import PanelStore, read_panel
-from gandid.runs import is_finished, open_panel
+from gandid.runs import is_finished, open_panel, write_estimates
 
 KILLS = 20
 
@@ -283,6 +283,23 @@ def test_an_interrupted_ranking_goes_on(tmp_path, processes):
     assert done
     xr.testing.assert_allclose(killable.planted(tmp_path / "run"), unbroken)
     assert not ranking.exists()
+
+
+def test_a_run_that_was_copied_in_part_gets_one_line(truth, tmp_path):
+    config = (truth[1] / "config.yaml").read_text()
+    half = config[: config.index("\nresolved")]
+    for number, content in enumerate(["", "- a\n", half, config + "\tx: [\n"]):
+        store = tmp_path / str(number)
+        shutil.copytree(truth[1], store)
+        (store / "config.yaml").write_text(content)
+        for work in (killable.planted, lambda folder: write_estimates(folder, open_panel(folder))):
+            with pytest.raises(UsageError, match=r"config\.yaml' (cannot be read|is damaged or cut short)") as told:
+                work(store)
+            assert "\n" not in str(told.value)
+    for path in (store / "panel.zarr").glob(".z*"):
+        path.unlink()
+    with pytest.raises(GandidError, match=r"panel\.zarr is damaged"):
+        open_panel(store)
 
 
 def test_a_run_of_the_first_version_gets_one_line(truth, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gandid.errors import UsageError
+from gandid.errors import UsageError, did_you_mean
 from gandid.factory import call_factory, digest, is_factory
 from gandid.generators.checkpoints import read_checkpoint
 from gandid.generators.download import fetch
@@ -65,7 +65,8 @@ def load_generator(
     if path.is_dir():
         raise UsageError(f"{path} is a folder: a generator is a file or one of {', '.join(NAMED)}")
     if not path.is_file():
-        raise UsageError(f"unknown generator '{name}': neither a file nor one of {', '.join(NAMED)}")
+        hint = did_you_mean(name, NAMED)
+        raise UsageError(f"unknown generator '{name}'{hint} it is neither a file nor one of {', '.join(NAMED)}")
     generator = read_checkpoint(path, network).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator.name = name
     return generator

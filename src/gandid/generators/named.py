@@ -58,32 +58,25 @@ class NamedModel:
     sha256: str = ""
 
 
-def _public(name: str, resolution: int, megabytes: float, source: str, licence: str, file: str) -> NamedModel:
-    return NamedModel(
-        name=name,
-        resolution=resolution,
-        megabytes=megabytes,
-        source=source,
-        licence=licence,
-        default_layer="layer4",
-        why="as in Liu et al.",
-        url=source + file,
-        sha256=file.removesuffix(".pth").rpartition("-")[2],  # both collections name their files so
-    )
+# Where public collections are, and what is known of their terms; their files' names end in the digits of their SHA-256.
+COLLECTIONS = {
+    "dissect": (
+        "https://dissect.csail.mit.edu/models/",
+        "converted from the networks of Karras et al. 2018 (CC BY-NC 4.0): see the source",
+    ),
+    "ganzoo": (
+        "https://dl.fbaipublicfiles.com/gan_zoo/PGAN/",
+        "of the weights nothing is said; the code of PyTorch GAN Zoo is BSD 3-Clause: see the source",
+    ),
+}
 
 
-def _dissect(name: str, file: str, resolution: int = 256, megabytes: float = 92.1) -> NamedModel:
-    """A PG-GAN of Karras et al. as GAN Dissection gives it: the generator alone, 512 channels up to 32 px."""
-    licence = "converted from the networks of Karras et al. 2018 (CC BY-NC 4.0): see the source"
-    source = "https://dissect.csail.mit.edu/models/"
-    return _public(f"dissect/{name}", resolution, megabytes, source, licence, file)
-
-
-def _ganzoo(name: str, file: str, resolution: int, megabytes: float) -> NamedModel:
-    """A PG-GAN of PyTorch GAN Zoo: generator, its running average and discriminator in one file."""
-    licence = "of the weights nothing is said; the code of PyTorch GAN Zoo is BSD 3-Clause: see the source"
-    source = "https://dl.fbaipublicfiles.com/gan_zoo/PGAN/"
-    return _public(f"ganzoo/{name}", resolution, megabytes, source, licence, file)
+def _public(name: str, file: str, resolution: int = 256, megabytes: float = 92.1) -> NamedModel:
+    """A PG-GAN of a collection: of GAN Dissection the generator alone, of PyTorch GAN Zoo its average and discriminator, too."""
+    source, licence = COLLECTIONS[name.partition("/")[0]]
+    digits = file.removesuffix(".pth").rpartition("-")[2]
+    about = (source, licence, "layer4", "as in Liu et al.")
+    return NamedModel(name, resolution, megabytes, *about, url=source + file, sha256=digits)
 
 
 NAMED = {
@@ -126,18 +119,18 @@ NAMED = {
             default_layer="layer1",
             why="its units are planted there, one for each object",
         ),
-        _dissect("bedroom", "proggan_bedroom-d8a89ff1.pth"),
-        _dissect("church", "proggan_churchoutdoor-7e701dd5.pth"),
-        _dissect("conferenceroom", "proggan_conferenceroom-21e85882.pth"),
-        _dissect("diningroom", "proggan_diningroom-3aa0ab80.pth"),
-        _dissect("kitchen", "proggan_kitchen-67f1e16c.pth"),
-        _dissect("livingroom", "proggan_livingroom-5ef336dd.pth"),
-        _dissect("restaurant", "proggan_restaurant-b8578299.pth"),
-        _dissect("celebahq", "proggan_celebhq-620d161c.pth", resolution=1024, megabytes=92.3),
-        _ganzoo("celebahq-256", "celebaHQ_s6_i80000-6196db68.pth", 256, 276.6),
-        _ganzoo("celebahq-512", "celebaHQ16_december_s7_i96000-9c72988c.pth", 512, 277.0),
-        _ganzoo("dtd", "testDTD_s5_i96000-04efa39f.pth", 128, 275.3),
-        _ganzoo("celeba", "celebaCropped_s5_i83000-2b0acc76.pth", 128, 275.3),
+        _public("dissect/bedroom", "proggan_bedroom-d8a89ff1.pth"),
+        _public("dissect/church", "proggan_churchoutdoor-7e701dd5.pth"),
+        _public("dissect/conferenceroom", "proggan_conferenceroom-21e85882.pth"),
+        _public("dissect/diningroom", "proggan_diningroom-3aa0ab80.pth"),
+        _public("dissect/kitchen", "proggan_kitchen-67f1e16c.pth"),
+        _public("dissect/livingroom", "proggan_livingroom-5ef336dd.pth"),
+        _public("dissect/restaurant", "proggan_restaurant-b8578299.pth"),
+        _public("dissect/celebahq", "proggan_celebhq-620d161c.pth", resolution=1024, megabytes=92.3),
+        _public("ganzoo/celebahq-256", "celebaHQ_s6_i80000-6196db68.pth", 256, 276.6),
+        _public("ganzoo/celebahq-512", "celebaHQ16_december_s7_i96000-9c72988c.pth", 512, 277.0),
+        _public("ganzoo/dtd", "testDTD_s5_i96000-04efa39f.pth", 128, 275.3),
+        _public("ganzoo/celeba", "celebaCropped_s5_i83000-2b0acc76.pth", 128, 275.3),
     )
 }
 

@@ -35,13 +35,8 @@ def save_discriminator(discriminator: Discriminator, path: Path) -> Path:
     return _save(discriminator, "discriminator", architecture, path)
 
 
-def read_generator(path: Path) -> Generator:
-    """Read what `save_generator` wrote. Raises `UsageError` if the file is something else."""
-    return build_generator(path, *read_safetensors(path))
-
-
 def build_generator(path: Path, about: dict[str, Any], weights: dict[str, Tensor]) -> Generator:
-    """Build a generator from what `read_safetensors` gave."""
+    """Build a generator of what `read_safetensors` found in the file that `save_generator` wrote; raises `UsageError` if it is another."""
     architecture = _architecture(path, about, "generator")
     try:
         check_architecture(architecture)

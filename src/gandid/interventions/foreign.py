@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gandid.errors import UsageError
 
@@ -61,6 +62,9 @@ class ForeignGenerator(nn.Module):
                     f"{where} is a TorchScript module, which runs no hooks: give the module it was made of"
                 )
         weights = [*network.parameters(), *network.buffers(), torch.empty(0)]
+        for name, value in (*network.named_parameters(), *network.named_buffers()):
+            if value.is_meta or is_lazy(value):
+                raise UsageError(f"'{name}' in the generator holds no numbers yet: load its weights first")
         self.dtype = next(one.dtype for one in weights if one.is_floating_point() and one.itemsize > 1)
         output, own, settings = (getattr(network, name, None) for name in ("output", "inputs", "settings"))
         self.output = output if isinstance(output, str | int) else None  # a layer may have that name
@@ -98,7 +102,9 @@ class ForeignGenerator(nn.Module):
             given[name] = self._input(name, value, mine)
         args = [latent.reshape(-1, *self.shape).clone()] if self.shape else self._sampled(latent)
         images = images_of(self.network(*(self._cast(arg) for arg in args), **given), self.output)
-        return images.float() if isinstance(images, Tensor) and images.is_floating_point() else images
+        if not (isinstance(images, Tensor) and images.is_floating_point()):
+            return images
+        return images.to(torch.float32, copy=True)  # a network may write its next images where these are
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value

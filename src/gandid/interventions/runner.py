@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gandid.errors import GandidError, UsageError, told
+from gandid.errors import GandidError, UsageError, did_you_mean, told
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.edits import ablate
 from gandid.interventions.foreign import adapted
 from gandid.interventions.functional import functional_normalizations
 from gandid.interventions.normalizations import Statistic, check_mode
-from gandid.interventions.sites import Site, average, find_sites, held_statistic
+from gandid.interventions.sites import Site, average, find_sites, governed
 
 _NAMED = 20  # layers that an error names
 BEYOND, BYTES = (
@@ -100,7 +100,9 @@ class Runner:
     def __init__(self, generator: nn.Module, layer: str):
         modules = dict(generator.named_modules())
         if layer not in modules or layer == "":
-            raise UsageError(f"unknown layer '{layer}': this generator has {layers_of(generator)}")
+            raise UsageError(
+                f"unknown layer '{layer}'{did_you_mean(layer, modules)} this generator has {layers_of(generator)}"
+            )
         self.generator: Any = adapted(generator)
         check_mode(generator)
         self.layer = layer
@@ -203,12 +205,12 @@ class Runner:
         return images
 
     @torch.inference_mode()
-    def placebo(self, z: Tensor, edit: Arm, control: str = "frozen") -> Tensor:
+    def placebo(self, z: Tensor, edit: Arm) -> Tensor:
         """Images (2, n, 3, H, W) of an edited arm, and of the same with every *upstream* site held.
 
         Here the batch fans out at the latents, so that the upstream sites really run on both arms' rows.
         """
-        arms = [REFERENCE, edit, Arm(edit.edit, dict.fromkeys(self.upstream, control))]
+        arms = [REFERENCE, edit, Arm(edit.edit, dict.fromkeys(self.upstream, "frozen"))]
         images, _ = self._run(z, arms, None, read=False, fan_out_at_latents=True)
         return images[1:]
 
@@ -226,6 +228,11 @@ class Runner:
         def fan_out(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             nonlocal fans
             fans += 1
+            if len(output) != len(inputs) + (0 if donors is None else n):
+                raise GandidError(
+                    f"layer '{self.layer}' is given {len(output)} rows of a batch of {len(inputs)}: let the generator make a batch in "
+                    "one pass, not in parts (such as the slices of an image decoder: disable_slicing)"
+                )
             donor = output[-n:] if donors is not None else None
             # Copies: a module downstream may work in place and would overwrite what was kept here.
             rows = output.clone() if early else output[:n].repeat(len(arms), 1, 1, 1)
@@ -238,6 +245,7 @@ class Runner:
                     arm.edit.apply_(rows[block * n : (block + 1) * n], donor)
             return rows
 
+        inputs = z.repeat(len(arms), 1) if early else z
         with contextlib.ExitStack() as stack:
             handle = self._layer_module.register_forward_hook(fan_out)
             stack.callback(handle.remove)
@@ -245,11 +253,13 @@ class Runner:
                 holding = {block: arm for block, arm in enumerate(arms) if name in arm.held and arm.strength}
                 if holding or read:
                     constant = self._constants.get(name)
-                    governed = _governed(self._sites[name], holding, (blocks, n), readings if read else None, constant)
-                    stack.enter_context(governed)
-            inputs = z.repeat(len(arms), 1) if early else z
+                    read_into = readings if read else None
+                    stack.enter_context(governed(self._sites[name], holding, (blocks, n), read_into, constant))
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))
         self._check_once(fans)
+        if tuple(rows.shape[2:]) != self.image_size:
+            sizes = " px, and of others ".join("{} x {}".format(*size) for size in (rows.shape[2:], self.image_size))
+            raise GandidError(f"the generator makes images of {sizes} px: let all have one size")
         for scales in (readings.taken, readings.held) if blocks > len(arms) else ():
             scales.update({name: scale[: len(arms)] for name, scale in scales.items()})
         images = rows[: len(arms) * n].unflatten(0, (len(arms), n))
@@ -323,7 +333,7 @@ class Runner:
             raise UsageError(
                 f"the generator fails on {len(z)} latents of {z.shape[1]} numbers ({told(error)}): {advice}"
             ) from error
-        shape = getattr(images, "shape", ())
+        shape = images.shape if isinstance(images, Tensor) else ()
         if len(shape) != 4 or shape[:2] != (len(z), 3):
             got = f"images of shape {tuple(shape)}" if shape else f"a {type(images).__name__}"
             raise UsageError(f"the generator gives {got} for {len(z)} latents: it must give (N, 3, height, width)")
@@ -337,7 +347,14 @@ class Runner:
         """Refuse a generator whose image is no function of its latent alone; warn of colours out of range."""
         if not images.isfinite().all():
             raise UsageError("the generator gives images that are not finite (NaN or infinite)")
+        kept = {name: buffer.clone() for name, buffer in self.generator.named_buffers()}
         alone = torch.cat([self._generate(latent) for latent in z.split(1)])
+        for name, buffer in self.generator.named_buffers():
+            if not torch.equal(buffer, kept[name]):
+                raise UsageError(
+                    f"the generator changes its buffer '{name}' whenever it makes images, so that they depend on how often it did: "
+                    "call generator.eval(), or take that away"
+                )
         if not self._agree(alone, images, tolerance=1e-3 if images.device.type == "cpu" else 1e-2):
             if not self._agree(self._generate(z), images):
                 raise UsageError(
@@ -350,7 +367,7 @@ class Runner:
             )
         low, high = float(images.min()), float(images.max())
         told_range = f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected"
-        if max(-low, high) > BYTES:
+        if low > -1 and high > BYTES:
             raise UsageError(f"{told_range}: rescale them, as images / 127.5 - 1 does where they are 0 to 255")
         if low >= 0 or max(-low, high) > BEYOND:
             warnings.warn(f"{told_range}: rescale them, or the segmenter sees other pictures than meant", stacklevel=2)
@@ -388,55 +405,3 @@ def _is_root_mean_square(statistic: Statistic, x: Tensor) -> bool:
         return False
     expected = x.float().square().mean(dim=1, keepdim=True).sqrt()
     return bool((statistic.scale - expected).abs().max() <= 1e-3 * expected.max())
-
-
-@contextlib.contextmanager
-def _governed(
-    site: Site, holding: dict[int, Arm], shape: tuple[int, int], readings: Readings | None, constant: Statistic | None
-) -> Iterator[None]:
-    """Give a site, for the blocks of rows in `holding`, the statistic that the control of their arm says.
-
-    The batch is of `shape` (blocks, n). Where nothing is held the module's own `forward` runs; a site that cannot respond
-    would be given what it has.
-    """
-    own = site.module.forward
-    if not site.responds:
-        holding = {}
-
-    def scales(statistic: Statistic) -> Tensor:
-        """By block and latent; where the site folds more into its rows (windows), that comes third."""
-        return statistic.scale.unflatten(0, (*shape, -1)).squeeze(2)
-
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        taken = held = site.statistic(x)
-        if holding:
-            parts = taken.split(shape[0])
-            held = Statistic.join(
-                [
-                    held_statistic(arm.held[site.name], parts[0], part, constant, arm.strength)
-                    if (arm := holding.get(block))
-                    else part
-                    for block, part in enumerate(parts)
-                ]
-            )
-        if readings is not None:
-            readings.taken[site.name] = scales(taken)
-            readings.held[site.name] = scales(held) if holding else readings.taken[site.name]
-        return site.apply(x, held, *args) if holding else own(x, *args, **kwargs)
-
-    with _replaced(site.module, forward):
-        yield
-
-
-@contextlib.contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Shadow a module's `forward`; what it was is back afterwards."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

@@ -7,15 +7,20 @@ normalization does; or if its type is registered with an adapter, as PyTorch's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gandid.errors import UsageError, told
 from gandid.interventions.normalizations import ADAPTERS, Adapter, Statistic, pixel_norm
+
+if TYPE_CHECKING:
+    from gandid.interventions.arms import Arm
+    from gandid.interventions.runner import Readings
 
 _OWN = dict(ADAPTERS)  # those of PyTorch's own normalizations
 
@@ -181,3 +186,55 @@ def average(parts: Sequence[Statistic]) -> Statistic:
     # Maps are (N, C, h, w), sequences (N, ..., C).
     over = (0, *range(2, whole.scale.ndim)) if whole.scale.ndim == 4 else tuple(range(whole.scale.ndim - 1))
     return whole.map(lambda part: part.mean(over, keepdim=True))
+
+
+@contextlib.contextmanager
+def governed(
+    site: Site, holding: dict[int, Arm], shape: tuple[int, int], readings: Readings | None, constant: Statistic | None
+) -> Iterator[None]:
+    """Give a site, for the blocks of rows in `holding`, the statistic that the control of their arm says.
+
+    The batch is of `shape` (blocks, n). Where nothing is held the module's own `forward` runs; a site that cannot respond
+    would be given what it has.
+    """
+    own = site.module.forward
+    if not site.responds:
+        holding = {}
+
+    def scales(statistic: Statistic) -> Tensor:
+        """By block and latent; where the site folds more into its rows (windows), that comes third."""
+        return statistic.scale.unflatten(0, (*shape, -1)).squeeze(2)
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        taken = held = site.statistic(x)
+        if holding:
+            parts = taken.split(shape[0])
+            held = Statistic.join(
+                [
+                    held_statistic(arm.held[site.name], parts[0], part, constant, arm.strength)
+                    if (arm := holding.get(block))
+                    else part
+                    for block, part in enumerate(parts)
+                ]
+            )
+        if readings is not None:
+            readings.taken[site.name] = scales(taken)
+            readings.held[site.name] = scales(held) if holding else readings.taken[site.name]
+        return site.apply(x, held, *args) if holding else own(x, *args, **kwargs)
+
+    with _replaced(site.module, forward):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Shadow a module's `forward`; what it was is back afterwards."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before

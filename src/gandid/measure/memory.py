@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, Runner
-from gandid.segmenters import Segmenter
+from gandid.segmenters import Segmenter, labelled
 
 CPU_ROWS = 64  # images made at once by each thread of a CPU: more of them are no quicker
 MOST_ROWS_GPU = 1024
@@ -47,7 +47,7 @@ def rows_that_fit(runner: Runner, segmenter: Segmenter, z: Tensor, budget: int |
     # What does not grow with the batch is counted as if it did: the estimate errs on the safe side.
     made: list[Tensor] = []
     making = peak_bytes(lambda: made.append(runner.read(z, [REFERENCE, Arm()])[0].flatten(0, 1)))
-    labelling = peak_bytes(lambda: segmenter(made[0]))
+    labelling = peak_bytes(lambda: labelled(segmenter, made[0]))
     per_row = SLACK * (max(making, labelling) + made[0].nbytes) / len(made[0])
     fit = int(budget / per_row)
     if fit < 2:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
-from gandid.interventions import Readings, Runner, rectangle, register_sites, registered_sites
+from gandid.interventions import REFERENCE, Readings, Runner, rectangle, register_sites, registered_sites
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
@@ -22,7 +22,7 @@ from gandid.measure.memory import keep_freed_memory
 from gandid.panel.arms import STUDY, Block, Coordinates
 from gandid.panel.schema import FEATURES, NOT_MEASURED, PARTS
 from gandid.ranking.passes import counted
-from gandid.segmenters import Segmenter, labelled
+from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.threads import copied
 
 COUNTED = ("pixels", "inside", "shared")
@@ -151,6 +151,8 @@ class Worker:
         self._objects = list(dict.fromkeys(name for names in classes for name in names))
         with arithmetic(self.device, setting.dtype):
             calibrate(self.runner, self.experiment, setting.seed, self.rows)
+            self._first = self.runner.run(self._latents(range(2)), [REFERENCE])[0]
+            self._seen = [labelled(segmenter, self._first) for segmenter in setting.segmenters]
 
     def measure(self, task: Task) -> Rows:
         """The panel's variables along `latent`, of the task's arms and segmenters; `latent` among them."""
@@ -166,10 +168,22 @@ class Worker:
                 rows.pop("features", None)
             if diagnosed:
                 rows |= self._exact_checks(task.numbers)
+            self._check_unchanged()
         others = [s for s, place in enumerate(task.segmenters) if place > 0]
         for name in COUNTED:
             rows[name][others, task.seconds :] = NOT_MEASURED
         return rows | {"latent": np.array(task.numbers)}
+
+    def _check_unchanged(self) -> None:
+        """Refuse networks that have a memory: what they make of the first images has changed since they were begun with."""
+        again = self.runner.run(self._latents(range(2)), [REFERENCE])[0]
+        if not (again - self._first).abs().max() <= 1e-2 * self._first.abs().max():
+            raise GandidError(
+                "the generator makes other images than before of the same latents: its forward keeps a state"
+            )
+        for segmenter, before in zip(self.setting.segmenters, self._seen, strict=True):
+            if (labelled(segmenter, self._first) != before).sum() > 1e-3 * before.numel():
+                raise GandidError(f"{name_of(segmenter)} labels images otherwise than before: it keeps a state")
 
     def _batch(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
         if len(numbers) > max(1, self.rows // 2):  # fewer fit than was thought

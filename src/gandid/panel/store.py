@@ -296,9 +296,9 @@ def explained(root: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise GandidError(
-            f"{root}: {(error.strerror or str(error)).lower()}; what was written before is kept"
-        ) from error
+        if error.strerror is None:  # of Zarr, where a part is not there
+            raise GandidError(f"{root} is damaged: {' '.join(str(error).split())}") from error
+        raise GandidError(f"{root}: {error.strerror.lower()}; what was written before is kept") from error
 
 
 @contextmanager

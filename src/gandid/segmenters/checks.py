@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gandid.errors import GandidError, UsageError, told
-from gandid.segmenters.names import check_background
+from gandid.segmenters.names import check_classes
 from gandid.segmenters.protocol import Segmenter
 
 
@@ -31,8 +31,10 @@ def check_labels(labels: Any, images: torch.Tensor, classes: int, name: str) -> 
     GandidError
         If the answer is something else than one label of a class for each pixel.
     """
-    if not isinstance(labels, torch.Tensor | np.ndarray):
+    if not isinstance(labels, torch.Tensor | np.ndarray) or isinstance(labels, np.ma.MaskedArray):
         raise GandidError(f"{name} gave {type(labels).__name__}: a segmenter gives a tensor or an array of labels")
+    if isinstance(labels, np.ndarray):  # PyTorch takes arrays that can be written into, of this machine's bytes
+        labels = np.require(labels, labels.dtype.newbyteorder("="), "W")
     labels, expected = torch.as_tensor(labels), (len(images), *images.shape[2:])
     if tuple(labels.shape) != expected:
         raise GandidError(f"{name} gave labels of shape {tuple(labels.shape)} for images that need {expected}")
@@ -47,8 +49,8 @@ def check_labels(labels: Any, images: torch.Tensor, classes: int, name: str) -> 
 
 
 def labelled(segmenter: Segmenter, images: torch.Tensor) -> torch.Tensor:
-    """Labels of images (N, 3, H, W), int64 (N, H, W), by a segmenter that may be anybody's: see `check_labels`."""
-    return check_labels(segmenter(images), images, len(segmenter.classes), name_of(segmenter))
+    """Labels of images (N, 3, H, W), int64 (N, H, W), by a segmenter that may be anybody's and write into its copy; see `check_labels`."""
+    return check_labels(segmenter(images.clone()), images, len(segmenter.classes), name_of(segmenter))
 
 
 def name_of(segmenter: Segmenter) -> str:
@@ -69,17 +71,15 @@ def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
     Raises
     ------
     UsageError
-        If it has no classes and background, or they make no sense; if it fails, gives no label of a class for each pixel, labels the same images otherwise the second time, or an image
-        otherwise when it is alone, or writes into the images that it is given.
+        If it has no classes and background, or they make no sense; if it fails, gives no label of a class for each pixel, labels the
+        same images otherwise the second time, or an image otherwise when it is alone.
     """
     name = name_of(segmenter)
     if not (isinstance(segmenter, Segmenter) and callable(segmenter)):
         raise UsageError(
             f"{name} is no segmenter: it is called with images, and has the attributes classes and background"
         )
-    if len(set(segmenter.classes)) < len(segmenter.classes):
-        raise UsageError(f"the classes of {name} need names that are all different, not {list(segmenter.classes)}")
-    check_background(segmenter.background, segmenter.classes)
+    check_classes(segmenter.classes, segmenter.background, name)
 
     def ask(about: torch.Tensor) -> torch.Tensor:
         try:
@@ -93,14 +93,11 @@ def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
         except Exception as error:
             raise UsageError(f"{name} fails on images of shape {tuple(about.shape)} ({told(error)})") from error
 
-    shown = images.clone()
-    labels = ask(shown)
-    if not torch.equal(shown, images):
-        raise UsageError(f"{name} writes into the images that it is given: let it work on a copy (images.clone())")
+    labels = ask(images)
     limit = 1e-3 * labels.numel()  # pixels that rounding may decide
-    if (ask(images.clone()) != labels).sum() > limit:
+    if (ask(images) != labels).sum() > limit:
         raise UsageError(f"{name} labels the same images otherwise the second time: take what is random in it away")
-    alone = torch.cat([ask(image) for image in images.clone().split(1)])
+    alone = torch.cat([ask(image) for image in images.split(1)])
     if (alone != labels).sum() > limit:
         raise UsageError(
             f"{name} labels an image otherwise when it is alone: the label of a pixel must not depend on the other images of "

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gandid.errors import UsageError
 from gandid.segmenters.checks import check_labels
-from gandid.segmenters.names import check_background
+from gandid.segmenters.names import check_background, check_classes
 
 
 class FunctionSegmenter(nn.Module):
@@ -43,10 +42,9 @@ class FunctionSegmenter(nn.Module):
         super().__init__()
         self.function = function
         self.classes = tuple(map(str, classes))
-        if not self.classes or len(set(self.classes)) < len(self.classes) or any(map(_breaks, self.classes)):
-            raise UsageError(f"a segmenter's classes need names of one line, all different, not {list(self.classes)}")
         self.background = check_background(background, self.classes)
         self.name: str = getattr(function, "__qualname__", type(function).__qualname__)
+        check_classes(self.classes, self.background, self.name)
         self.settings: dict[str, Any] = {
             "function": f"{getattr(function, '__module__', '')}.{self.name}",
             "source": _source(function),
@@ -61,18 +59,12 @@ class FunctionSegmenter(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Label each pixel of images (N, 3, H, W), colours in [-1, 1]: int64 (N, H, W), the index into `classes`.
 
-        The function is given a copy of the images, into which it may write.
-
         Raises
         ------
         GandidError
             If the function gives something else than such labels.
         """
-        return check_labels(self.function(images.clone()), images, len(self.classes), self.name)
-
-
-def _breaks(name: str) -> bool:
-    return len(f"{name}.".splitlines()) > 1
+        return check_labels(self.function(images), images, len(self.classes), self.name)
 
 
 def _source(function: Callable[[Any], Any]) -> str:

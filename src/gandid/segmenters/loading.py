@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gandid.errors import UsageError
+from gandid.errors import UsageError, did_you_mean
 from gandid.factory import call_factory, digest, is_factory
 from gandid.segmenters.names import check_background
 from gandid.segmenters.protocol import Segmenter
@@ -92,7 +92,7 @@ def load_segmenter(
         segmenter = _make(name, device)
     else:
         raise UsageError(
-            f"unknown segmenter '{name}': the names are {', '.join((*NAMED, *PLANTED))}; or give a .safetensors file, the folder or hub "
+            f"unknown segmenter '{name}'{did_you_mean(name, (*NAMED, *PLANTED))} the names are {', '.join((*NAMED, *PLANTED))}; or give a .safetensors file, the folder or hub "
             "id (owner/model) of a Hugging Face model, or FILE.py:FACTORY"
         )
     segmenter.name = name

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from gandid.errors import UsageError
+from gandid.errors import UsageError, did_you_mean
 
 UNKNOWN = "unknown"  # the class of pixels that a segmenter declines to name
 
@@ -50,12 +50,27 @@ def name_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(names), tuple(background)
 
 
+def check_classes(classes: Any, background: Any, of: str) -> None:
+    """Raise `UsageError` unless the classes of a segmenter are names of one line, all different, and its background some of them."""
+    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    if (
+        not named
+        or not classes
+        or len(set(classes)) < len(classes)
+        or any(len(f"{n}.".splitlines()) > 1 for n in classes)
+    ):
+        shown = list(classes) if named else classes
+        raise UsageError(f"the classes of {of} must be a tuple of names of one line, all different, not {shown!r}")
+    if not isinstance(background, str | list | tuple | set | frozenset):
+        raise UsageError(f"the background of {of} must be a tuple of its classes, perhaps (), not {background!r}")
+    check_background(background, classes)
+
+
 def check_background(background: Iterable[str], classes: Sequence[str]) -> tuple[str, ...]:
     """Give a user's background classes as a tuple. Raises `UsageError` if one of them is no class."""
     chosen = (background,) if isinstance(background, str) else tuple(background)
     for name in chosen:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the classes are {', '.join(classes)}"
-            raise UsageError(f"unknown background class '{name}': {hint}")
+            hint = did_you_mean(name, classes)
+            raise UsageError(f"unknown background class '{name}'{hint} the classes are {', '.join(classes)}")
     return chosen
