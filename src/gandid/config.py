@@ -18,10 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 # What `--dose` and `--strength` mean without values.
-USUAL = {
-    "dose": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-    "strength": (0.1, 0.25, 0.5, 0.75, 1.0),
-}
+USUAL = {"dose": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "strength": (0.1, 0.25, 0.5, 0.75, 1.0)}
 
 
 def _field(default: Any, group: str, description: str, **rules: Any) -> Any:
@@ -78,10 +75,11 @@ class StudyConfig(BaseModel):
     ablation: Literal["zero", "mean", "resample"] = _field(
         "zero", "What", "Value that ablated units are moved to: zero, their mean, or their value for another latent."
     )
-    region: tuple[Share, Share, Share, Share] | None = _field(
+    region: tuple[Share, Share, Share, Share] | str | None = _field(
         None,
         "What",
-        "Limit the edit to X0,Y0,X1,Y1 of every image, shares of its width and height; all of it by default.",
+        "Limit the edit to X0,Y0,X1,Y1 of every image, shares of its width and height, or to where a mask of its size "
+        "(a picture, or .npy) is not black; all of it by default.",
     )
     alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is full ablation.")
     ranking: Ranking | None = _field(
@@ -118,9 +116,7 @@ class StudyConfig(BaseModel):
         (), "Controls", "Generator trained without the normalization, for the control twin; the model's own by default."
     )
     distilled: tuple[str, ...] = _field(
-        (),
-        "Controls",
-        "File or folder made by 'gandid distil', for the control distilled; the model's own by default.",
+        (), "Controls", "File or folder made by 'gandid distil', for the control distilled; the model's own by default."
     )
     hold: Annotated[tuple[str, ...], Field(min_length=1)] = _field(
         ("first", "all"), "Controls", "Normalizations to hold: first, all, or names of sites joined by +."
@@ -142,9 +138,7 @@ class StudyConfig(BaseModel):
         (), "Credibility", "Also ablate partially, at doses from 0 to 1; 0, 0.1, ..., 1 without values."
     )
     strength: tuple[Share, ...] | None = _field(
-        None,
-        "Controls",
-        "Also hold partly, from 0 (live) to 1 (fully held); 0.1, 0.25, 0.5, 0.75 without values.",
+        None, "Controls", "Also hold partly, from 0 (live) to 1 (fully held); 0.1, 0.25, 0.5, 0.75 without values."
     )
     placebos: Annotated[int, Field(ge=0)] = _field(
         0, "Credibility", "Number of random sets of units to ablate as well, matched in size and energy."
@@ -186,12 +180,12 @@ class StudyConfig(BaseModel):
     @field_validator("region", mode="before")
     @classmethod
     def _four_shares(cls, value: Any) -> Any:
-        return value.split(",") if isinstance(value, str) else value
+        return value.split(",") if isinstance(value, str) and not Path(value).suffix[1:].isalpha() else value
 
     @field_validator("region")
     @classmethod
-    def _spanned(cls, value: tuple[float, float, float, float] | None) -> Any:
-        if value and not (value[0] < value[2] and value[1] < value[3]):
+    def _spanned(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and not (value[0] < value[2] and value[1] < value[3]):
             raise ValueError(
                 "write X0,Y0,X1,Y1 with X0 less than X1 and Y0 less than Y1, such as 0,0.5,1,1 for the lower half"
             )

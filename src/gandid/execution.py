@@ -74,7 +74,7 @@ class Execution:
         for segmenter in [study.segmenter, *([study.second_segmenter(second)] if second else [])] * config.soft:
             if not hasattr(segmenter, "probabilities"):
                 raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
-        self.networks = {"own": study.runner, **study.networks(config)}
+        self.networks, self.region = {"own": study.runner, **study.networks(config)}, study.region(config)
         if path is not None and (path / "panel.zarr").is_dir():
             self.config = _with_what_is_there(config, runs.read_config(path))
             self.panel = PanelStore(path / "panel.zarr")
@@ -108,7 +108,7 @@ class Execution:
                 "orders_seed": config.seed,
                 "version": runs.versions()["gandid"],
             }
-            | ({"region": list(config.region)} if config.region else {})
+            | ({"region": region if isinstance(region, str) else list(region)} if (region := config.region) else {})
             | ({"soft": PARTS} if config.soft else {})
         )
         blank = self._blank(experiment, {config.segmenter: study.segmenter}, np.ones((1, len(experiment.own))), attrs)
@@ -142,7 +142,7 @@ class Execution:
                 relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
                 chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
         return {
-            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]), config.region)
+            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]), self.region)
             for name, own in chosen.items()
         }
 
@@ -171,7 +171,7 @@ class Execution:
 
     def _extend(self, there: xr.Dataset) -> None:
         """Add to the panel the arms and segmenters that are asked for and that it has not; and learn what it has."""
-        edits, blocks, config, study = restored_edits(there), blocks_of(there), self.config, self.study
+        edits, blocks, config, study = restored_edits(there, self.region), blocks_of(there), self.config, self.study
         energy = dict(zip(there["draws"].values.tolist(), there["energy"].values, strict=True))
         if config.placebos:
             draws = possible_draws(edits["own", 0], study.runner.units, config.placebos)
@@ -202,7 +202,7 @@ class Execution:
         means = self._means(self.study.runner) if chosen else None
         for draw in wanted if chosen else []:
             units = chosen[-draw - 1]
-            edits["own", draw] = ablations(units, self.config.ablation, self.config.alpha, means, self.config.region)
+            edits["own", draw] = ablations(units, self.config.ablation, self.config.alpha, means, self.region)
         return {draw: np.full(len(own), np.nan, np.float32) for draw in wanted if chosen}
 
     def _draw(self, edits: Edits, draws: int) -> dict[int, np.ndarray]:
@@ -211,7 +211,7 @@ class Execution:
         z = study.latents(range(config.ranking_latents), "ranking")
         means, energies = study.fitted(lambda: moments(study.runner, z, study.rows))
         for draw, units in enumerate(drawn_units(edits["own", 0], energies, draws, config.seed), start=1):
-            edits["own", draw] = ablations(units, config.ablation, config.alpha, means, config.region)
+            edits["own", draw] = ablations(units, config.ablation, config.alpha, means, self.region)
         sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
         with np.errstate(divide="ignore", invalid="ignore"):  # units that are silent
             return dict(enumerate(np.divide(sums, sums[0]).astype(np.float32)))
@@ -220,23 +220,14 @@ class Execution:
         runner = self.study.runner
         inert = frozenset(site for site, responds in runner.responds.items() if not responds)
         shrinking = self.config.ablation == "zero" and runner.closed_form
-        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking, self.config.region)
+        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking, self.region)
 
     def _blank(
-        self,
-        experiment: Experiment,
-        segmenters: Mapping[str, Segmenter],
-        energy: np.ndarray,
-        attrs: Mapping[str, Any],
+        self, experiment: Experiment, segmenters: Mapping[str, Segmenter], energy: np.ndarray, attrs: Mapping[str, Any]
     ) -> xr.Dataset:
         """The empty panel of an experiment."""
         classes = {name: classes_of(one, runs.fingerprint(one)) for name, one in segmenters.items()}
-        return experiment.panel(
-            self.study.runner,
-            classes,
-            energy,
-            attrs,
-        )
+        return experiment.panel(self.study.runner, classes, energy, attrs)
 
     # Measuring
 

@@ -51,7 +51,7 @@ def field_option(name: str, **changes: Any) -> Option:
     elif name in USUAL:
         settings = {"is_flag": False, "flag_value": "usual", "type": str, "metavar": "[X,Y,...]"}
     elif name == "region":
-        settings = {"metavar": "X0,Y0,X1,Y1"}
+        settings = {"type": str, "metavar": "X0,Y0,X1,Y1|FILE"}
     elif many:
         text += " Repeatable."
     if field.default and not isinstance(field.default, bool):

@@ -21,7 +21,7 @@ from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.generators.distilled import distilled_files, read_distilled
 from gandid.generators.named import short_names
-from gandid.interventions import REFERENCE, Runner, layers_of
+from gandid.interventions import REFERENCE, Rectangle, Runner, layers_of, read_mask
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
 from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
@@ -286,6 +286,10 @@ class Study:
             raise UsageError(f"{config.units} units are asked for, but {self.layer} has only {self.runner.units}")
         return named
 
+    def region(self, config: StudyConfig) -> Rectangle | Tensor | None:
+        """The region to which a configuration limits the edit: a rectangle, or the mask that it names."""
+        return read_mask(config.region, self.runner.image_size) if isinstance(config.region, str) else config.region
+
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
         own = NAMED[self.name].units if self.name in NAMED else None
@@ -370,6 +374,7 @@ class Study:
         if config.sites and not any(self.runner.responds.values()):
             raise UsageError(f"no site after {self.layer} responds to an edit: there is no effect to share out")
         self.networks(config)
+        self.region(config)
         second = self.second_name(config)
         if second is not None and not set(named) & set(self.second_segmenter(second).classes):
             raise UsageError(
@@ -441,6 +446,8 @@ class Study:
             weights["distilled"] = {
                 name: runs.fingerprint(one.generator) for name, one in self._known_distilled().items()
             }
+        if isinstance(mask := self.region(config), Tensor):
+            weights["region"] = hashlib.sha256(mask.numpy().tobytes()).hexdigest()
         return {"versions": runs.versions(), "weights": weights}
 
     @cached_property

@@ -168,8 +168,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     named = "; ".join(f"{arm} ({', '.join(targets)})" for arm, targets in arms.items())
     held = named if len(arms) > 1 else next(iter(arms))
     echo("\n" + textwrap.fill(f"Held (control, sites, strength): {held}.", WIDTH))
-    if region := run.attrs.get("region"):
-        echo(f"Edited and counted within {','.join(f'{end:g}' for end in region)} (shares of width and height).")
+    if run.region:
+        echo(f"Edited and counted within {run.region}.")
     if verbose and (slopes := _slopes(run, found)):
         echo(textwrap.fill(f"Slope at strength 0, points per full hold: {slopes}.", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]

@@ -258,7 +258,7 @@ def test_a_study_has_the_numbers_of_a_plain_record_and_replay(case):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@settings(max_examples=2, phases=[Phase.generate])
+@settings(max_examples=1, phases=[Phase.generate])
 @given(case=CASES)
 def test_what_would_be_wrong_numbers_is_one_clear_line(fault, case):
     changed = {"labels": fault} if fault in LABEL else {"fault": fault}

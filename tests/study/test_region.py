@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gandid import Study
 from gandid.config import StudyConfig
 from gandid.errors import UsageError
 from gandid.factory import call_factory
-from gandid.interventions import REFERENCE, Arm, ablate, rectangle
+from gandid.interventions import REFERENCE, Arm, ablate, covered, read_mask
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "your_gan.py"
 OPTIONS = {"latents": 6, "hold": ["first"], "control": ["capped"]}
@@ -22,7 +23,7 @@ def study():
 
 
 def test_a_cell_is_edited_as_far_as_it_lies_within():
-    found = rectangle((0.25, 0.0, 0.625, 0.5), (2, 4))
+    found = covered((0.25, 0.0, 0.625, 0.5), (2, 4))
     assert found.tolist() == [[0, 1, 0.5, 0], [0, 0, 0, 0]]
     x = torch.ones(1, 3, 2, 4)
     assert ablate((1,), region=(0.25, 0.0, 0.625, 0.5)).apply_(x)[0].tolist() == [
@@ -67,3 +68,35 @@ def test_a_region_is_asked_for_in_words_numbers_and_on_the_command_line():
     for wrong, words in (("0,1", "write X0,Y0,X1,Y1"), ("0,0,2,1", "at most 1"), ("1,0,0,1", "X0 less than X1")):
         with pytest.raises(UsageError, match=words):
             StudyConfig.check(region=wrong)
+
+
+def test_a_mask_that_is_a_rectangle_is_that_rectangle(study, tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[16:, 4:12] = 200
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    np.save(tmp_path / "mask.npy", mask > 0)
+    assert torch.equal(*(read_mask(str(tmp_path / name), (32, 32)) for name in ("mask.png", "mask.npy")))
+    expected = study.run({"bright": [1, 2]}, region=(0.125, 0.5, 0.375, 1), placebos=1, **OPTIONS)
+    asked = {"targets": {"bright": [1, 2]}, "region": str(tmp_path / "mask.npy"), "placebos": 1, **OPTIONS}
+    study.run(**asked | {"latents": 3}, store=tmp_path / "run")
+    found = study.run(**asked, store=tmp_path / "run")  # one that goes on
+    for variable in ("pixels", "inside", "gain", "features"):
+        np.testing.assert_array_equal(found[variable].values, expected[variable].values)
+    np.save(tmp_path / "mask.npy", mask == 0)
+    with pytest.raises(UsageError, match="another study"):
+        study.run(**asked, store=tmp_path / "run")
+
+
+def test_a_mask_that_does_not_fit_is_told_in_a_line(tmp_path):
+    np.save(tmp_path / "small.npy", np.ones((8, 16)))
+    np.save(tmp_path / "empty.npy", np.zeros((32, 32)))
+    (tmp_path / "text.png").write_text("no picture")
+    for name, words in (
+        ("small.npy", r"small\.npy is 8 x 16, and the images are 32 x 32 \(height x width\)"),
+        ("empty.npy", "is empty"),
+        ("text.png", "cannot be read"),
+        ("nowhere.png", "cannot be read"),
+    ):
+        with pytest.raises(UsageError, match=words) as told:
+            read_mask(str(tmp_path / name), (32, 32))
+        assert "\n" not in str(told.value)

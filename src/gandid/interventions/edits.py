@@ -4,22 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from gandid.errors import UsageError
+from gandid.errors import UsageError, told
 
 ABLATIONS = ("zero", "mean", "resample")
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1: shares of the width and height of an image
 
 
-def rectangle(region: Rectangle, size: Sequence[int]) -> Tensor:
-    """The share of each cell of a map of `size` (h, w) that lies in a rectangle of the image: (h, w), in [0, 1]."""
+def covered(region: Tensor | Rectangle | None, size: Sequence[int]) -> Tensor:
+    """The share of each cell of a map of `size` (h, w) that lies in a region of the image, all of it by default: (..., h, w), in [0, 1].
+
+    The region is a rectangle, or a map of weights (..., height, width) of any resolution, over which a cell takes the average.
+    """
+    if isinstance(region, Tensor):
+        return F.interpolate(region.float().reshape(-1, 1, *region.shape[-2:]), tuple(size), mode="area").squeeze(1)
+    if region is None:
+        return torch.ones(tuple(size))
     x0, y0, x1, y1 = region
     ends = [(y0, y1, size[0]), (x0, x1, size[1])]
     rows, columns = ((torch.arange(n + 1) / n).clamp(low, high).diff() * n for low, high, n in ends)
     return torch.outer(rows, columns)
+
+
+def read_mask(path: str, size: Sequence[int]) -> Tensor:
+    """Read a region from a picture or a NumPy file (.npy), (height, width) as `size`: 1 where it is not black or 0, else 0.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, is of another size, or is empty.
+    """
+    try:
+        if Path(path).suffix == ".npy":
+            found = np.load(path)
+        else:
+            with Image.open(path) as picture:
+                found = np.asarray(picture.convert("L"))
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"region: write X0,Y0,X1,Y1, or a mask's file; '{path}' cannot be read ({told(error)})"
+        ) from error
+    if found.shape != tuple(size):
+        sides, expected = (" x ".join(map(str, shape)) for shape in (found.shape, size))
+        raise UsageError(f"the mask {path} is {sides}, and the images are {expected} (height x width)")
+    if not found.any():
+        raise UsageError(f"the mask {path} is empty: no pixel of it is white")
+    return torch.from_numpy((found != 0).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +73,8 @@ class Edit:
     alpha : float
         Share of the way, in [0, 1]. Less than 1 is partial ablation.
     region : Tensor of shape (h, w) or (N, h, w), or (x0, y0, x1, y1), optional
-        Weights in [0, 1] at the layer's resolution, or a rectangle in shares of the image's width and height, of which a cell at
-        its edge is edited as far as it lies within; everywhere by default.
+        Weights in [0, 1] at the resolution of the layer or the image, or a rectangle in shares of the image's width and height, of
+        which a cell at its edge is edited as far as it lies within; everywhere by default.
     then : Edit, optional
         Another edit, made after this one.
     """
@@ -62,9 +99,7 @@ class Edit:
 
     def weights(self, x: Tensor) -> Tensor:
         """How far units move at each position of `x` (N, C, h, w): (N, h, w), in [0, 1]."""
-        region = torch.ones(()) if self.region is None else self.region
-        region = rectangle(region, x.shape[2:]) if isinstance(region, tuple) else region
-        return self.alpha * region.to(x).expand(len(x), *x.shape[2:])
+        return self.alpha * covered(self.region, x.shape[2:]).to(x).expand(len(x), *x.shape[2:])
 
 
 def ablate(

@@ -53,7 +53,7 @@ class Experiment:
         Those of them that do not respond to an edit: an arm that holds no others is the live arm.
     shrinking : bool
         Whether every edit can only lower the first site's statistic, so that there `capped` and `frozen` are the same.
-    region : Rectangle, optional
+    region : Rectangle or Tensor, optional
         To which the edits are limited; a target's original pixels are counted within it.
     """
 
@@ -62,7 +62,7 @@ class Experiment:
     downstream: tuple[str, ...]
     inert: frozenset[str] = frozenset()
     shrinking: bool = False
-    region: Rectangle | None = None
+    region: Rectangle | torch.Tensor | None = None
 
     @property
     def study(self) -> Block:
@@ -183,11 +183,12 @@ class Experiment:
         )
 
 
-def restored_edits(panel: xr.Dataset) -> dict[tuple[str, int], dict[str, Edit]]:
-    """The edits of a panel by network and draw, from what it says of them."""
+def restored_edits(
+    panel: xr.Dataset, region: Rectangle | torch.Tensor | None
+) -> dict[tuple[str, int], dict[str, Edit]]:
+    """The edits of a panel by network and draw, from what it says of them, in its region."""
     targets, alpha = [str(target) for target in panel["target"].values], float(panel.attrs["alpha"])
     units, values = panel["units"].values, panel["values"].values if "values" in panel else None
-    region = tuple(panel.attrs["region"]) if "region" in panel.attrs else None
     edits: dict[tuple[str, int], dict[str, Edit]] = {}
     for n, d in np.ndindex(units.shape[:2]):
         if (units[n, d] < 0).all():
@@ -207,7 +208,7 @@ def ablations(
     kind: str,
     alpha: float,
     means: torch.Tensor | None,
-    region: Rectangle | None = None,
+    region: Rectangle | torch.Tensor | None = None,
 ) -> dict[str, Edit]:
     """The edit of every target; `means` (C,) are those of mean ablation."""
     return {target: ablate(tuple(own), kind, means=means, alpha=alpha, region=region) for target, own in units.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
-from gandid.interventions import REFERENCE, Readings, Runner, rectangle, register_sites, registered_sites
+from gandid.interventions import REFERENCE, Readings, Runner, covered, register_sites, registered_sites
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
@@ -202,7 +202,8 @@ class Worker:
         shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
         rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
-        within = rectangle(self.experiment.region or (0, 0, 1, 1), self.runner.image_size).to(self.device) >= 0.5
+        size = self.runner.image_size
+        within = covered(self.experiment.region, size).reshape(size).to(self.device) >= 0.5
         for layout in self.experiment.layouts(block):
             labels: list[list[Tensor]] = [[] for _ in segmenters]
             chances: list[list[Tensor]] = [[] for _ in segmenters]

@@ -106,7 +106,7 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
             [
                 *(str(run.attrs[name]) for name in ("generator", "layer") if name in run.attrs),
                 count(run.latents, "image"),
-                *([f"region {','.join(f'{end:g}' for end in run.attrs['region'])}"] if "region" in run.attrs else []),
+                *([f"within {run.region}"] if run.region else []),
             ]
         ),
         "unfinished": run.unfinished,

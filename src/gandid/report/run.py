@@ -127,6 +127,14 @@ class Run:
     insertion: xr.Dataset | None
 
     @property
+    def region(self) -> str:
+        """To which part of an image the edit is limited, in words; "" where to none."""
+        found = self.attrs.get("region", "")
+        if isinstance(found, str):
+            return found and f"the mask {found}"
+        return f"{','.join(f'{end:g}' for end in found)} (shares of width and height)"
+
+    @property
     def targets(self) -> list[str]:
         """The targets, in the panel's order."""
         return list(self.units)
