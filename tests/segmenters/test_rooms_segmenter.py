@@ -109,7 +109,7 @@ def test_the_shipped_weights_also_load_by_path(segmenter):
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(UsageError, match="unknown segmenter 'bathrooms': the names are rooms"):
+    with pytest.raises(UsageError, match=r"unknown segmenter 'bathrooms': did you mean 'rooms'\? the names are rooms"):
         load_segmenter("bathrooms")
 
 
