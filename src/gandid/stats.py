@@ -208,7 +208,7 @@ def _signs(n: int, flips: int, seed: int) -> np.ndarray:
     return signs
 
 
-def max_t(influences: np.ndarray, degrees: float, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> float:
+def max_t(influences: np.ndarray, degrees: float, level: float = 0.95) -> float:
     """The quantile of the largest of several t values that are computed from the same latents (Hothorn, Bretz and Westfall 2008).
 
     Parameters
@@ -219,13 +219,11 @@ def max_t(influences: np.ndarray, degrees: float, level: float = 0.95, draws: in
         Degrees of freedom; infinite below 1.
     level
         The probability with which all S estimates lie within so many standard errors of their truths.
-    draws, seed
-        Of the simulation.
     """
     if degrees < 1:
         return np.inf
     values, axes = np.linalg.eigh(np.corrcoef(influences.T).reshape(influences.shape[1], -1))
-    rng = np.random.default_rng(seed)
+    rng, draws = np.random.default_rng(0), 10_000
     normal = rng.standard_normal((draws, len(values))) @ (axes * np.sqrt(np.maximum(values, 0))).T
     largest = np.abs(normal).max(axis=1) / np.sqrt(rng.chisquare(degrees, draws) / degrees)
     return float(np.quantile(largest, level))
@@ -267,20 +265,16 @@ def welch_z(gap: np.ndarray, variances: tuple[np.ndarray, np.ndarray], n: tuple[
 
 
 def detectable(
-    se: np.ndarray,
-    n: np.ndarray | int,
-    carriers: np.ndarray | float = np.inf,
-    level: float = 0.95,
-    power: float = POWER,
+    se: np.ndarray, n: np.ndarray | int, carriers: np.ndarray | float = np.inf, level: float = 0.95
 ) -> np.ndarray:
-    """The effect that a two-sided t test at level ``1 - level`` finds with probability `power`, in the unit of `se`.
+    """The effect that a two-sided t test at level ``1 - level`` finds with probability `POWER`, in the unit of `se`.
 
     The minimum detectable effect of Bloom 1995, ``(t_{(1 + level) / 2} + t_power) se`` with the degrees of freedom of `t_interval`: it
     comes from the error alone, so that it does not depend on what was found. Where nothing differed in n latents, what differs in
     fewer than 3 / n of them cannot be told from nothing (rule of three, of shares at a level of 95 %). NaN below two latents.
     """
     degrees = _degrees(n, carriers)
-    quantiles = stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + stats.t.ppf(power, np.maximum(degrees, 1))
+    quantiles = stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + stats.t.ppf(POWER, np.maximum(degrees, 1))
     found = np.where(degrees > 0, quantiles, np.inf) * np.where(np.asarray(se) == 0, 1.0, se)
     found = np.where(np.asarray(se) == 0, np.minimum(3 / np.maximum(n, 1), 1.0), found)
     return np.where(np.asarray(n) > 1, found, np.nan)

@@ -60,16 +60,16 @@ def same(one, other):
 def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, second):
     store = tmp_path / "run"
     steps = [
-        ({}, {("study", (0,)): 40, ("distance", (0,)): 40, ("strength", (0,)): 2 * 40}),
+        ({}, {("study", (0,)): 40, ("distance", (0,)): 40, ("strength", (0,)): 40}),
         ({"placebos": 1}, {("placebos", (0,)): 40}),
         ({"dose": (0, 0.5, 1)}, {("dose", (0,)): 40}),
         ({"sites": "shapley"}, {}),  # of the only site, the study has every coalition
         ({"strength": (0.5, 1)}, {("strength", (0,)): 40, ("surface", (0,)): 40}),  # of the other held arms
-        ({"second_segmenter": second}, {("study", (1,)): 40, ("strength", (1,)): 3 * 40}),
+        ({"second_segmenter": second}, {("study", (1,)): 40, ("strength", (1,)): 2 * 40}),
         ({"placebos": 2, "dose": (0.8,)}, {("placebos", (0,)): 40, ("dose", (0,)): 40, ("surface", (0,)): 40}),
         (
             {"latents": 80},
-            {("study", (0, 1)): 40, ("distance", (0,)): 40, ("strength", (0, 1)): 3 * 40}
+            {("study", (0, 1)): 40, ("distance", (0,)): 40, ("strength", (0, 1)): 2 * 40}
             | {("dose", (0,)): 80, ("surface", (0,)): 80, ("placebos", (0,)): 48},
         ),
         ({"latents": 80}, {}),
@@ -100,7 +100,7 @@ def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, sec
 def test_a_second_segmenter_catches_up_with_a_growing_run(tmp_path, second):
     run(tmp_path / "run", latents=20)
     panel, made = run(tmp_path / "run", latents=40, second_segmenter=second)
-    strength = {("strength", (0,)): 2 * 20, ("strength", (1,)): 2 * 40}
+    strength = {("strength", (0,)): 20, ("strength", (1,)): 40}
     assert made == {("study", (0,)): 20, ("study", (1,)): 40, ("distance", (0,)): 20} | strength
     xr.testing.assert_identical(panel, run(None, second_segmenter=second)[0])
 
@@ -114,7 +114,7 @@ def test_a_merged_run_is_extended_as_a_whole_one(tmp_path, second):
     own["arm"] = own["arm"].values.tolist()
     xr.testing.assert_equal(merged, own)
     (extended, made), (other, _) = (run(tmp_path / name, placebos=1) for name in ("merged", "whole"))
-    assert made == {("placebos", (0,)): 40, ("distance", (0,)): 40, ("strength", (0, 1)): 2 * 40}
+    assert made == {("placebos", (0,)): 40, ("distance", (0,)): 40, ("strength", (0, 1)): 40}
     xr.testing.assert_identical(extended, other)
     turned = merge([tmp_path / "part-2", tmp_path / "part-1"], tmp_path / "turned")
     assert turned["latent"].values.tolist() == [*range(20, 40), *range(20)]

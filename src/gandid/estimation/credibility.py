@@ -17,7 +17,6 @@ from gandid.panel.arms import EXACT_CONTROLS
 from gandid.stats import bonferroni, signed_z
 
 OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %
-UNUSED = ["site", "segmenter", "p", "q", "se", "se_live", "se_held", "detectable", "cs_low", "cs_high", "moved", "n"]
 LATENTS = 4096  # of which a placebo object is dealt out to the holes
 
 
@@ -25,7 +24,7 @@ def credibility(
     contents: Contents, sums: Sums, frame: pd.DataFrame, confusion: pd.DataFrame | None, bounds: Bounds
 ) -> list[Row]:
     """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
-    frame = frame[frame["contrast"] != "did"].drop(columns=UNUSED, errors="ignore")
+    frame = frame[frame["contrast"] != "did"]
     about = frame[(frame["outcome"] == "removed") | (frame["kind"] == "together")]
     found = [*_placebo_object(contents), *_baseline_area(contents, sums)]
     doses = about[about["contrast"].isin(["dose", "step", "departure"])]

@@ -126,19 +126,8 @@ class Effects:
         more |= self.frame["contrast"].eq("networks") & self.frame[["dose", "segmenter"]].apply(tuple, axis=1).isin(own)
         rows = self.frame[self.frame["contrast"].eq("did") | more]
         rows = rows[rows["kind"] == rows["outcome"].map(kind)]
-        columns = [
-            "target",
-            "outcome",
-            "arm",
-            "tau_live",
-            "tau_held",
-            "did",
-            "ci_low",
-            "ci_high",
-            "verdict",
-            "supported",
-            "n",
-        ]
+        columns = ["target", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high"]
+        columns += ["verdict", "supported", "n"]
         order = {name: place for place, name in enumerate(self.targets)}
         return rows[columns].sort_values("target", key=lambda name: name.map(order), kind="stable", ignore_index=True)
 

@@ -45,12 +45,12 @@ def distilled(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 ends |= {f"{name}_low": gap.value - size for name, size in half.items()}
                 ends |= {f"{name}_high": gap.value + size for name, size in half.items()}
                 about: dict[str, Any] = {
-                    "target": target,
-                    "outcome": outcome,
+                    "contrast": "networks",
                     "control": "distilled",
                     "held": "networks",
+                    "arm": "distilled",
                 }
-                about |= {"contrast": "networks", "arm": "distilled", "dose": dose, "segmenter": contents.segmenters[s]}
+                about |= {"target": target, "outcome": outcome, "dose": dose, "segmenter": contents.segmenters[s]}
                 columns = sides(found, weights.clip(min=0) @ at, -weights.clip(max=0) @ at, level)
                 yield rows(found, about, columns | ends | {"p_t": np.array(np.nan), "n": np.array(len(arms))})
 

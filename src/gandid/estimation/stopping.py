@@ -64,12 +64,8 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
             few = value + share_at_most(discordant / contents.size, sums.weight[t, held] / contents.size, level)
             many = sequence_half_width(estimate.se[:, 0], sums.either[t, held], carriers, level)
             half = np.where(n == 0, np.inf, np.where(carriers < CARRIERS, few, many))
-            columns = {
-                "did": estimate.value,
-                "half_width": half[:, None],
-                "n": n[:, None],
-                "carriers": carriers[:, None],
-            }
+            columns = {"did": estimate.value, "half_width": half[:, None], "n": n[:, None]}
+            columns["carriers"] = carriers[:, None]
             found.append(rows(part, labels(contents.regimes, target, outcome), columns))
     return pd.concat(found, ignore_index=True)[COLUMNS] if found else pd.DataFrame(columns=COLUMNS)
 

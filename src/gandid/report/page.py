@@ -25,7 +25,7 @@ from gandid.text import count, number, percent, slugs, type_of
 ASKS = {
     "target_seen": "Are there enough images for an interval?",
     "distance": "Are the held images no further from the live ones than a fifth less of the ablation brings them?",
-    "ranking": "Would another ranking have chosen the same units?",
+    "ranking": "Would another ranking have chosen the same units, or units that do the same?",
     "strain": "Are held statistics within the range in which they move between unedited images?",
     "baseline_gap": "Does holding leave the unedited image as it is?",
     "placebo_site": "Does holding a site before the edit change nothing?",
