@@ -1,27 +1,35 @@
 """How near gandid comes to what the bare networks can do, and how far from the loop that one would write by hand.
 
-    python benchmarks/limit.py [--size 64] [--latents 8] [--repeats 3] [--threads 1]
+    python benchmarks/limit.py [--size 64] [--latents 16] [--repeats 3] [--threads 1]
 
-Three ways to the same labels, in turn, of the same latents and weights: the *loop*, one hooked pass of the whole generator and one
-segmentation for each unit or arm, 25 latents at a time; *gandid*, with all that it measures besides; and the *networks*, the rest of
-the generator and the segmenter on so many rows without any bookkeeping, at the best of some numbers of rows. Prints images per
-second of processor time, by medians, and ratios. At 64 px the networks are the embedded rooms; at 256 px they have the shapes of the
-LSUN models and of SegFormer-B0, and their weights are random.
+Three ways to the same labels, in turn, of the same latents and weights: the *loop* of public code, one hooked pass of the whole
+generator and one segmentation for each unit or arm, 25 latents at a time; *gandid*, with all that it measures besides; and the
+*networks*, the rest of the generator and the segmenter on so many rows without any bookkeeping, at the best of some numbers of rows.
+The loop has a process of its own, with the memory that a process has by itself, and its generator doubles maps and then convolves, with
+weights that are scaled in every pass, as that of GAN Dissection does. Prints images per second of processor time, by medians, and
+ratios. At 64 px the networks are the embedded rooms; at 256 px they have the shapes of the LSUN models and of SegFormer-B0, and their
+weights are random: `--size 256 --latents 1 --repeats 1` takes a few minutes.
 """
 
 import argparse
 import contextlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from real_size import make
 
 import gandid
+from gandid.generators.pggan import EqualConv2d
+from gandid.latents import latents
 from gandid.measure.diagnosis import CHECKED
+from gandid.measure.features import FEATURED
 from gandid.measure.worker import Task, Worker
 from gandid.ranking.journal import Journal
 from gandid.ranking.rankings import Ablations, area
@@ -40,18 +48,30 @@ class Taken:
         yield from ()
 
 
-def loop(study, z, edits, classes):
-    """The public way: for each edit a pass of all layers with a hook that zeroes its units, a segmentation, and a count."""
-    generator = study.generator
-    for units in edits:
+def convolve(layer, x, resample=None):
+    """`EqualConv2d.forward` as public code has it: nearest neighbours, then a convolution; weights are scaled in every pass."""
+    if resample == "up":
+        x = F.interpolate(x, scale_factor=2)
+    return F.conv2d(x, layer.weight * layer.scale, layer.bias, padding=layer.padding)
 
-        def zero(module, args, output, units=units):
-            output[:, list(units)] = 0
 
-        handle = generator.get_submodule(study.layer).register_forward_hook(zero)
-        for part in z.split(BATCH):
-            np.bincount(study.segmenter(generator(part)).numpy().ravel(), minlength=classes)
-        handle.remove()
+def loop(networks, layer, n):
+    """Seconds per image of the public way: for each edit all layers, with a hook that zeroes units, a segmentation, and a count."""
+    (generator, segmenter), edits = networks, [range(first, first + UNITS) for first in range(0, 4 * UNITS, UNITS)]
+    z = latents(0, range(n), generator.latent_dim)
+
+    def work():
+        for units in edits:
+
+            def zero(module, args, output, units=units):
+                output[:, list(units)] = 0
+
+            handle = generator.get_submodule(layer).register_forward_hook(zero)
+            for part in z.split(BATCH):
+                np.bincount(segmenter(generator(part)).numpy().ravel(), minlength=len(segmenter.classes))
+            handle.remove()
+
+    return seconds(work) / (n * len(edits))
 
 
 def seconds(work):
@@ -85,55 +105,74 @@ def ranked(study, n):
         before = area(study.segmenter(study.generator(z)), classes).numpy()
     sweep = Ablations([(study.runner, study.segmenter)], z, before, study.rows, Journal(None), lambda done: None)
     latent, unit = np.divmod(np.arange(n * units), units)
-    ours = seconds(lambda: sweep.drops(latent, unit)) / len(unit)
-    some = [(int(number),) for number in unit[: max(1, units // n)]]
-    return ours, seconds(lambda: loop(study, z, some, classes)) / (len(some) * n)
+    return seconds(lambda: sweep.drops(latent, unit)) / len(unit)
 
 
 def measured(study, targets, n):
-    """Seconds per image of a study's own arms, by gandid and by the loop, which holds nothing."""
+    """Seconds per image of a study's own arms: of its first latents, whose images have features, and of later ones."""
     taken = Taken()
     with contextlib.suppress(gandid.GandidError):  # nothing was measured
         study.run(targets, latents=n, executor=taken)
     worker, images = Worker(taken.setting), taken.setting.experiment.images(taken.setting.experiment.study)
     worker.measure(Task(0, (0,), 0, (0,), 0))  # the first pass through anything is slower than the others
-    first = CHECKED  # before it come the latents of the exact checks
-    ours = seconds(lambda: worker.measure(Task(0, tuple(range(first, first + n)), 0, (0,), 0))) / (n * images)
-    z, edits = study.latents(range(min(n, BATCH))), list(targets.values())
-    return ours, seconds(lambda: loop(study, z, edits, len(study.segmenter.classes))) / (len(z) * len(edits))
+    # Before the first of them come the latents of the exact checks.
+    starts = range(CHECKED, CHECKED + n), range(FEATURED, FEATURED + n)
+    return [
+        seconds(lambda some=some: worker.measure(Task(0, tuple(some), 0, (0,), 0))) / (n * images) for some in starts
+    ]
+
+
+def loaded(size, folder):
+    """The networks, the layer, and the units of some targets; those of real size are made in a folder, unless they are there."""
+    if size == 64:
+        networks = gandid.load_generator("rooms"), gandid.load_segmenter("rooms")
+        names = [name for name in networks[1].classes if name not in (*networks[1].background, "unknown")]
+        return networks, "layer4", {name: tuple(range(UNITS * i, UNITS * (i + 1))) for i, name in enumerate(names)}
+    seen = folder / "seen"
+    if not seen.is_file():
+        seen.write_text("\n".join(make(folder)[:3]))
+    segmenter = gandid.load_segmenter(folder / "segformer", background=())
+    targets = {name: tuple(range(UNITS)) for name in seen.read_text().splitlines()}
+    return (gandid.load_generator(folder / "generator.safetensors"), segmenter), "layer4", targets
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 64), ("latents", 8), ("repeats", 3), ("threads", 1)):
+    for name, default in (("size", 64), ("latents", 16), ("repeats", 3), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)  # the folder: this is the loop's own process
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    if asked.size == 64:
-        study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"))
-        targets = {name: tuple(range(UNITS * i, UNITS * (i + 1))) for i, name in enumerate(study.objects)}
-    else:
-        with tempfile.TemporaryDirectory() as name:
-            seen = make(Path(name))[:3]
-            networks_of = gandid.load_generator(Path(name) / "generator.safetensors"), Path(name) / "segformer"
-            study = gandid.Study(networks_of[0], gandid.load_segmenter(networks_of[1], background=()), layer="layer4")
-        targets = {name: tuple(range(UNITS)) for name in seen}
-    most = 128 if asked.size == 64 else 4
-    took = {"networks": [], "ranking": [], "measuring": []}
-    for _ in range(asked.repeats):
-        took["networks"].append(networks(study, most))
-        took["ranking"].append(ranked(study, asked.latents))
-        took["measuring"].append(measured(study, targets, asked.latents))
-    middle = {rows: statistics.median(each[rows] for each in took["networks"]) for rows in took["networks"][0]}
-    rows = min(middle, key=middle.__getitem__)
-    print("networks alone, images per second by rows:", ", ".join(f"{r}: {1 / s:.1f}" for r, s in middle.items()))
-    for what in ("ranking", "measuring"):
-        ours, theirs = (statistics.median(each) for each in zip(*took[what], strict=True))
-        print(
-            f"{what:<10} loop {1 / theirs:7.1f}, gandid {1 / ours:7.1f}, networks {1 / middle[rows]:7.1f}: "
-            f"{theirs / ours:.2f} of the loop, {middle[rows] / ours:.2f} of the networks at {rows} rows"
-        )
+    if asked.loop:
+        EqualConv2d.forward = convolve
+        parts, layer, _ = loaded(asked.size, asked.loop)
+        loop(parts, layer, 1)
+        print(loop(parts, layer, asked.latents))
+        return
+    took = {name: [] for name in ("networks", "loop", "ranking", "measuring")}
+    with tempfile.TemporaryDirectory() as folder:
+        parts, layer, targets = loaded(asked.size, Path(folder))
+        study = gandid.Study(*parts, layer=layer)
+        again = [sys.executable, __file__, "--loop", folder, "--size", str(asked.size)]
+        again += ["--latents", str(asked.latents), "--threads", str(asked.threads)]
+        for _ in range(asked.repeats):
+            took["networks"].append(networks(study, 128 if asked.size == 64 else 4))
+            took["ranking"].append(ranked(study, asked.latents))
+            took["measuring"].append(measured(study, targets, asked.latents))
+            took["loop"].append(float(subprocess.run(again, check=True, capture_output=True, text=True).stdout))
+    alone = {rows: statistics.median(each[rows] for each in took["networks"]) for rows in took["networks"][0]}
+    rows, theirs = min(alone, key=alone.__getitem__), statistics.median(took["loop"])
+    first, later = (statistics.median(each) for each in zip(*took["measuring"], strict=True))
+    print("networks alone, images per second by rows:", ", ".join(f"{r}: {1 / s:.1f}" for r, s in alone.items()))
+    print(f"the loop: {1 / theirs:.1f} images per second, {alone[rows] / theirs:.2f} of the networks at {rows} rows")
+    ours = {
+        "exact ablations": statistics.median(took["ranking"]),
+        "arms": later,
+        f"arms of the first {FEATURED}": first,
+    }
+    for what, each in ours.items():
+        print(f"{what:<21} {1 / each:7.1f}: {theirs / each:5.2f} of the loop, {alone[rows] / each:.2f} of the networks")
 
 
 if __name__ == "__main__":
