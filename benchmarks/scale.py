@@ -3,11 +3,14 @@
     python benchmarks/scale.py [--latents 200]
 
 Runs the arms of one study of the embedded rooms in this process, on a Ray cluster of one core with one worker, and on one of
-two cores with two workers, side by side in one run, and compares the panels. Then writes a panel of the size of a study of ADE20K's
-classes and prints how many latents per second the writer takes.
+two cores with two workers, side by side in one run, and compares the panels. Then measures how the processor time of arms grows with
+their latents and their number, and that of the exact ranking with the units, as slopes on logarithmic axes: 1 is linear. At last it
+writes a panel of the size of a study of ADE20K's classes and prints how many latents per second the writer takes. `--latents 0` leaves
+the workers out.
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -19,9 +22,12 @@ import xarray as xr
 
 import gandid
 from gandid.measure.executors import Local, Ray
+from gandid.measure.worker import Task, Worker
 from gandid.panel.arms import study_block
 from gandid.panel.schema import Classes, empty_panel
 from gandid.panel.store import PanelStore
+from gandid.ranking.journal import Journal
+from gandid.ranking.rankings import Ablations, area
 
 UNITS = {"painting": list(range(20)), "rug": list(range(20, 40))}
 
@@ -67,6 +73,59 @@ def arms(latents: int) -> dict[str, tuple[float, xr.Dataset]]:
     return results
 
 
+class Kept:
+    """An executor that measures nothing, and keeps what a worker needs."""
+
+    def map(self, setting, tasks):
+        """See `gandid.measure.executors.Executor`."""
+        self.setting = setting
+        yield from ()
+
+
+def slopes(study) -> dict[str, tuple[dict[int, float], float]]:
+    """Seconds of processor time by the size of what is measured, and the slope of their logarithms; least of three."""
+    torch.set_num_threads(1)
+    first, objects = 128, study.objects  # before it, latents are measured in more ways
+
+    def worker(targets: int):
+        kept = Kept()
+        with contextlib.suppress(gandid.GandidError):  # nothing was measured
+            study.run({name: list(range(20)) for name in objects[:targets]}, latents=1, executor=kept)
+        return Worker(kept.setting)
+
+    def arms(one, latents: int) -> None:
+        one.measure(Task(0, tuple(range(first, first + latents)), 0, (0,), 0))
+
+    few, workers = worker(1), {targets: worker(targets) for targets in (1, 2, 4, 6)}
+    z, classes = study.latents(range(4), "ranking"), len(study.segmenter.classes)
+    before = area(study.segmenter(study.generator(z)), classes).numpy()
+    sweep = Ablations([(study.runner, study.segmenter)], z, before, study.rows, Journal(None), lambda done: None)
+
+    def units(count: int) -> None:
+        latent, unit = np.divmod(np.arange(len(z) * count), count)
+        sweep.drops(latent, unit)
+
+    images = {one.experiment.images(one.experiment.study): one for one in workers.values()}
+    asked = {
+        "latents": ((25, 50, 100, 200), lambda size: arms(few, size)),
+        "row blocks": (tuple(images), lambda size: arms(images[size], 24)),
+        "units": ((16, 32, 64, 128), units),
+    }
+    found = {}
+    for name, (sizes, work) in asked.items():
+        took = {size: min(seconds(lambda size=size, work=work: work(size)) for _ in range(3)) for size in sizes}
+        found[name] = took, float(np.polyfit(np.log(list(took)), np.log(list(took.values())), 1)[0])
+    return found
+
+
+def seconds(work) -> float:
+    """Processor time of a piece of work."""
+    start = time.process_time()
+    with torch.inference_mode():
+        work()
+    return time.process_time() - start
+
+
 def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: int = 256) -> float:
     """Latents per second that can be appended to a panel with four arms."""
     rng = np.random.default_rng(0)
@@ -102,14 +161,17 @@ def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: in
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=200)
+    latents = parser.parse_args().latents
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    results = arms(parser.parse_args().latents)
-    base = results["1 Ray worker, one core each"][0]
-    first = next(iter(results.values()))[1]
+    study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"))
+    for name, (took, slope) in slopes(study).items():
+        print(f"{name:<10} slope {slope:.2f}:", ", ".join(f"{size}: {each:.2f} s" for size, each in took.items()))
+    results = arms(latents) if latents else {}
     for name, (speed, panel) in results.items():
+        base, (_, first) = results["1 Ray worker, one core each"][0], next(iter(results.values()))
         same = "identical" if panel.identical(first) else "not identical"
         print(f"{name:<34} {speed:6.2f} latents per second, {speed / base:.2f} of one Ray worker; panel {same}")
     print(f"writer: {writer():,.0f} latents per second (20 targets, 4 arms, 150 classes, in chunks of 256)")

@@ -342,9 +342,12 @@ class Execution:
 
     def _examples(self, measured: xr.Dataset) -> dict[str, np.ndarray]:
         study = self.study
-        with arithmetic(study.device, study.dtype):
+
+        def images() -> dict[str, np.ndarray]:
             calibrate(study.runner, self.experiment, study.seed, study.rows)
-            return collect(self.networks, study.segmenter, self.experiment, measured, study.seed)
+            return collect(self.networks, study.segmenter, self.experiment, measured, study.seed, study.rows)
+
+        return study.fitted(images)
 
     def _add_figure(self) -> None:
         """Measure what the figure shows beside the effects, if it is asked for and not there."""

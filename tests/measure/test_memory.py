@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from gandid.generators import Generator
+from gandid.generators.storage import save_generator
 
 PEAK = """
 import resource, sys
@@ -49,11 +53,42 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+def rooms(folder):
+    return ["--latents", "200"]
+
+
+def large(channels):
+    """A run of a generator of so many channels at 4, 8, 16, ... pixels, with random weights."""
+
+    def written(folder):
+        torch.manual_seed(0)
+        save_generator(Generator(channels, 32).eval(), folder / "generator.safetensors")
+        run = [
+            "--generator",
+            "generator.safetensors",
+            "--segmenter",
+            "rooms",
+            "--layer",
+            "layer4",
+            "--control",
+            "capped",
+        ]
+        return [*run, "--latents", "12", "--hold", "first", "--memory", "1GiB"]
+
+    return written
+
+
 @pytest.mark.slow
-def test_a_dry_run_tells_the_peak_of_memory(tmp_path):
+@pytest.mark.parametrize(
+    "asked",
+    [rooms, large((64, 64, 64, 32, 32, 32, 32)), large((64, 64, 64, 32, 32, 16, 16, 8, 8))],
+    ids=[64, 256, 1024],
+)
+def test_a_dry_run_tells_the_peak_of_memory(tmp_path, asked):
+    target = ["--target", "rug" if asked is rooms else "rug=0,1,2,3"]
     told, taken = (
         subprocess.run(
-            [sys.executable, "-c", RUN, "run", "--latents", "200", "--target", "rug", "--out", "run", *more],
+            [sys.executable, "-c", RUN, "run", *asked(tmp_path), *target, "--out", "run", *more],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -61,5 +96,6 @@ def test_a_dry_run_tells_the_peak_of_memory(tmp_path):
         ).stdout
         for more in (["--dry-run"], [])
     )
+    print("told", told, "taken", taken)
     gibibytes = float(re.search(r"memory  about ([\d.]+) GiB", told)[1])
     assert gibibytes * 2**30 == pytest.approx(int(taken.split()[-1]), rel=0.2)

@@ -11,8 +11,8 @@ from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.measure.experiment import Experiment
 from gandid.panel.arms import REFERENCE, STRENGTH, graded
-from gandid.ranking.passes import pictures
-from gandid.segmenters import Segmenter, labelled
+from gandid.ranking.passes import batches, passes, pictures
+from gandid.segmenters import Segmenter
 
 EXAMPLES = 6
 AMONG = 1024  # latents among which they are looked for: those that the panel has first
@@ -35,9 +35,9 @@ def choose(
 
 
 def collect(
-    runners: Mapping[str, Runner], segmenter: Segmenter, experiment: Experiment, panel: xr.Dataset, seed: int
+    runners: Mapping[str, Runner], segmenter: Segmenter, experiment: Experiment, panel: xr.Dataset, seed: int, rows: int
 ) -> dict[str, np.ndarray]:
-    """Images, labels and gain of the chosen latents in every arm of the study (docs/panel.md, "Examples").
+    """Images, labels and gain of the chosen latents in every arm of the study (docs/panel.md, "Examples"), `rows` images at once.
 
     The later controls are left out of the choice: `frozen` first of all makes artefacts, which would fill the strip.
     """
@@ -70,12 +70,14 @@ def collect(
                 for stream in ("effects", "donors")
             )
             arms = [experiment.arm(target if study[a].edit else None, study[a]) for a in places]
-            made, readings = its.read(z, arms, donors=donors if experiment.resamples else None)
-            seen = labelled(segmenter, made.flatten(0, 1)).unflatten(0, made.shape[:2]).transpose(0, 1)
-            images[t, : len(shown)][:, places] = pictures(made).swapaxes(0, 1)
-            labels[t, : len(shown)][:, places] = seen.cpu().numpy()
-            if network == "own":
-                gain[t, : len(shown)] = readings.gain(runner.downstream[0], 1).cpu().numpy()
+            for batch in batches(len(shown), rows):
+                others = donors[batch] if experiment.resamples else None
+                for which, made, seen in passes(its, segmenter, z[batch], arms, rows, others):
+                    images[t, batch][:, places[which]] = pictures(made).swapaxes(0, 1)
+                    labels[t, batch][:, places[which]] = seen.transpose(0, 1).cpu().numpy()
+                if network == "own":
+                    _, readings = its.read(z[batch], arms[:2], donors=others)
+                    gain[t, batch] = readings.gain(runner.downstream[0], 1).cpu().numpy()
     return {
         "targets": np.array(targets),
         "arms": np.array(names),

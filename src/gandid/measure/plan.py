@@ -91,9 +91,9 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         # The first pass through anything is slower than the others.
         study.execute(small.model_copy(update={"latents": 1}), store=store, executor=first)
         experiment = first.setting.experiment
-        count = max(
-            1, min(CHUNKS * study.workers * chunk_length(first.setting.batch, n), n - 1, round(SECONDS / first.seconds))
-        )
+        # At least a batch: the peak of memory is that of whole ones.
+        most, few = CHUNKS * study.workers * chunk_length(first.setting.batch, n), round(SECONDS / first.seconds)
+        count = max(1, min(n - 1, most, max(first.setting.batch, few)))
         before, start = _size(store / "panel.zarr"), time.perf_counter()
         study.execute(small.model_copy(update={"latents": 1 + count}), store=store, executor=clock, finish=finish)
         after = time.perf_counter() - start - clock.seconds
