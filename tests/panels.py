@@ -81,7 +81,7 @@ def make_panel(
     """
     rng = np.random.default_rng(seed)
     segmenters = 1 if second is None else 2
-    study = study_block([(c, h) for c in controls for h in holds], networks, 1.0, segmenters)
+    study = study_block([(c, h) for c in controls for h in holds], networks)
     blocks = [
         study,
         *strength_blocks(study, strengths, doses),

@@ -23,13 +23,13 @@ from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_
 from gandid.interventions import Edit, Runner
 from gandid.measure.examples import collect
 from gandid.measure.executors import Executor
-from gandid.measure.experiment import Experiment, ablations, classes_of, restored_edits
+from gandid.measure.experiment import Experiment, ablations, restored_edits
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, moments, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
 from gandid.panel.arms import Block, extra_blocks, graded, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
-from gandid.panel.schema import PARTS, PRESENCE, blocks_of
+from gandid.panel.schema import PARTS, PRESENCE, Classes, blocks_of
 from gandid.panel.store import PanelStore
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
@@ -226,7 +226,10 @@ class Execution:
         self, experiment: Experiment, segmenters: Mapping[str, Segmenter], energy: np.ndarray, attrs: Mapping[str, Any]
     ) -> xr.Dataset:
         """The empty panel of an experiment."""
-        classes = {name: classes_of(one, runs.fingerprint(one)) for name, one in segmenters.items()}
+        classes = {
+            name: Classes(tuple(one.classes), tuple(one.background), runs.fingerprint(one))
+            for name, one in segmenters.items()
+        }
         return experiment.panel(self.study.runner, classes, energy, attrs)
 
     # Measuring

@@ -17,11 +17,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Network = TypeVar("Network")
 
-KNOWN = (
-    "gandid",
-    "torch",
-    "transformers",
-)  # whose modules are functions of their weights: a copy may run beside another
+# Whose modules are functions of their weights: a copy may run beside another.
+KNOWN = ("gandid", "torch", "transformers")
 AHEAD = 2  # items per thread that may be under way or wait for an earlier one
 
 

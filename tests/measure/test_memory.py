@@ -73,17 +73,13 @@ def large(channels):
             "--control",
             "capped",
         ]
-        return [*run, "--latents", "12", "--hold", "first", "--memory", "1GiB"]
+        return [*run, "--latents", "6", "--hold", "first", "--memory", "1GiB"]
 
     return written
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "asked",
-    [rooms, large((64, 64, 64, 32, 32, 32, 32)), large((64, 64, 64, 32, 32, 16, 16, 8, 8))],
-    ids=[64, 256, 1024],
-)
+@pytest.mark.parametrize("asked", [rooms, large((64, 64, 64, 32, 32, 32, 32))], ids=[64, 256])
 def test_a_dry_run_tells_the_peak_of_memory(tmp_path, asked):
     target = ["--target", "rug" if asked is rooms else "rug=0,1,2,3"]
     told, taken = (
@@ -96,6 +92,5 @@ def test_a_dry_run_tells_the_peak_of_memory(tmp_path, asked):
         ).stdout
         for more in (["--dry-run"], [])
     )
-    print("told", told, "taken", taken)
     gibibytes = float(re.search(r"memory  about ([\d.]+) GiB", told)[1])
     assert gibibytes * 2**30 == pytest.approx(int(taken.split()[-1]), rel=0.2)

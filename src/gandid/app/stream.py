@@ -14,10 +14,10 @@ from gandid.app.models import Model
 from gandid.app.state import LATENTS, State
 from gandid.estimation import did
 from gandid.estimation.bounds import SUPPORT
-from gandid.measure.experiment import Experiment, classes_of
+from gandid.measure.experiment import Experiment
 from gandid.measure.worker import Setting, Task, Worker, facts
 from gandid.panel.arms import near, study_block
-from gandid.panel.schema import PRESENCE
+from gandid.panel.schema import PRESENCE, Classes
 from gandid.panel.store import PanelStore
 from gandid.verdicts import SOLID
 
@@ -55,7 +55,7 @@ def tallies(model: Model, state: State) -> Iterator[Tally]:
         None,
         experiment.panel(
             runner,
-            {"segmenter": classes_of(model.segmenter)},
+            {"segmenter": Classes(tuple(model.segmenter.classes), tuple(model.segmenter.background))},
             np.ones((1, 1)),
             {"image_pixels": int(np.prod(runner.image_size)), "presence": PRESENCE, "alpha": state.alpha},
         ),

@@ -13,7 +13,6 @@ import xarray as xr
 from gandid.interventions import Arm, Edit, Rectangle, Runner, ablate
 from gandid.panel.arms import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 from gandid.panel.schema import Classes, empty_panel
-from gandid.segmenters import Segmenter
 
 Edits = Mapping[str, Edit]  # by target
 
@@ -155,18 +154,15 @@ class Experiment:
     ) -> xr.Dataset:
         """The empty panel of this experiment; `energy` is (draws, target), in the order of the edits."""
         networks, draws = self.networks, list(dict.fromkeys(draw for _, draw in self.edits))
-        edits = {
-            (networks.index(network), draws.index(draw)): list(own.values())
-            for (network, draw), own in self.edits.items()
-        }
         rank = max(len(edit.units) for edit in self.own.values())
         shape = len(networks), len(draws), len(self.targets), rank
         units, values = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
-        for (network, draw), own in edits.items():
-            for t, edit in enumerate(own):
-                units[network, draw, t, : len(edit.units)] = edit.units
+        for (network, draw), own in self.edits.items():
+            for t, edit in enumerate(own.values()):
+                at = networks.index(network), draws.index(draw), t, slice(len(edit.units))
+                units[at] = edit.units
                 if edit.values is not None:
-                    values[network, draw, t, : len(edit.units)] = edit.values
+                    values[at] = edit.values
         without = {"placebo_gap": runner.upstream and not self.resamples, "shared": "soft" not in attrs}
         return empty_panel(
             self.blocks,
@@ -212,8 +208,3 @@ def ablations(
 ) -> dict[str, Edit]:
     """The edit of every target; `means` (C,) are those of mean ablation."""
     return {target: ablate(tuple(own), kind, means=means, alpha=alpha, region=region) for target, own in units.items()}
-
-
-def classes_of(segmenter: Segmenter, fingerprint: str = "") -> Classes:
-    """What the panel says of a segmenter."""
-    return Classes(tuple(segmenter.classes), tuple(segmenter.background), fingerprint)

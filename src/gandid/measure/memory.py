@@ -22,7 +22,7 @@ CPU_ROWS = 64  # images made at once by each thread of a CPU: more of them are n
 MOST_ROWS_GPU = 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h: no block but of the one heap, which never shrinks
 SHARE = 0.5  # of the free memory, unless told otherwise
-SLACK = 1.5  # what the libraries under PyTorch take for themselves, beside the tensors that are counted
+SLACK = 2.25  # what the libraries under PyTorch take for themselves, beside the tensors that are counted, measured at 256 px
 
 
 def rows_that_fit(runner: Runner, segmenter: Segmenter, z: Tensor, budget: int | None = None) -> int:

@@ -160,7 +160,7 @@ class Worker:
         batch = self.setting.batch if task.block == 0 else self.experiment.batch(block, self.rows, LATENTS_TOGETHER)
         step = max(1, min(batch, self.rows // 2))  # each latent comes with its reference arm at least
         segmenters = [self.setting.segmenters[place] for place in task.segmenters]
-        diagnosed = block.diagnosed and 0 in task.segmenters
+        diagnosed = block.name == STUDY and 0 in task.segmenters
         with arithmetic(self.device, self.setting.dtype):
             parts = [self._batch(block, some, segmenters, diagnosed) for some in chunked(task.numbers, step)]
             rows = _joined(parts)
@@ -238,13 +238,7 @@ class Worker:
                 rows["features"] = blank
         return rows
 
-    def _wanted(
-        self,
-        group: Sequence[tuple[str | None, Coordinates]],
-        original: Tensor,
-        numbers: Sequence[int],
-        block: Block,
-    ) -> np.ndarray:
+    def _wanted(self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block) -> np.ndarray:
         """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image shows the target."""
         classes, first = self.setting.segmenters[0].classes, np.array(numbers) < FEATURED
         shown: dict[str | None, np.ndarray] = {

@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from gandid.panel.coalitions import EXACT, ORDERS, coalitions, sampled_weights
 
-EXACT_CONTROLS = (
-    "capped",
-    "frozen",
-)  # without an edit, holding by them changes nothing: their baseline is the reference
+# Without an edit, holding by them changes nothing: their baseline is the reference.
+EXACT_CONTROLS = ("capped", "frozen")
 # Names of blocks.
 STUDY, DISTANCE, STRENGTH, DOSE, SURFACE = "study", "distance", "strength", "dose", "surface"
 SITES, PLACEBOS, RANKING = "sites", "placebos", "ranking"
@@ -106,10 +104,6 @@ class Block(NamedTuple):
     arms: tuple[Coordinates, ...]
     latents: int
     """How many of the study's latents, the first; 0 means all."""
-    segmenters: tuple[int, ...]
-    """Numbers of the segmenters that label the images; the study's is 0."""
-    diagnosed: bool
-    """Whether strain, gain and the exact checks are measured besides the counts."""
 
     @property
     def seconded(self) -> bool:
@@ -132,19 +126,16 @@ def near(live: Coordinates) -> Coordinates:
     return live._replace(dose=round(NEAR * live.dose, 6))
 
 
-def study_block(
-    held: Sequence[tuple[str, str]], networks: Sequence[str] = (), dose: float = 1.0, segmenters: int = 1
-) -> Block:
+def study_block(held: Sequence[tuple[str, str]], networks: Sequence[str] = (), dose: float = 1.0) -> Block:
     """The study's own arms: reference, live, every held set, every other network, and their unedited arms at last.
 
-    `held` are pairs (control, held), `networks` the names of the others, `dose` is the share of the way to the ablated value, and
-    `segmenters` is how many there are.
+    `held` are pairs (control, held), `networks` the names of the others, and `dose` is the share of the way to the ablated value.
     """
     live = Coordinates(dose=dose)
     edited = [live._replace(control=control, held=which, strength=1.0) for control, which in held]
     edited += [live._replace(network=network) for network in networks]
     unedited = [arm.baseline for arm in edited if not arm.exact]
-    return Block(STUDY, (REFERENCE, live, *edited, *unedited), 0, tuple(range(segmenters)), True)
+    return Block(STUDY, (REFERENCE, live, *edited, *unedited), 0)
 
 
 def dose_blocks(study: Block, doses: Sequence[float]) -> list[Block]:
@@ -273,4 +264,4 @@ def coalition_arm(names: Sequence[str], control: str, held: Sequence[str], sites
 
 def _block(name: str, arms: Sequence[Coordinates]) -> Block:
     latents = LATENTS[name]
-    return Block(name, tuple(arm._replace(latents=latents) for arm in arms), latents, (0,), False)
+    return Block(name, tuple(arm._replace(latents=latents) for arm in arms), latents)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, RANKING, STUDY, SURFACE, Block, Coordinates
+from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, RANKING, SURFACE, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
@@ -158,13 +158,9 @@ def _among(objects: Sequence[str], sets: Sequence[Sequence[str]]) -> np.ndarray:
 def blocks_of(panel: xr.Dataset) -> list[Block]:
     """The blocks that the arms of a panel were measured in; what was added later is one with what it joins once it is measured."""
     arms, names, measured = arm_table(panel), panel["block"].values.tolist(), panel["measured"].values.T.tolist()
-    blocks = []
-    for (name, *_), group in groupby(zip(names, arms, measured, strict=True), lambda one: _apart(*one)):
-        latents = LATENTS[name]
-        members = tuple(arm._replace(latents=latents) for _, arm, _ in group)
-        segmenters = tuple(range(panel.sizes["segmenter"])) if name == STUDY else (0,)
-        blocks.append(Block(name, members, latents, segmenters, name == STUDY))
-    return blocks
+    groups = groupby(zip(names, arms, measured, strict=True), lambda one: _apart(*one))
+    found = [(name, [arm._replace(latents=LATENTS[name]) for _, arm, _ in group]) for (name, *_), group in groups]
+    return [Block(name, tuple(members), LATENTS[name]) for name, members in found]
 
 
 def _apart(name: str, arm: Coordinates, measured: list[int]) -> tuple:

@@ -49,14 +49,6 @@ class Ablations:
     """Called with the work done since the last call; all of a ranking is `n`."""
 
     @property
-    def runner(self) -> Runner:
-        return self.networks[0][0]
-
-    @property
-    def segmenter(self) -> Segmenter:
-        return self.networks[0][1]
-
-    @property
     def together(self) -> int:
         """Ablations that keep every thread busy for some time."""
         return self.rows if len(self.networks) == 1 else 2 * self.rows * len(self.networks)
@@ -90,7 +82,7 @@ class Ablations:
 def exact(ablations: Ablations, weight: float = 1.0) -> dict[str, Any]:
     """Every unit ablated on every latent; `weight` is the part of the progress that this is."""
     n, classes = ablations.area.shape
-    units = ablations.runner.units
+    units = ablations.networks[0][0].units
     block = max(1, ablations.together // units)
     drop = np.empty((n, units, classes), np.float32)
     for start in range(0, n, block):
@@ -108,12 +100,8 @@ def screened(
 
     Returns the variables, and attributes that say what was settled and how many ablations it took.
     """
-    units, segmenter, rows, (n, classes) = (
-        ablations.runner.units,
-        ablations.segmenter,
-        ablations.rows,
-        ablations.area.shape,
-    )
+    (runner, segmenter), (n, classes) = ablations.networks[0], ablations.area.shape
+    units, rows = runner.units, ablations.rows
     names = [name for name in segmenter.classes if name in {*objects, *targets}]
     numbers = np.array([segmenter.classes.index(name) for name in names])
     # Areas and effects decide what is measured next; a ranking that goes on must go by the same, to the last bit.
@@ -143,7 +131,8 @@ def screened(
 def optimized(ablations: Ablations, targets: Sequence[str]) -> dict[str, Any]:
     """As `exact`, and `alpha` of the targets; NaN for other classes."""
     variables = exact(ablations, weight=0.5)
-    units, classes, z = ablations.runner.units, ablations.segmenter.classes, ablations.z
+    (runner, segmenter), z = ablations.networks[0], ablations.z
+    units, classes = runner.units, segmenter.classes
     alpha = np.full((units, len(classes)), np.nan, np.float32)
 
     def step(steps: int) -> None:
@@ -152,7 +141,7 @@ def optimized(ablations: Ablations, targets: Sequence[str]) -> dict[str, Any]:
     for target in targets:
         number = classes.index(target)
         shows = z[torch.from_numpy(ablations.area[:, number] > 0).to(z.device)]
-        learn = partial(optimize, ablations.runner, ablations.segmenter, shows, number, ablations.rows, step)
+        learn = partial(optimize, runner, segmenter, shows, number, ablations.rows, step)
         alpha[:, number] = ablations.journal.take((units,), learn)
     return variables | {"alpha": (PAIR, alpha)}
 
