@@ -4,6 +4,7 @@ from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid.config import StudyConfig
 from gandid.measure.plan import plan
+from gandid.measure.worker import Worker
 from gandid.study import Study
 
 
@@ -26,7 +27,8 @@ def measured(**asked):
     return segmenter.images
 
 
-def test_it_counts_the_images_of_every_kind_of_arm():
+def test_it_counts_the_images_of_every_kind_of_arm(monkeypatch):
+    monkeypatch.setattr(Worker, "_check_unchanged", lambda worker: None)  # looks at two images again after each task
     study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=3)
     plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
     # The reference; live and three held arms, since capped:first is frozen:first. Then another dose, and two strengths.
