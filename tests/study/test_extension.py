@@ -61,10 +61,9 @@ def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, sec
     store = tmp_path / "run"
     steps = [
         ({}, {("study", (0,)): 40, ("distance", (0,)): 40, ("strength", (0,)): 40}),
-        ({"placebos": 1}, {("placebos", (0,)): 40}),
-        ({"dose": (0, 0.5, 1)}, {("dose", (0,)): 40}),
-        ({"sites": "shapley"}, {}),  # of the only site, the study has every coalition
-        ({"strength": (0.5, 1)}, {("strength", (0,)): 40, ("surface", (0,)): 40}),  # of the other held arms
+        ({"placebos": 1, "dose": (0, 0.5, 1)}, {("placebos", (0,)): 40, ("dose", (0,)): 40}),
+        # Of the only site, the study has every coalition; of the other held arms, no strength.
+        ({"sites": "shapley", "strength": (0.5, 1)}, {("strength", (0,)): 40, ("surface", (0,)): 40}),
         ({"second_segmenter": second}, {("study", (1,)): 40, ("strength", (1,)): 2 * 40}),
         ({"placebos": 2, "dose": (0.8,)}, {("placebos", (0,)): 40, ("dose", (0,)): 40, ("surface", (0,)): 40}),
         (
