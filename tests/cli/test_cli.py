@@ -166,8 +166,8 @@ def test_a_study_is_planned_before_it_is_run(tmp_path):
     assert done.status == 0, done.err
     plan = dict(line.split(None, 1) for line in done.out.splitlines())
     # Both controls are one arm at the first site: reference, live and held are made once each.
-    # So are reference and what is compared, of the other dose and of two strengths.
-    assert plan["images"] == str(30 * (3 + 2 + 2 * 2))
+    # So are reference and what is compared, of the other dose, and of two strengths together.
+    assert plan["images"] == str(30 * (3 + 2 + (1 + 2)))
     assert list(tmp_path.iterdir()) == []
 
 

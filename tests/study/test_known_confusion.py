@@ -16,6 +16,6 @@ from gandid.segmenters import confusion
     ],
 )
 def test_a_confusion_is_known_of_rooms_alone(tmp_path, generator, segmenter, known):
-    write_config(tmp_path, {"generator": generator, "segmenter": segmenter})
+    write_config(tmp_path, {"generator": generator, "segmenter": segmenter, "resolved": {}})
     found = known_confusion(tmp_path)
     assert found.equals(confusion("rooms")) if known else found is None
