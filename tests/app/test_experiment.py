@@ -131,6 +131,7 @@ def test_a_later_start_has_the_ranking_and_the_opening_at_once(planted: Model, p
         each.rankings.close()
 
 
+@pytest.mark.slow
 def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:
     state = experiment.settle(State(target="a", hold="all"), planted)
     got = list(tallies(planted, replace(state, units=(0,))))
@@ -152,6 +153,7 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
     assert got[-1].images == LATENTS
 
 
+@pytest.mark.slow
 def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
     state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
     last = list(tallies(planted, replace(state, units=(0,))))[-1]

@@ -109,6 +109,7 @@ def test_a_press_shows_the_next_picture_in_its_place(desk: Reader) -> None:
     desk.until(lambda: desk.js(shown) == pictures)
 
 
+@pytest.mark.slow
 def test_back_and_forward_restore_edits(desk: Reader) -> None:
     first, said = desk.driver.current_url, desk.text("#finding")
     desk.repainted(lambda: desk.slide("#alpha", 0.4))
@@ -151,6 +152,7 @@ def test_insertion_begins_in_the_middle(desk: Reader) -> None:
     assert "region=" not in desk.driver.current_url
 
 
+@pytest.mark.slow
 def test_one_object_is_ablated_while_another_is_inserted(desk: Reader) -> None:
     chips = "return [...document.querySelectorAll('#edits li')].map(e => e.innerText.split('\\n')[0])"
     desk.repainted(lambda: desk.find("#edits button").click())
@@ -170,6 +172,7 @@ def test_one_object_is_ablated_while_another_is_inserted(desk: Reader) -> None:
     assert "Edited besides" not in desk.text("#finding")
 
 
+@pytest.mark.slow
 def test_what_lies_around_leads_there(desk: Reader) -> None:
     current = "return [...document.querySelectorAll('#around [aria-current=true]')].map(e => e.dataset.turn)"
     desk.until(lambda: desk.js(current) == ["number=3", "alpha=1.0", "layer=layer8"])
@@ -278,7 +281,7 @@ def test_the_keyboard_alone_is_enough(desk: Reader) -> None:
     desk.until(lambda: "region=" in desk.driver.current_url)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [pytest.param(390, marks=pytest.mark.slow), 1280])
 def test_everything_fits_and_can_be_read(reader: Reader, page: Served, width: int) -> None:
     reader.screen(width, 844, "dark")
     reader.open(page.at(LINK))

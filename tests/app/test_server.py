@@ -221,6 +221,7 @@ GARBAGE = [
 ]
 
 
+@pytest.mark.slow
 def test_garbage_is_told_to_whom_sends_it_and_to_nobody_else(
     asked: Asking, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

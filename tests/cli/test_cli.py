@@ -281,6 +281,7 @@ def test_a_model_is_described(tmp_path):
     assert "rooms-twin" in gandid("models", cwd=tmp_path).out
 
 
+@pytest.mark.slow
 def test_a_ranking_that_is_killed_goes_on_and_leaves_nothing_else(tmp_path):
     def relate(name: str) -> list[str]:
         words = ["relate", "--layer", "layer7", "--latents", "24", "--out", f"{name}/units.csv"]

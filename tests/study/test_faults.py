@@ -113,6 +113,7 @@ def test_a_killed_run_of_every_kind_of_arm_loses_one_chunk_at_most(processes, tm
     xr.testing.assert_identical(killable.planted(store, latents=24, **EXTRAS), truth)
 
 
+@pytest.mark.slow
 def test_a_panel_can_be_read_while_it_is_written(truth, processes, tmp_path):
     panel, _ = truth
     store = tmp_path / "run"
@@ -268,6 +269,7 @@ def test_a_full_disk(truth, tmp_path, size):
     assert then == f"then: {killable.LATENTS} {int(truth[0]['inside'].sum())}"
 
 
+@pytest.mark.slow
 def test_an_interrupted_ranking_goes_on(tmp_path, processes):
     process = processes.Process(target=killable.main, args=(str(tmp_path / "run"), "0.2"))
     process.start()
