@@ -42,8 +42,9 @@ class Events:
         """Connect every part; call it within `blocks`."""
         p, values = self.parts, list(self.parts.values.values())
         # Each is one request. While one is under way, only the last of the moves after it counts; but Gradio would forget
-        # what that move said, so that the pictures see to it themselves.
-        moves = [*(p.values[name].input for name in SHOWN), p.name.change, p.latents.change]
+        # what that move said, so that the pictures see to it themselves. (A `change` would send a text as the event's data,
+        # which the door takes for no event of the page.)
+        moves = [p.values[name].input for name in (*SHOWN, "name", "latents")]
         for triggers, event, inputs, outputs in (
             (moves, self.draw, values, p.set),
             ([p.canvas.input, p.listed.input], self.change, values, p.set),
