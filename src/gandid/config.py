@@ -162,11 +162,8 @@ class StudyConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name not in (
-            "figure",
-            "soft",
-            *USUAL,
-        ):  # an unquoted yes or no in YAML
+        # An unquoted yes or no in YAML.
+        if isinstance(value, bool) and info.field_name not in ("figure", "soft", *USUAL):
             raise ValueError("give a number, or a name in quotes")
         return value
 

@@ -70,10 +70,11 @@ class Execution:
         self.study, self.config, self.path = study, config, path
         self.executor, self.progress = executor, progress
         self._relation: xr.Dataset | None = None
-        second = study.second_name(config)
-        for segmenter in [study.segmenter, *([study.second_segmenter(second)] if second else [])] * config.soft:
-            if not hasattr(segmenter, "probabilities"):
-                raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
+        if config.soft:
+            second = study.second_name(config)
+            for segmenter in (study.segmenter, *([study.second_segmenter(second)] if second else [])):
+                if not hasattr(segmenter, "probabilities"):
+                    raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
         self.networks, self.region = {"own": study.runner, **study.networks(config)}, study.region(config)
         if path is not None and (path / "panel.zarr").is_dir():
             self.config = _with_what_is_there(config, runs.read_config(path))
@@ -92,25 +93,25 @@ class Execution:
         edits: Edits = {(network, 0): own for network, own in self._chosen().items()}
         block = study_block(study.held(config), list(self.networks)[1:], config.alpha)
         experiment = self._experiment([block], edits)
-        attrs = (
-            {
-                "generator": config.generator,
-                "segmenter": config.segmenter,
-                "layer": study.layer,
-                "ablation": config.ablation,
-                "alpha": config.alpha,
-                "seed": config.seed,
-                "dtype": config.dtype,
-                "image_pixels": math.prod(study.runner.image_size) * (PARTS if config.soft else 1),
-                "presence": PRESENCE,
-                "batch": experiment.batch(block, study.rows, LATENTS_TOGETHER),
-                "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
-                "orders_seed": config.seed,
-                "version": runs.versions()["gandid"],
-            }
-            | ({"region": region if isinstance(region, str) else list(region)} if (region := config.region) else {})
-            | ({"soft": PARTS} if config.soft else {})
-        )
+        attrs = {
+            "generator": config.generator,
+            "segmenter": config.segmenter,
+            "layer": study.layer,
+            "ablation": config.ablation,
+            "alpha": config.alpha,
+            "seed": config.seed,
+            "dtype": config.dtype,
+            "image_pixels": math.prod(study.runner.image_size) * (PARTS if config.soft else 1),
+            "presence": PRESENCE,
+            "batch": experiment.batch(block, study.rows, LATENTS_TOGETHER),
+            "orders": 0 if sum(study.runner.responds.values()) <= EXACT else ORDERS,
+            "orders_seed": config.seed,
+            "version": runs.versions()["gandid"],
+        }
+        if config.region:
+            attrs["region"] = config.region if isinstance(config.region, str) else list(config.region)
+        if config.soft:
+            attrs["soft"] = PARTS
         blank = self._blank(experiment, {config.segmenter: study.segmenter}, np.ones((1, len(experiment.own))), attrs)
         panel = PanelStore.create(self.path and self.path / "panel.zarr", blank)
         if self.path:
@@ -199,11 +200,13 @@ class Execution:
         own = {target: list(edit.units) for target, edit in edits["own", 0].items()}
         ranked = [target for target, units in self.study.targets(self.config).items() if units is None]
         chosen = halves(relation, own, ranked, self.config.halvings)
-        means = self._means(self.study.runner) if chosen else None
-        for draw in wanted if chosen else []:
+        if not chosen:
+            return {}
+        means = self._means(self.study.runner)
+        for draw in wanted:
             units = chosen[-draw - 1]
             edits["own", draw] = ablations(units, self.config.ablation, self.config.alpha, means, self.region)
-        return {draw: np.full(len(own), np.nan, np.float32) for draw in wanted if chosen}
+        return {draw: np.full(len(own), np.nan, np.float32) for draw in wanted}
 
     def _draw(self, edits: Edits, draws: int) -> dict[int, np.ndarray]:
         """Draw matched random sets of units; returns by draw their energy over that of the target's own, (target,)."""

@@ -253,10 +253,8 @@ def write_estimates(folder: Path, panel: xr.Dataset) -> Effects:
     panel : xarray.Dataset
     """
     write_types(folder, panel)  # first: it need not be there, so that it cannot tell whether a run was finished
-    effects, relation = (
-        did(panel, confusion=known_confusion(folder), relevant=relevant_of(read_config(folder))),
-        read_relation(folder),
-    )
+    effects = did(panel, confusion=known_confusion(folder), relevant=relevant_of(read_config(folder)))
+    relation = read_relation(folder)
     if relation is not None and "drop" in relation:
         with verified(folder):
             rows = pd.DataFrame(ranking(panel, relation))

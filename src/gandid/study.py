@@ -35,9 +35,9 @@ Result = TypeVar("Result")
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
 SETTLED = (
-    *("generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer"),
-    *("seed", "dtype", "twin", "distilled"),
-)
+    "generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer",
+    "seed", "dtype", "twin", "distilled",
+)  # fmt: skip
 
 
 class Study:

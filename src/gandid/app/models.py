@@ -164,8 +164,9 @@ class Model:
 class Rankings:
     """Ranks the units of the layers that were asked for, on more and more latents, in a thread of its own.
 
-    When the layer that was asked for is done, `others` get a first ranking. What has been measured is kept in a file per layer, whose path begins with `stem`, so that the next start of the page has it at
-    once. `rest` is called between two passes, and may wait.
+    When the layer that was asked for is done, `others` get a first ranking. What has been measured is kept in a file per layer,
+    whose path begins with `stem`, so that the next start of the page has it at once. `rest` is called between two passes, and may
+    wait.
     """
 
     def __init__(

@@ -330,9 +330,9 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
 
 
 def composition(contents: Contents, sums: Sums, level: float) -> Iterator[pd.DataFrame]:
-    """What became of the hole: shares of the target's original pixels that sum to 1, live and held, under each segmenter; background classes stand together.
+    """What became of the hole: shares of the target's original pixels that sum to 1, live and held, under each segmenter.
 
-    `sums` are those of the first segmenter.
+    Background classes stand together. `sums` are those of the first segmenter.
     """
     for s, name in enumerate(contents.segmenters):
         held, places, count = contents.seen(s)

@@ -347,11 +347,8 @@ def _soft(chances: Tensor, mask: Tensor | None) -> Tensor:
 
     Whole numbers of 1 / `PARTS` of a pixel: over classes they sum to the pixels, since what rounding leaves is given to the largest.
     """
-    mask = (
-        torch.ones_like(chances[..., 0, :, :], dtype=torch.bool)
-        if mask is None
-        else mask.expand(chances[..., 0, :, :].shape)
-    )
+    maps = chances[..., 0, :, :]
+    mask = torch.ones_like(maps, dtype=torch.bool) if mask is None else mask.expand(maps.shape)
     counts = (PARTS * torch.einsum("...chw,...hw->...c", chances.float(), mask.float())).round().to(torch.int32)
     left = PARTS * mask.sum(dim=(-2, -1), dtype=torch.int32) - counts.sum(dim=-1, dtype=torch.int32)
     return counts.scatter_add(-1, counts.argmax(dim=-1, keepdim=True), left[..., None])

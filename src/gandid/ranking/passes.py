@@ -20,7 +20,10 @@ def pictures(images: Tensor) -> np.ndarray:
 
 
 def counted(labels: Tensor, classes: int, mask: Tensor | None = None) -> Tensor:
-    """Pixels of each class (..., classes), int32, of labels (..., H, W), where `mask` (..., H, W) is true: on their device, without waiting for it."""
+    """Pixels of each class (..., classes), int32, of labels (..., H, W), where `mask` (..., H, W) is true.
+
+    As `gandid.outcomes.pixels` and `inside`, but on the labels' device, and without waiting for it.
+    """
     bins = labels.flatten(-2).long()
     if mask is not None:
         bins = torch.where(mask.flatten(-2), bins, classes)

@@ -91,9 +91,10 @@ def load_segmenter(
     elif is_factory(name):
         segmenter = _make(name, device)
     else:
+        known = (*NAMED, *PLANTED)
         raise UsageError(
-            f"unknown segmenter '{name}'{did_you_mean(name, (*NAMED, *PLANTED))} the names are {', '.join((*NAMED, *PLANTED))}; or give a .safetensors file, the folder or hub "
-            "id (owner/model) of a Hugging Face model, or FILE.py:FACTORY"
+            f"unknown segmenter '{name}'{did_you_mean(name, known)} the names are {', '.join(known)}; or give a .safetensors "
+            "file, the folder or hub id (owner/model) of a Hugging Face model, or FILE.py:FACTORY"
         )
     segmenter.name = name
     if background is not None:
