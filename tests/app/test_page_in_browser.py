@@ -240,7 +240,7 @@ def test_the_keyboard_alone_is_enough(desk: Reader) -> None:
     focus = "const e = document.activeElement; return [...(function* () { for (let n = e; n; n = n.parentElement) if (n.id) yield n.id; })()].join(' ')"
     reached: list[str] = []
     desk.js("document.activeElement.blur(); window.scrollTo(0, 0)")
-    for _ in range(90):
+    for _ in range(200):  # what was shown before, the images around, the units and the points of curves are stops, too
         keys(Keys.TAB)
         reached.append(desk.js(focus))
         ring = desk.js("const e = document.activeElement; return e.matches(':focus-visible')")

@@ -61,13 +61,13 @@ def segments(mask: np.ndarray, speck: int = SPECK) -> list[tuple[int, int, int, 
     """
     areas, _ = ndimage.label(mask)
     sizes = np.bincount(areas.ravel())
-    kept = np.pad((sizes[areas] >= speck) & mask, 1)
+    kept = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.int8)
+    kept[1:-1, 1:-1] = (sizes[areas] >= speck) & mask
     found = []
     for edges, upright in ((kept[1:] != kept[:-1], False), ((kept[:, 1:] != kept[:, :-1]).T, True)):
-        # `edges[i]` is the border below line i - 1; a run of it is one piece.
-        steps = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-        for (line, start), (_, end) in zip(np.argwhere(steps == 1), np.argwhere(steps == -1), strict=True):
-            a, b, c = int(start) - 1, int(end) - 1, int(line)
+        # `edges[i]` is the border above line i; a run of it is one piece.
+        steps = np.diff(edges.view(np.int8), axis=1)
+        for (c, a), (_, b) in zip(np.argwhere(steps == 1).tolist(), np.argwhere(steps == -1).tolist(), strict=True):
             found.append((c, a, c, b) if upright else (a, c, b, c))
     return found
 
