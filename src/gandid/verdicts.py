@@ -84,9 +84,9 @@ def judged(effects: pd.DataFrame, latents: int, relevant: float = RELEVANT, seen
     rows = effects.to_dict("records")
     found = [verdict(row, relevant, seen) for row in rows]
     wanted = [
-        (said == UNSETTLED and row["contrast"] in ("did", "strength") and settling(row, latents, relevant, seen))
+        (word == UNSETTLED and row["contrast"] in ("did", "strength") and settling(row, latents, relevant, seen))
         or math.nan
-        for row, said in zip(rows, found, strict=True)
+        for row, word in zip(rows, found, strict=True)
     ]
     return effects.assign(verdict=found, settled_by=wanted).astype({"verdict": object, "settled_by": float})
 

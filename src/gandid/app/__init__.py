@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 from gandid.errors import GandidError
 
@@ -50,6 +51,10 @@ def serve(
         If a network, the layer, the port or the token will not do.
     """
     try:
+        # Whenever it is imported, Gradio writes type stubs of its components into its own folder, which takes half of the time and may
+        # not be allowed; of a component without a source file it writes none.
+        with patch("inspect.getfile", side_effect=OSError):
+            import gradio as _  # noqa: F401
         from gandid.app import server
     except ImportError as error:
         raise GandidError("the page needs gradio: pip install 'gandid[app]'") from error

@@ -45,7 +45,7 @@ def canvas_value(view: View, model: Model, query: str) -> dict[str, Any]:
         "query": query,
         "now": {name: str(getattr(state, name)) for name in ("number", "alpha", "layer")},
         "reset": State(state.generator, state.seed, state.number, target=state.target).query(),
-        "told": _told(view, len(classes), target),
+        "caption": _caption(view, len(classes), target),
     }
 
 
@@ -54,7 +54,7 @@ def _cells(region: str) -> str:
     return "".join("1" if on else "0" for on in decode_region(region).ravel()) if region else ""
 
 
-def _told(view: View, classes: int, target: int) -> str:
+def _caption(view: View, classes: int, target: int) -> str:
     """What a small picture of the state says under it: how much of the object is there, live and held."""
     if not view.edited or not view.measured.any():
         return view.state.target
@@ -77,7 +77,7 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
     if not view.edited:
         return panels
     title = "edited" if state.also else state.title  # several names would hide what follows them
-    said = listed(each.title for each in state.edits())
+    edited = listed(each.title for each in state.edits())
     regimes = "normalization as it is", f"{state.control}, {'all sites' if state.hold == 'all' else 'first site'}"
     for arm, (name, regime) in enumerate(zip(("live", "held"), regimes, strict=True), start=1):
         change = pictures.change(view.labels[0], view.labels[arm], classes, list(model.objects), state.target)
@@ -85,7 +85,7 @@ def _panels(view: View, model: Model) -> list[dict[str, str]]:
             {
                 "title": f"{title[0].upper()}{title[1:]}: {name}",
                 "src": pictures.picture(view.images[arm]),
-                "alt": f"The image with {said}, {name} ({regime}).",
+                "alt": f"The image with {edited}, {name} ({regime}).",
                 "note": f"{regime}<br>{_key(f'{target} vanished', 'objects appeared')}",
             }
             | _outlines(change.vanished, change.appeared)

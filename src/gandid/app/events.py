@@ -68,14 +68,14 @@ class Events:
     def _event(self, event: Callable[..., Any]) -> Callable[..., Any]:
         """What Gradio calls: it names the values, and tells the visitor what cannot be done, in words, and nobody else."""
 
-        def told(data: gr.EventData, request: gr.Request, *values: Any) -> Any:
+        def asked(data: gr.EventData, request: gr.Request, *values: Any) -> Any:
             given = dict(zip(self.parts.values, values, strict=True))
             try:
                 return event(given | {"news": data._data or {}, "query": request.query_params})
             except GandidError as error:
                 raise gr.Error(str(error), print_exception=False) from None
 
-        return told
+        return asked
 
     # Moves of the hand
 
@@ -154,7 +154,7 @@ class Events:
         most = {p.layer: max(len(model.layers), 2), p.count: max(min(MOST_UNITS, runner.units), state.count, 2)}
         limits = {part: gr.update(maximum=maximum) | set_anew.get(part, {}) for part, maximum in most.items()}
         limits[p.layer]["label"] = f"Layer: {state.layer}, {runner.units} units"
-        told = {
+        html = {
             "brand": words.brand(model.name, name_of(model.segmenter), uploaded=bool(state.generator)),
             "finding": f"<h1>{escape(words.finding(view, classes, model.objects, len(units)))}</h1>",
             "edits": words.edits(view, classes, model.objects, colours(len(classes))),
@@ -165,7 +165,7 @@ class Events:
         }
         ranking = [state.generator, state.layer, None if state.units else ranked.latents]
         # The address names the units, so that a finer ranking does not change what a link shows.
-        canvas = canvas_value(view, model, asked.query()) | {"html": told, "ranked": ranking, "fresh": fresh}
+        canvas = canvas_value(view, model, asked.query()) | {"html": html, "ranked": ranking, "fresh": fresh}
         return {
             p.canvas: canvas,
             p.listed: units_value(view, ranked, units),

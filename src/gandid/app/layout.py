@@ -34,16 +34,16 @@ class Components:
     """
 
     def __init__(self, model: Model):
-        _html(_told_here("brand", "<p><b>gandid</b></p>"), "brand")
+        _html(_place("brand", "<p><b>gandid</b></p>"), "brand")
         self.shown = gr.Textbox("", visible=False)  # a part like the others, so that the server keeps nothing
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Experiment", id="experiment"):
-                _html(_told_here("finding", "<h1>Making a first image …</h1>"), "finding")
-                _html(_told_here("status"), "status")
+                _html(_place("finding", "<h1>Making a first image …</h1>"), "finding")
+                _html(_place("status"), "status")
                 self._bench(model)
-                _html("".join(_told_here(name) for name in ("strip", "doses", "layers")), "around")
+                _html("".join(_place(name) for name in ("strip", "doses", "layers")), "around")
                 with gr.Column(elem_classes="panel-card"):
-                    _html(_told_here("about", "<h2>Units</h2>"), "about-units")
+                    _html(_place("about", "<h2>Units</h2>"), "about-units")
                     self.listed = _html({}, "units", "units", html_template="")
                 self._study()
                 self._uploads(model)
@@ -59,11 +59,11 @@ class Components:
             with gr.Column(elem_classes="panel-card", elem_id="hand", min_width=200):
                 self._hand(model)
             with gr.Column(elem_id="numbers", min_width=200):
-                _html(_told_here("here"), "numbers-here")
-                _html(_told_here("numbers"), "numbers-all", "live")
+                _html(_place("here"), "numbers-here")
+                _html(_place("numbers"), "numbers-all", "live")
 
     def _hand(self, model: Model) -> None:
-        _html(_told_here("edits"), "edits")
+        _html(_place("edits"), "edits")
         place = model.layers.index(model.default_layer) + 1
         controls = list(EXACT_CONTROLS)
         sites = [("first site", "first"), ("all sites", "all")]
@@ -85,24 +85,24 @@ class Components:
             whole: dict[str, Any] = {"precision": 0, "minimum": 0, "min_width": 60}
             self.number = gr.Number(0, label="Image", elem_id="number", **whole)
             self.seed = gr.Number(0, label="Seed", elem_id="seed", **whole)
-            _html(_told_here("steps"), "steps")
+            _html(_place("steps"), "steps")
 
     def _study(self) -> None:
         with gr.Row(elem_id="keeping"):
             with gr.Column(elem_classes="panel-card", scale=5, min_width=300):
                 _html(STUDY)
                 self.name = gr.Textbox(label="Name (made if left empty)", max_length=60, elem_id="name")
-                _html(_told_here("named"), "named")
+                _html(_place("named"), "named")
                 self.latents = gr.Slider(
                     64, 4096, 512, step=64, label="Images (latents)", elem_id="latents", buttons=[]
                 )
                 with gr.Row():
                     self.start = gr.Button("Run as a study", variant="primary", elem_id="start", min_width=140)
                     self.stop = gr.Button("Stop", elem_id="stop", min_width=90)
-                _html(_told_here("progress", words.progress(None, 0, 0)), "progress")
+                _html(_place("progress", words.progress(None, 0, 0)), "progress")
             with gr.Column(elem_classes="panel-card", scale=7, min_width=300):
                 _html("<h2>Share</h2>")
-                _html(_told_here("keep"), "keep", "copy")
+                _html(_place("keep"), "keep", "copy")
 
     def _uploads(self, model: Model) -> None:
         segmenter = escape(str(getattr(model.segmenter, "name", type(model.segmenter).__name__)))
@@ -128,6 +128,6 @@ def _html(value: Any, name: str | None = None, script: str | None = None, **opti
     return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=js, **options)
 
 
-def _told_here(name: str, text: str = "") -> str:
-    """Where the scripts put what they are told under that name."""
-    return f"<div data-told='{name}'>{text}</div>"
+def _place(name: str, text: str = "") -> str:
+    """Where the scripts put what the server sends under that name."""
+    return f"<div data-part='{name}'>{text}</div>"

@@ -65,16 +65,16 @@ class Live:
 
     def news(self) -> dict[str, Any]:
         """How far the study is; looked up for all tabs together."""
-        seen, told = self._news
+        seen, news = self._news
         if time.monotonic() > seen + POLL:
             jobs = self.page.jobs
             running = jobs.current is not None and jobs.current.running
-            told = {
+            news = {
                 "progress": words.progress(jobs.current, *(jobs.progress() if running else (0, 0))),
                 "running": running,
             }
-            self._news = time.monotonic(), told
-        return told
+            self._news = time.monotonic(), news
+        return news
 
 
 class _Tab:
@@ -146,7 +146,7 @@ class _Tab:
 
         async def tell(found: Any, of: State, waiting: str = "") -> None:
             self._stale.discard(part)
-            await self._tell(**{part: words.told(part, found, of, waiting)}, stale=sorted(self._stale))
+            await self._tell(**{part: words.measured(part, found, of, waiting)}, stale=sorted(self._stale))
 
         with scope:
             if not all(each.units for each in state.edits()):

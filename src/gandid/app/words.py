@@ -156,12 +156,12 @@ def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) 
     return _card("This image", _table(caption, "live − held", rows) + _gain(view.gain))
 
 
-def told(part: str, found: Any, state: State, waiting: str = "") -> str:
+def measured(part: str, found: Any, state: State, waiting: str = "") -> str:
     """What a part of the page says that is measured in the background; why nothing is known yet, where nothing is `found`."""
     if found is None:
         return _card(TITLES[part], f"<p class='empty'>{escape(waiting)}</p>")
-    said = _numbers if part == "numbers" else _strip if part == "strip" else _curve
-    return _card(TITLES[part], said(found, state))
+    body = _numbers if part == "numbers" else _strip if part == "strip" else _curve
+    return _card(TITLES[part], body(found, state))
 
 
 def _strip(found: Sequence[Effect], state: State) -> str:
@@ -190,8 +190,8 @@ def _curve(found: Sequence[Effect], state: State) -> str:
     for one in found:
         [value] = one.turn.values()
         missing = bool(np.isnan(one.live))
-        said = one.problem or ("not known yet" if missing else _shares(one))
-        style = f"class='{'absent' * missing}' title='{escape(said)}' aria-label='{escape(f'{value}: {said}')}'"
+        shares = one.problem or ("not known yet" if missing else _shares(one))
+        style = f"class='{'absent' * missing}' title='{escape(shares)}' aria-label='{escape(f'{value}: {shares}')}'"
         label = str(value).removeprefix("layer").removesuffix(".0")
         columns += _turn(f"<span>{escape(label)}</span>", style + " disabled" * bool(one.problem), **one.turn)
     svg = f"<svg viewBox='0 -0.04 {len(found)} 1.08' preserveAspectRatio='none' aria-hidden='true'>{lines}</svg>"

@@ -61,29 +61,29 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """In what the runs differ beside what they are compared for, in a sentence each."""
-    said = []
+    notes = []
     for name, plural in ALIKE.items():
         values = list(dict.fromkeys(str(run.attrs.get(name, "")) for run in runs))
         if len(values) > 1:
-            said.append(f"The {plural} differ: {listed(values)}.")
+            notes.append(f"The {plural} differ: {listed(values)}.")
     counts = list(dict.fromkeys(len(units) for run in runs for units in run.units.values()))
     if len(counts) > 1:
-        said.append(
+        notes.append(
             f"The numbers of units differ: {listed(map(str, sorted(counts)))}. Effects of more units are not those of a layer."
         )
     seeds = list(dict.fromkeys(str(run.attrs.get("seed", "")) for run in runs))
     if len(seeds) == 1:
-        said.append("The seed is the same: the runs see the same latents, and their intervals err together.")
-    return said
+        notes.append("The seed is the same: the runs see the same latents, and their intervals err together.")
+    return notes
 
 
 def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     """Write the page of several runs, a self-contained file, at `out`."""
     labels = names_of(runs)
-    said = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
-    targets = list(dict.fromkeys(target for found in said.values() for target in found))
-    charts = [_chart(outcome, targets, said, 100 * runs[0].relevant) for outcome in OUTCOMES]
-    cells = [[_cell(said[label].get(target)) for label in labels] for target in targets]
+    found = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
+    targets = list(dict.fromkeys(target for each in found.values() for target in each))
+    charts = [_chart(outcome, targets, found, 100 * runs[0].relevant) for outcome in OUTCOMES]
+    cells = [[_cell(found[label].get(target)) for label in labels] for target in targets]
     values = {
         "style": style(),
         "headline": agreement(runs),
@@ -121,19 +121,21 @@ def agreement(runs: Sequence[Run]) -> str:
     return f"{len(runs)} runs agree on {listed(alike)}{f', and differ on {apart} of {len(shared)} objects' if apart else ''}."
 
 
-def _chart(outcome: str, targets: Sequence[str], said: dict[str, dict[str, Finding]], relevant: float) -> Markup:
+def _chart(outcome: str, targets: Sequence[str], by_run: dict[str, dict[str, Finding]], relevant: float) -> Markup:
     groups, solid = [], []
     for target in targets:
-        rows = {label: found[target].rows.get(outcome) for label, found in said.items() if target in found}
+        rows = {label: found[target].rows.get(outcome) for label, found in by_run.items() if target in found}
         lines = [
-            line(label, row, f"arm{list(said).index(label) % 6 + 1}")
+            line(label, row, f"arm{list(by_run).index(label) % 6 + 1}")
             for label, row in rows.items()
             if row is not None and row["estimable"]
         ]
         groups += [(target, lines)] if lines else []
         matter = sum(row is not None and row["verdict"] in SOLID for row in rows.values())
         solid += [f"{target} in {matter}"] if matter else []
-    which = f"normalization matters to {listed(solid)} of {len(said)} runs" if solid else "nothing relevant and settled"
+    which = (
+        f"normalization matters to {listed(solid)} of {len(by_run)} runs" if solid else "nothing relevant and settled"
+    )
     return around_zero(f"{NAMES[outcome].capitalize()}: {which}", groups, AXIS, relevant).svg()
 
 

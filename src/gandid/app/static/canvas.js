@@ -255,13 +255,13 @@ const remember = () => {
     past.length = next;  // what was undone is gone
   }
   const here = history.state.gandid.place;
-  past[here] = { query: view.query, src: view.panels[Math.min(1, view.panels.length - 1)].src, told: view.told };
+  past[here] = { query: view.query, src: view.panels[Math.min(1, view.panels.length - 1)].src, caption: view.caption };
   undo.disabled = here === 0;
   redo.disabled = here === past.length - 1;
   const entries = [...past.entries()].filter(([, each]) => each);
   film.hidden = entries.length < 2;
   film.replaceChildren(...entries.slice(-10).map(([i, each]) => {
-    const again = make('button', { type: 'button' }, make('img', { src: each.src, alt: '' }), make('span', {}, each.told));
+    const again = make('button', { type: 'button' }, make('img', { src: each.src, alt: '' }), make('span', {}, each.caption));
     again.addEventListener('click', () => { if (i !== here) history.go(i - here); });
     if (i === here) again.setAttribute('aria-current', 'true');
     return make('li', {}, again);

@@ -14,8 +14,8 @@ const mark = () => {
     const [[name, value]] = new URLSearchParams(button.dataset.turn);
     button.setAttribute('aria-current', String(shown.now[name]) === value);
   }
-  for (const place of document.querySelectorAll('[data-told]')) {
-    place.ariaBusy = (known.stale || []).includes(place.dataset.told);
+  for (const place of document.querySelectorAll('[data-part]')) {
+    place.ariaBusy = (known.stale || []).includes(place.dataset.part);
   }
   for (const label of shown ? document.querySelectorAll('#target label') : []) label.classList.toggle('absent', label.innerText.includes('not here'));
 };
@@ -23,9 +23,9 @@ document.addEventListener('click', (event) => {
   const button = event.target.closest('[data-turn]');
   if (button) turn(Object.fromEntries(new URLSearchParams(button.dataset.turn)));
 });
-const write = (told) => {
-  for (const [name, text] of Object.entries(told)) {
-    const place = document.querySelector(`[data-told=${name}]`);
+const write = (news) => {
+  for (const [name, text] of Object.entries(news)) {
+    const place = document.querySelector(`[data-part=${name}]`);
     if (place) place.innerHTML = text;
   }
   for (const [name, on] of [['stop', known.running], ['start', !known.running]]) {
@@ -40,9 +40,9 @@ const write = (told) => {
   }
 };
 const hear = (event) => {
-  const told = JSON.parse(event.data);
-  Object.assign(known, told);
-  write(told);
+  const news = JSON.parse(event.data);
+  Object.assign(known, news);
+  write(news);
 };
 const open = () => {
   if (document.hidden || socket) return;
