@@ -45,7 +45,7 @@ def test_the_three_arms_are_those_of_a_runner(model: Model, ranked: Ranked) -> N
     assert view.gain.min() >= 1 - 1e-5  # THEORY: an ablation amplifies the survivors at the first site, never less
 
 
-def test_nothing_is_edited_at_strength_zero(model: Model, ranked: Ranked) -> None:
+def test_nothing_is_edited_at_dose_zero(model: Model, ranked: Ranked) -> None:
     view = experiment.look(experiment.settle(replace(STATE, alpha=0.0), model), model, ranked)
     assert (view.images == view.images[:1]).all()
     assert not experiment.difference(view).any()

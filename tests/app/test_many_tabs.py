@@ -48,7 +48,7 @@ def test_twenty_tabs_are_served_within_bounds(asked: Asking, address: str) -> No
     alpha = SHOWN.index("alpha") + 1
 
     async def listen(tab: int) -> None:
-        """One tab: it shows another strength than the others, and hears the numbers of 64 latents."""
+        """One tab: it shows another dose than the others, and hears the numbers of 64 latents."""
         async with connect(f"ws://{address}/live", additional_headers=headers) as live:
             await live.send(f"?units=0&alpha={1 - tab / 100}" if tab < MEASURED else "?")
             while True:

@@ -74,7 +74,7 @@ class Components:
         slider: dict[str, Any] = {"buttons": []}
         self.count = gr.Slider(1, MOST_UNITS, 20, step=1, label="Number of units", elem_id="count", **slider)
         self.alpha = gr.Slider(
-            0, 1, 1, step=0.05, label="Strength (alpha): how far its units are moved", elem_id="alpha", **slider
+            0, 1, 1, step=0.05, label="Dose (alpha): how far its units are moved", elem_id="alpha", **slider
         )
         self.layer = gr.Slider(1, max(len(model.layers), 2), place, step=1, label="Layer", elem_id="layer", **slider)
         self.control = gr.Radio(

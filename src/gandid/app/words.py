@@ -25,7 +25,7 @@ WORTH = 0.005  # share from which a difference in one image is worth a word
 TITLES = {
     "numbers": f"First {LATENTS} images",
     "strip": "The same edit on other images",
-    "doses": "By strength",
+    "doses": "By dose",
     "layers": "By layer",
 }
 NAMES = {"removed": "{} removed", "inpainted": "becomes {}", "area": "area of {}"}
