@@ -6,6 +6,7 @@ control can be an artefact of the experiment. docs/credibility.md describes ever
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ def checks(contents: Contents, sums: Sums, apart: Sequence[Distance], bounds: Bo
     """Check a panel's own arms; docs/credibility.md describes every check.
 
     Support: `distance`. Must hold exactly: `baseline_gap` (of exact controls), `placebo_site`, `gain`. Besides: `strain`, which tells
-    where an arm strains the network most, `target_seen`, `responds`, `stability`. Checks whose variables the panel lacks are left out.
+    where an arm strains the network most, `undone`, which has no bound, `target_seen`, `responds`, `stability`. Checks whose variables
+    the panel lacks are left out.
 
     Returns
     -------
@@ -35,6 +37,7 @@ def checks(contents: Contents, sums: Sums, apart: Sequence[Distance], bounds: Bo
     found = [
         *_target_seen(contents, sums, bounds),
         *_strain(contents, sums, bounds),
+        *_undone(contents, sums),
         *distance_rows(apart, bounds),
         *_responds(contents),
         *_exact(contents, bounds),
@@ -112,6 +115,37 @@ def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
             value, bound = typical[worst], range_[worst]
             detail = f"worst at {sites[worst]}; {beyond[worst]:.0%} of the images beyond the unedited range"
             yield row("strain", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
+
+
+def _undone(contents: Contents, sums: Sums) -> Iterator[Row]:
+    """How much of what holding a single site displaces the next live site takes back.
+
+    A live network's output has a root mean square of 1; holding multiplies it by a scale, and so does what comes next: the value is the
+    mean absolute log scale of what the next site divides by, over that of the held one (held against live). It tells of sizes,
+    not of directions. That a hold is undone is no fault of it, so that nothing is flagged.
+    """
+    panel, sites = contents.panel, contents.panel["site"].values.astype(str).tolist()
+    responds = panel["responds"].values.astype(bool)
+    single = [one for one in _held(contents) if one.arm.held == "first" or one.arm.held in sites]
+    if "rescaling" not in panel or not single:
+        return
+    panel = panel[["rescaling"]].isel(arm=[contents.place(one.arm) for one in single])
+
+    def add_up(block: slice) -> np.ndarray:
+        values = _read(panel, "rescaling", block, "target", "arm", "site").astype(np.float64)
+        return np.einsum("nt,ntas->tas", sums.shown[block], np.nan_to_num(values))
+
+    totals = np.sum([*stream(add_up, slices(panel, ["rescaling"], len(sums.shown)))], axis=0)
+    for (t, target), (a, regime) in product(enumerate(contents.targets), enumerate(single)):
+        held = sites.index(regime.arm.sites(sites)[0])
+        here, *after = [place for place in range(held, len(sites)) if place == held or responds[place]]
+        scales = totals[t, a] / max(sums.shown[:, t].sum(), 1)
+        if after and scales[here] > 0:
+            share = scales[after[0]] / scales[here]
+            detail = f"holding {sites[here]} displaces its output by a mean absolute log scale of {scales[here]:.3f}, "
+            detail += f"of which the next live site, {sites[after[0]]}, undoes {share:.0%}"
+            detail += f"; {scales[after[1]]:.3f} is left at {sites[after[1]]}" if after[1:] else ""
+            yield row("undone", share, np.nan, True, target=target, arm=regime.name, detail=detail)
 
 
 def _responds(contents: Contents) -> Iterator[Row]:

@@ -40,6 +40,7 @@ class Diagnosis:
     ):
         self.runner, self.experiment, self.typical, self.latents = runner, experiment, typical, len(numbers)
         self._by_block: dict[str, list[np.ndarray]] = {}
+        self._live: dict[tuple[str, str], Tensor] = {}  # what each site divides by when a target is ablated, logarithms
         self._by_latent: dict[str, np.ndarray] = {}
         if typical is not None:
             blank = np.full((len(numbers), len(experiment.targets)), np.nan, np.float32)
@@ -61,6 +62,7 @@ class Diagnosis:
             return
         strain = _strain(readings, self.runner.downstream, len(group), self.latents)
         self._by_block.setdefault("strain", []).append(strain[fresh])
+        self._by_block.setdefault("rescaling", []).append(self._rescaling(group, readings)[fresh])
         if "range" not in self._by_latent:
             self._by_latent["range"] = _own_range(readings, self.typical)
         live = next(arm for arm in self.experiment.study.arms if arm.edit)
@@ -73,6 +75,19 @@ class Diagnosis:
             found = [_gain(readings, self.runner.downstream[0], *one) for one in edits.values()]
             for name, values in zip(GAINS, torch.stack(found, dim=2).cpu().numpy(), strict=True):
                 self._by_latent[name][:, list(edits)] = values
+
+    def _rescaling(self, group: Sequence[tuple[str | None, Coordinates]], readings: Readings) -> np.ndarray:
+        """Mean over positions of |log(what a site divides by / what it divides by in the live arm)|: (blocks, n, site); NaN unedited."""
+        found = np.full((len(group), self.latents, len(self.runner.downstream)), np.nan, np.float32)
+        for s, site in enumerate(self.runner.downstream):
+            given = readings.held[site].float().flatten(2).log()
+            for block, (target, arm) in enumerate(group):
+                if target is not None:
+                    if arm.held == "none":  # live, which comes first
+                        self._live[target, site] = given[block]
+                    gap = given[block] - self._live[target, site]
+                    found[block, :, s] = gap.abs().mean(dim=1).cpu().numpy()
+        return found
 
     def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
         """Write into a panel's rows, of so many arms, what is known of the arms of a layout; nothing of a twin is strained."""

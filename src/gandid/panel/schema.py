@@ -26,6 +26,7 @@ VARIABLES: dict[str, tuple[tuple[str, ...], type]] = {
     "shared": (COUNTS[:-1], np.int32),
     "features": (("latent", "target", "arm", "feature"), np.float16),
     "strain": (("latent", "target", "arm", "site", "quantile"), np.float32),
+    "rescaling": (("latent", "target", "arm", "site"), np.float32),
     "range": (("latent", "site"), np.float32),
     "gain": (("latent", "target"), np.float32),
     "gain_outside": (("latent", "target"), np.float32),
