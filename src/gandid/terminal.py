@@ -18,7 +18,7 @@ from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
 from gandid.report import build
 from gandid.report.compare import agreement, build_comparison, compare, differences, names_of
-from gandid.report.findings import Finding, findings, headline
+from gandid.report.findings import Finding, doubts, findings, headline
 from gandid.report.run import Run, read
 from gandid.runs import is_finished, open_panel
 from gandid.text import number, points
@@ -170,8 +170,9 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     echo("\n" + textwrap.fill(f"Held (control, sites, strength): {held}.", WIDTH))
     if run.region:
         echo(f"Edited and counted within {run.region}.")
-    if verbose and (slopes := _slopes(run, found)):
-        echo(textwrap.fill(f"Slope at strength 0, points per full hold: {slopes}.", WIDTH))
+    for one in found if verbose else ():
+        for said in [*doubts(run, one), *run.details("undone", one.target)]:
+            echo(textwrap.fill(f"{one.target}: {said}", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]
     which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())
     echo(
@@ -200,18 +201,6 @@ def _truths(run: Run, echo: Callable[[str], None]) -> None:
             echo(f"{target:<10}{lines[0]:<56}{number(100 * value):>7}{number(100 * bound):>7}{mark}")  # type: ignore[operator]
             for line in lines[1:]:
                 echo(f"{'':<10}{line}")
-
-
-def _slopes(run: Run, found: Sequence[Finding]) -> str:
-    """The slopes at strength 0 of the effects that matter."""
-    said = []
-    for one in found:
-        for outcome, _ in one.solid[:1]:
-            rows = [
-                row for row in run.whole("slope", one.target, outcome) if row["arm"].startswith(f"{one.regime.whole}@k")
-            ]
-            said += [f"{one.target} {OUTCOMES[outcome]} {points(row)}" for row in rows]
-    return "; ".join(said)
 
 
 def _table(run: Run, found: Sequence[Finding]) -> dict[str, Any]:

@@ -57,7 +57,13 @@ def points(row: Mapping[Any, Any]) -> str:
     places = digits(low, high)
     if not math.isfinite(high - low):
         return f"{signed(value, 2)}, too few images"
-    return f"{signed(value, places)} [{number(low, places)}, {number(high, places)}]"
+    return f"{signed(value, places)} {span(low, high)}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval with as many digits as it supports: ``[−4.1, −2.6]``."""
+    places = digits(low, high)
+    return f"[{number(low, places)}, {number(high, places)}]"
 
 
 def ends(row: Mapping[Any, Any]) -> tuple[float, float]:

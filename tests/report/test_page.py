@@ -75,6 +75,34 @@ def test_what_a_second_segmenter_does_not_see_is_said(run: Path, tmp_path: Path)
     assert [bool(line["told"][0]["doubt"]) for line in (confirmed[0], doubted[0])] == [False, True]
 
 
+@pytest.mark.parametrize(("most", "other"), [(-0.011, PREVENTED), (0.004, UNSETTLED)])
+def test_how_far_an_effect_reaches_is_said_with_it(run: Path, tmp_path: Path, most: float, other: str) -> None:
+    """With other units, in the next networks, along its curve; and the verdict, where other units would change it."""
+    more = {"ci_units_low": -0.041, "ci_units_high": most, "next_low": -0.9, "next_high": 0.7}
+    folder = change(run, tmp_path / "run", **more)
+    table = pd.read_csv(folder / "effects.csv", keep_default_na=False, na_values=[""])
+    own = table[(table["contrast"] == "did") & (table["arm"] == "capped:all")]
+    curve = [own.assign(contrast="ranking", draw=draw) for draw in (1, 2)]
+    curve.append(own.assign(contrast="slope", arm="capped:all@k0.25", did=-0.17, ci_low=-0.19, ci_high=-0.15))
+    curve.append(own.assign(contrast="beyond", did=-0.27, ci_low=-0.3, ci_high=-0.24, breakdown=0.48))
+    pd.concat([table, *curve]).to_csv(folder / "effects.csv", index=False)
+    there = read(folder)
+    chair = findings.findings(there)[0]
+    (said,) = findings.doubts(there, chair)
+    for number in (
+        f"{'[−4.1, −1.1]' if most < 0 else '[−4, 0]'}",
+        "2 halvings",
+        "[−90, 70]",
+        "−17 [−19, −15]",
+        "−27 [−30, −24]",
+        "than 48 ",
+    ):
+        assert number in said
+    assert [verdict for verdict in (PREVENTED, UNSETTLED) if verdict in said] == [other] * (other != PREVENTED)
+    assert chair.verdict == PREVENTED  # by the interval over latents
+    assert said in Page(report.build(folder).read_text(encoding="utf-8")).text
+
+
 def test_identical_arms_are_one_and_named_so(run: Path) -> None:
     assert [regime.label for regime in read(run).regimes] == ["capped/frozen:first", "capped:all", "frozen:all"]
 

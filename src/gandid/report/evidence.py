@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gandid.report.charts import Chart, Curve, Line, curves, forest
-from gandid.report.findings import MARKS, NAMES, OUTCOMES, VERBS, Finding, ways
+from gandid.report.findings import MARKS, NAMES, OUTCOMES, VERBS, Finding, ways, wider
 from gandid.report.run import WHOLE, Comparison, Row, Run
 from gandid.text import count, ends, listed, number, percent, points, size
 from gandid.verdicts import CAUSED, PREVENTED, SOLID
@@ -154,6 +154,7 @@ def _cells(label: str, rows: Sequence[Row | None]) -> dict[str, Any]:
     found = [row for row in rows if row is not None]
     cells = [
         {"held": percent(row["tau_held"]), "did": points(row), "verdict": row["verdict"], "mark": MARKS[row["verdict"]]}
+        | {"wider": [" ".join(one) for one in wider(row).items()]}
         for row in found
     ]
     return {"label": label, "live": percent(found[0]["tau_live"]), "cells": cells}

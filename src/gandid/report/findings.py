@@ -10,8 +10,9 @@ import numpy as np
 
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
-from gandid.text import article, count, digits, listed, number, percent, points, size
+from gandid.text import article, count, digits, listed, number, percent, points, size, span
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, never_differed
+from gandid.verdicts import verdict as judge
 
 OUTCOMES = ("removed", "inpainted")
 NAMES = {"removed": "removal", "inpainted": "in-painting by other objects"}
@@ -24,6 +25,8 @@ MARKS = {
     OUTSIDE: ("outside", "○"),
     MISSING: ("missing", "–"),
 }
+# Intervals that cover more than other latents, by their columns in effects.csv.
+WIDER = {"ci_units": "with other units", "next": "in the next networks"}
 # What normalization is compared with, by the control.
 CONTROLS = {
     "capped": "normalization may not amplify beyond what it did before the ablation",
@@ -60,6 +63,11 @@ class Finding:
         """The effect, with its outcome, that the verdict on the target is about; None where none was estimated."""
         alike = ((outcome, row) for outcome, row in self.rows.items() if row["verdict"] == self.verdict)
         return next(iter(self.solid), None) or next(alike, None)
+
+    @property
+    def worth(self) -> list[tuple[str, Row]]:
+        """The effects that are spoken of: those that matter, or the one that the verdict is about."""
+        return self.solid or ([self.main] if self.main else [])
 
     @property
     def verdict(self) -> str:
@@ -186,8 +194,7 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
             bars = [_bar(run, one, side, name) for side, name in zip(("live", "held"), one.regime.words, strict=True)]
-        worth = one.solid or ([one.main] if one.main else [])
-        said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in worth]
+        said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in one.worth]
         lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
     order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals
     return sorted(
@@ -202,6 +209,40 @@ def _doubt(run: Run, one: Finding, outcome: str, row: Row) -> str:
     if row.get("ci_paired_low", 1.0) <= 0 <= row.get("ci_paired_high", -1.0):
         doubts.append("could be nothing, depending on what the pixels are that are not recognized")
     return "; ".join(doubts if row["verdict"] in SOLID else [])
+
+
+def wider(row: Row) -> dict[str, str]:
+    """An effect's intervals that cover more than other latents, in points, by what they cover besides."""
+    ends = {
+        words: [float(np.clip(100 * row.get(f"{name}_{end}", np.nan), -100, 100)) for end in ("low", "high")]
+        for name, words in WIDER.items()
+    }
+    return {words: span(*both) for words, both in ends.items() if not np.isnan(both).any()}
+
+
+def doubts(run: Run, one: Finding) -> list[str]:
+    """How far the effects on a target that are spoken of reach beyond its latents and the strength of the hold, a sentence each."""
+    said = []
+    for outcome, row in one.worth:
+        clauses = [f"{interval} {words}" for words, interval in wider(row).items()]
+        units = {"ci_low": row.get("ci_units_low", np.nan), "ci_high": row.get("ci_units_high", np.nan)}
+        other = row["verdict"] if np.isnan(units["ci_low"]) else judge(row | units, run.relevant)
+        if halvings := {each["draw"] for each in run.whole("ranking", one.target, outcome) if clauses}:
+            clauses[0] += f" ({count(len(halvings), 'halving')} of the ranking’s latents)"
+        if other != row["verdict"]:
+            clauses[0] += f", by which the verdict would be: {other}"
+        slopes = [
+            each for each in run.whole("slope", one.target, outcome) if each["arm"].split("@k")[0] == one.regime.whole
+        ]
+        clauses += [f"slope at strength 0: {points(each)}" for each in slopes]
+        for each in run.whole("beyond", one.target, outcome):
+            if each["arm"] == one.regime.name:
+                bent = f", nothing if the slope changed by more than {100 * each['breakdown']:.2g} on the way" * (
+                    each["breakdown"] > 0
+                )
+                clauses.append(f"continued in a straight line to the full hold: {points(each)}{bent}")
+        said += [f"{NAMES[outcome].capitalize()}: {'; '.join(clauses)}."] if clauses else []
+    return said
 
 
 def ways(run: Run, one: Finding, outcome: str, contrast: str) -> list[Row]:

@@ -27,6 +27,7 @@ ASKS = {
     "distance": "Are the held images no further from the live ones than a fifth less of the ablation brings them?",
     "ranking": "Would another ranking have chosen the same units, or units that do the same?",
     "strain": "Are held statistics within the range in which they move between unedited images?",
+    "undone": "How much of what holding one site displaces does the next live site take back? It decides nothing.",
     "baseline_gap": "Does holding leave the unedited image as it is?",
     "placebo_site": "Does holding a site before the edit change nothing?",
     "responds": "Can a held site’s statistic respond to an edit at all?",
@@ -171,6 +172,7 @@ def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
         "slug": slug,
         "facts": facts,
         "table": evidence.table(run, one.target) if estimable else None,
+        "doubts": [*findings.doubts(run, one), *run.details("undone", one.target)] if estimable else [],
         "strip": _strip(run, one.target, where / f"examples-{slug}.png") if one.target in run.examples else None,
         "charts": _drawn({f"{kind}-{slug}": draw(run, one.target) for kind, draw in kinds.items() if estimable}, where),
     }

@@ -244,6 +244,12 @@ class Run:
         rows = self.checks[(self.checks["check"] == "target_seen") & (self.checks["target"] == target)]
         return int(rows["value"].iloc[0]) if len(rows) else 0
 
+    def details(self, check: str, target: str) -> list[str]:
+        """What a check says of the arms of a target, in a sentence each; arms that are the same numbers once."""
+        rows = self.checks[(self.checks["check"] == check) & (self.checks["target"] == target)]
+        arms = {name: regime.label for regime in self.regimes for name in regime.names[:1]}
+        return [f"{arms[row['arm']]}: {row['detail']}." for row in rows.to_dict("records") if row["arm"] in arms]
+
     def ranked(self, target: str) -> tuple[np.ndarray, np.ndarray]:
         """Average causal effects of all units on a target, largest first, and which of them were ablated."""
         if self.relation is None:
