@@ -24,6 +24,7 @@ from gandid import outcomes
 from gandid.estimation.stopping import half_widths, is_precise, next_look
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold
+from gandid.outcomes.counts import pixels
 from gandid.panel.arms import study_block
 from gandid.panel.schema import Classes, empty_panel
 from gandid.stats import CARRIERS, sequence_half_width
@@ -94,9 +95,9 @@ def kinds() -> dict[str, np.ndarray]:
     z = torch.tensor([[w, b] for w in WIDTHS for b in range(len(BELOW))], dtype=torch.float32)
     runner, see = Runner(Mosaic(), "paint"), Seer()
     arms = [REFERENCE, Arm(ablate((0,))), Arm(ablate((0,)), hold("capped", "first", runner.downstream))]
-    labels = see(runner.run(z, arms).flatten(0, 1)).unflatten(0, (3, len(z))).numpy()
-    counts = outcomes.pixels(labels, 5), outcomes.inside(labels, labels[0] == 1, 5)
-    return {name: np.moveaxis(of, 0, 1).astype(np.int32) for name, of in zip(("pixels", "inside"), counts, strict=True)}
+    labels = see(runner.run(z, arms).flatten(0, 1)).unflatten(0, (3, len(z)))
+    counts = pixels(labels, 5), pixels(labels, 5, labels[0] == 1)
+    return {name: of.movedim(0, 1).numpy() for name, of in zip(("pixels", "inside"), counts, strict=True)}
 
 
 def truth(chance: np.ndarray) -> dict[tuple[str, str], float]:
@@ -152,7 +153,7 @@ def rates(found: pd.DataFrame, true: dict[tuple[str, str], float]) -> pd.DataFra
         row = {"outcome": outcome, "object": name, "true DID": known, "mean estimate": of["did"].mean()}
         row |= {"carried by": f"{of['carriers'].mean():.0f}", "interval covers": inside.mean()}
         boot = (of["ci_boot_low"] <= known) & (known <= of["ci_boot_high"])
-        row["bootstrap covers"] = boot.mean() if outcome in outcomes.RATIOS else np.nan
+        row["bootstrap covers"] = boot.mean() if outcome in outcomes.WHOLE else np.nan
         row["p < 0.05"] = (of["p"] < 0.05).mean()
         row["bias / error"] = f"{(of['did'].mean() - known) / of['did'].std():+.2f}"
         rows.append(row)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 import gandid
-from gandid import outcomes
 from gandid.interventions import REFERENCE, Arm, ablate
 from gandid.measure.memory import CPU_ROWS
+from gandid.outcomes.counts import pixels
 from gandid.ranking import top_units
 from gandid.ranking.gradients import soft_area
 from gandid.ranking.journal import Journal
@@ -60,7 +60,7 @@ def speeds(study, count=8):
         for first in range(0, units, 127):
             arms = [REFERENCE, *(Arm(ablate((unit,))) for unit in range(first, min(first + 127, units)))]
             labels = study.segmenter(study.runner.run(z[i : i + 1], arms).flatten(0, 1))
-            outcomes.pixels(labels.numpy(), classes) / size
+            pixels(labels, classes).numpy() / size
         between = time.process_time()
         sweep.drops(np.full(units, i), np.arange(units))
         took += between - start, time.process_time() - between

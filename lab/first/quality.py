@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from rich.progress import Progress
 
-from gandid import outcomes
 from gandid.generators import load_generator
 from gandid.latents import latents
+from gandid.outcomes.counts import pixels
 from gandid.segmenters import Segmenter, load_segmenter
 from lab.first import rooms
 
@@ -43,9 +43,9 @@ def evaluate_generator(
         for start in bar.track(range(0, samples, 100), description="sampling"):
             indices = range(start, min(start + 100, samples))
             images = generator(latents(seed, indices, generator.latent_dim).to(device))
-            made.append(outcomes.pixels(segmenter(images).cpu().numpy(), len(classes)))
+            made.append(pixels(segmenter(images), len(classes)).cpu().numpy())
             _, labels = rooms.render(len(indices), size, seed=50_000 + seed + start)
-            rendered.append(outcomes.pixels(labels.numpy(), len(rooms.CLASSES)))
+            rendered.append(pixels(labels, len(rooms.CLASSES)).numpy())
     ours = np.concatenate(made) / size**2
     theirs = np.concatenate(rendered) / size**2
     rows = []

@@ -65,12 +65,18 @@ class StudyConfig(BaseModel):
     background: tuple[str, ...] | None = _field(
         None, "What", "Classes that fill any hole, such as wall or sky; the segmenter's own list by default."
     )
-    layer: str | None = _field(None, "What", "Layer whose units are ablated; the model's default layer by default.")
+    layer: str | None = _field(None, "What", "Layer whose units are edited; the model's default layer by default.")
     targets: tuple[str, ...] | dict[str, tuple[int, ...]] | None = _field(
-        None, "What", "Object to ablate, or OBJECT=UNIT,UNIT,... to name its units; every object by default."
+        None, "What", "Object to edit, or OBJECT=UNIT,UNIT,... to name its units; every object by default."
     )
     units: Positive | None = _field(
-        None, "What", "Number of units to ablate per target; 20 by default, or a fifth of the layer if that is fewer."
+        None, "What", "Number of units to edit per target; 20 by default, or a fifth of the layer if that is fewer."
+    )
+    edit: Literal["ablate", "insert"] = _field(
+        "ablate",
+        "What",
+        "ablate takes the object away; insert sets its units, in the --region of every image, to their means where it is "
+        "seen, held by frozen first.",
     )
     ablation: Literal["zero", "mean", "resample"] = _field(
         "zero", "What", "Value that ablated units are moved to: zero, their mean, or their value for another latent."
@@ -81,7 +87,7 @@ class StudyConfig(BaseModel):
         "Limit the edit to X0,Y0,X1,Y1 of every image, shares of its width and height, or to where a mask of its size "
         "(a picture, or .npy) is not black; all of it by default.",
     )
-    alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is full ablation.")
+    alpha: Share = _field(1.0, "What", "Share of the way to that value: 1 is the full edit.")
     ranking: Ranking | None = _field(
         None,
         "What",
@@ -135,13 +141,13 @@ class StudyConfig(BaseModel):
         None, "Credibility", "Share each effect out among the normalizations by Shapley values."
     )
     dose: tuple[Share, ...] = _field(
-        (), "Credibility", "Also ablate partially, at doses from 0 to 1; 0, 0.1, ..., 1 without values."
+        (), "Credibility", "Also edit partially, at doses from 0 to 1; 0, 0.1, ..., 1 without values."
     )
     strength: tuple[Share, ...] | None = _field(
         None, "Controls", "Also hold partly, from 0 (live) to 1 (fully held); 0.1, 0.25, 0.5, 0.75 without values."
     )
     placebos: Annotated[int, Field(ge=0)] = _field(
-        0, "Credibility", "Number of random sets of units to ablate as well, matched in size and energy."
+        0, "Credibility", "Number of random sets of units to edit as well, matched in size and energy."
     )
     halvings: Annotated[int, Field(ge=0, le=20)] = _field(
         1,
@@ -158,6 +164,13 @@ class StudyConfig(BaseModel):
         False, "Credibility", "Count the segmenter's probabilities instead of its labels, where it gives them."
     )
     dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _frozen_first(cls, values: Any) -> Any:
+        # What is inserted is more to divide by, which `capped` lets a site do.
+        inserts = isinstance(values, dict) and values.get("edit") == "insert"
+        return {"control": ("frozen", "capped"), **values} if inserts else values
 
     @field_validator("*", mode="before")
     @classmethod
@@ -223,6 +236,12 @@ class StudyConfig(BaseModel):
             raise ValueError("a twin is named, but not the control twin: add --control twin")
         if self.distilled and "distilled" not in self.control:
             raise ValueError("distilled networks are named, but not their control: add --control distilled")
+        if self.edit == "insert" and self.region is None:
+            raise ValueError("an insertion needs a place: name it with --region, such as 0,0.6,1,1")
+        if self.edit == "insert" and (self.figure or self.ablation != "zero"):
+            raise ValueError(
+                "ablation and figure are of objects that are taken away: leave them out with --edit insert"
+            )
         if not self.numbers():
             raise ValueError(f"{self.latents} latents are too few for so many parts")
         if self.chunk is not None and (self.sites or self.dose or self.strength or self.placebos):

@@ -20,19 +20,20 @@ from gandid.config import StudyConfig
 from gandid.errors import UsageError
 from gandid.estimation.halves import halves
 from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_reason
-from gandid.interventions import Edit, Runner
+from gandid.interventions import Edit, Runner, ablate, insert
 from gandid.measure.examples import collect
 from gandid.measure.executors import Executor
-from gandid.measure.experiment import Experiment, ablations, restored_edits
+from gandid.measure.experiment import Experiment, restored_edits
 from gandid.measure.filling import fill, missing_arms, missing_latents
-from gandid.measure.placebos import drawn_units, moments, possible_draws
-from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, arithmetic, calibrate, facts
+from gandid.measure.placebos import drawn_units, energies, possible_draws
+from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, calibrate, facts
 from gandid.panel.arms import Block, extra_blocks, graded, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PARTS, PRESENCE, Classes, blocks_of
 from gandid.panel.store import PanelStore
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
+from gandid.ranking.insertion import Levels, levels
 from gandid.segmenters import Segmenter, name_of
 from gandid.threads import can_be_copied
 
@@ -70,6 +71,7 @@ class Execution:
         self.study, self.config, self.path = study, config, path
         self.executor, self.progress = executor, progress
         self._relation: xr.Dataset | None = None
+        self._known = dict[str, Any]()
         if config.soft:
             second = study.second_name(config)
             for segmenter in (study.segmenter, *([study.second_segmenter(second)] if second else [])):
@@ -108,6 +110,8 @@ class Execution:
             "orders_seed": config.seed,
             "version": runs.versions()["gandid"],
         }
+        if config.edit != "ablate":
+            attrs["edit"] = config.edit
         if config.region:
             attrs["region"] = config.region if isinstance(config.region, str) else list(config.region)
         if config.soft:
@@ -142,10 +146,7 @@ class Execution:
             if is_twin(name):
                 relation = self._ranked(list(units), runner, f"{runs.RANKING}-{number}")
                 chosen[name] = {target: top_units(relation, target, len(own)) for target, own in units.items()}
-        return {
-            name: ablations(own, config.ablation, config.alpha, self._means(self.networks[name]), self.region)
-            for name, own in chosen.items()
-        }
+        return {name: self._edits(own, name) for name, own in chosen.items()}
 
     def _ranked(self, targets: Sequence[str], runner: Runner, kept: str) -> xr.Dataset:
         """The relation as the configuration asks for it."""
@@ -161,14 +162,30 @@ class Execution:
             runner=runner,
         )
 
-    def _means(self, runner: Runner) -> torch.Tensor | None:
-        """Each unit's mean over latents and positions (C,), where units are moved to it."""
-        if self.config.ablation != "mean":
-            return None
-        z = self.study.latents(range(self.config.ranking_latents), "ranking", runner)
-        with arithmetic(self.study.device, self.study.dtype):
-            parts = [runner.activations(part).float().mean(dim=(2, 3)) for part in z.split(self.study.rows // 2)]
-        return torch.cat(parts).mean(dim=0)
+    def _edits(self, units: Mapping[str, Sequence[int]], network: str = "own") -> dict[str, Edit]:
+        """The edit of every target by its units, in one of the networks."""
+        config, network = self.config, network if is_twin(network) else "own"  # whose units a distilled one has
+        how: dict[str, Any] = {"alpha": config.alpha, "region": self.region}
+        if config.edit == "insert":
+            known = self._aims(network)
+            return {target: insert(tuple(own), known.of(target), **how) for target, own in units.items()}
+        how |= {"kind": config.ablation, "means": self._aims(network) if config.ablation == "mean" else None}
+        return {target: ablate(tuple(own), **how) for target, own in units.items()}
+
+    def _aims(self, network: str) -> Any:
+        """What units are moved to, over the ranking's latents: `Levels` where they are inserted, else their means (C,)."""
+        study, runner = self.study, self.networks[network]
+        z = study.latents(range(self.config.ranking_latents), "ranking", runner)
+
+        def measure() -> Levels | torch.Tensor:
+            if self.config.edit == "insert":
+                return levels(runner, study.segmenter, z, PRESENCE, study.rows)
+            parts = [runner.activations(part).float().mean(dim=(2, 3)) for part in z.split(study.rows // 2)]
+            return torch.cat(parts).mean(dim=0)
+
+        if network not in self._known:
+            self._known[network] = study.fitted(measure)
+        return self._known[network]
 
     def _extend(self, there: xr.Dataset) -> None:
         """Add to the panel the arms and segmenters that are asked for and that it has not; and learn what it has."""
@@ -202,28 +219,27 @@ class Execution:
         chosen = halves(relation, own, ranked, self.config.halvings)
         if not chosen:
             return {}
-        means = self._means(self.study.runner)
         for draw in wanted:
-            units = chosen[-draw - 1]
-            edits["own", draw] = ablations(units, self.config.ablation, self.config.alpha, means, self.region)
+            edits["own", draw] = self._edits(chosen[-draw - 1])
         return {draw: np.full(len(own), np.nan, np.float32) for draw in wanted}
 
     def _draw(self, edits: Edits, draws: int) -> dict[int, np.ndarray]:
         """Draw matched random sets of units; returns by draw their energy over that of the target's own, (target,)."""
         study, config = self.study, self.config
         z = study.latents(range(config.ranking_latents), "ranking")
-        means, energies = study.fitted(lambda: moments(study.runner, z, study.rows))
-        for draw, units in enumerate(drawn_units(edits["own", 0], energies, draws, config.seed), start=1):
-            edits["own", draw] = ablations(units, config.ablation, config.alpha, means, self.region)
-        sums = [[energies[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
+        energy = study.fitted(lambda: energies(study.runner, z, study.rows))
+        for draw, units in enumerate(drawn_units(edits["own", 0], energy, draws, config.seed), start=1):
+            edits["own", draw] = self._edits(units)
+        sums = [[energy[list(edit.units)].sum() for edit in edits["own", draw].values()] for draw in range(draws + 1)]
         with np.errstate(divide="ignore", invalid="ignore"):  # units that are silent
             return dict(enumerate(np.divide(sums, sums[0]).astype(np.float32)))
 
     def _experiment(self, blocks: Sequence[Block], edits: Edits) -> Experiment:
         runner = self.study.runner
         inert = frozenset(site for site, responds in runner.responds.items() if not responds)
-        shrinking = self.config.ablation == "zero" and runner.closed_form
-        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking, self.region)
+        inserts = self.config.edit == "insert"
+        shrinking = not inserts and self.config.ablation == "zero" and runner.closed_form
+        return Experiment(tuple(blocks), edits, tuple(runner.downstream), inert, shrinking, self.region, inserts)
 
     def _blank(
         self, experiment: Experiment, segmenters: Mapping[str, Segmenter], energy: np.ndarray, attrs: Mapping[str, Any]

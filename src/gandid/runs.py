@@ -285,11 +285,11 @@ def known_confusion(folder: Path) -> pd.DataFrame | None:
 
 
 def write_types(folder: Path, panel: xr.Dataset) -> None:
-    """Write `types.csv`, where the relation says how every unit acts on every object."""
-    relation = read_relation(folder)
-    if relation is None or "drop" not in relation:
+    """Write `types.csv`, where the relation says how every unit acts on every object, and the study ablates."""
+    relation, config = read_relation(folder), read_config(folder)
+    if relation is None or "drop" not in relation or config.get("edit") == "insert":
         return
-    bounds = StudyConfig.check(types=read_config(folder).get("types", {})).types
+    bounds = StudyConfig.check(types=config.get("types", {})).types
     with written(folder / TYPES) as aside, verified(folder):
         types(panel, relation, bounds).to_csv(aside, index=False)
 

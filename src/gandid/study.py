@@ -21,7 +21,7 @@ from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
 from gandid.generators.distilled import distilled_files, read_distilled
 from gandid.generators.named import short_names
-from gandid.interventions import REFERENCE, Rectangle, Runner, layers_of, read_mask
+from gandid.interventions import REFERENCE, Rectangle, Runner, layers_of, read_mask, whole
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
 from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
@@ -50,7 +50,7 @@ class Study:
     segmenter : Segmenter
         See `gandid.load_segmenter`.
     layer : str, optional
-        Layer whose units are ablated; the default layer of an embedded model.
+        Layer whose units are edited; the default layer of an embedded model.
     seed : int
         Random seed for the latents. Ranking and effects use different latents of the same seed.
     dtype : {"fp32", "bf16"}
@@ -85,6 +85,7 @@ class Study:
     ):
         keep_freed_memory()
         StudyConfig.check(seed=seed, dtype=dtype)
+        generator = whole(generator)
         name = getattr(generator, "name", None) or type(generator).__name__
         if layer is None:
             if name not in NAMED:
@@ -104,6 +105,7 @@ class Study:
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
         self.distilled, self._learned = tuple(map(str, distilled)), dict[str, Runner]()
         self._seconds: dict[str, Segmenter] = {}
+        self._masks: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
         segmenter = name_of(self.segmenter)
@@ -117,7 +119,7 @@ class Study:
 
     @property
     def layer(self) -> str:
-        """The layer whose units are ablated."""
+        """The layer whose units are edited."""
         return self.runner.layer
 
     @property
@@ -181,7 +183,7 @@ class Study:
         Parameters
         ----------
         targets : str, sequence of str, or mapping of str to units, optional
-            The classes whose units are ablated, all objects by default. A mapping names the units; otherwise they are the
+            The classes whose units are edited, all objects by default. A mapping names the units; otherwise they are the
             `units` of largest ACE on the class.
         units : int, optional
             Number of units; 20 by default, or a fifth of the layer's units if that is fewer.
@@ -258,7 +260,7 @@ class Study:
         asked = config.targets or self.objects
         if not asked:
             raise UsageError(
-                f"every class of {name_of(self.segmenter)} is background: name what to ablate with --target, or other background "
+                f"every class of {name_of(self.segmenter)} is background: name what to edit with --target, or other background "
                 "classes with --background"
             )
         named: dict[str, tuple[int, ...] | None] = dict(asked) if isinstance(asked, dict) else dict.fromkeys(asked)
@@ -279,7 +281,10 @@ class Study:
 
     def region(self, config: StudyConfig) -> Rectangle | Tensor | None:
         """The region to which a configuration limits the edit: a rectangle, or the mask that it names."""
-        return read_mask(config.region, self.runner.image_size) if isinstance(config.region, str) else config.region
+        path = config.region
+        if isinstance(path, str) and path not in self._masks:
+            self._masks[path] = read_mask(path, self.runner.image_size)
+        return self._masks[path] if isinstance(path, str) else path
 
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
@@ -365,6 +370,7 @@ class Study:
         if config.sites and not any(self.runner.responds.values()):
             raise UsageError(f"no site after {self.layer} responds to an edit: there is no effect to share out")
         self.networks(config)
+        self._masks.clear()  # once for each study
         self.region(config)
         second = self.second_name(config)
         if second is not None and not set(named) & set(self.second_segmenter(second).classes):

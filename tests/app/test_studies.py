@@ -22,6 +22,7 @@ from gandid.report.run import read
 STATES = [
     State(layer="layer8", target="rug"),
     State(layer="layer8", target="rug", region=encode_region(np.pad(np.ones((2, 3), bool), ((6, 0), (1, 4))))),
+    State(layer="layer8", target="rug", mode="insert", region="2x2:c0", control="frozen"),
     State(layer="layer8", target="chest of drawers", control="frozen", hold="all", alpha=0.35, seed=4),
 ]
 
@@ -71,13 +72,13 @@ def test_the_python_names_the_same_arms(state: State) -> None:
 
 def test_what_a_study_cannot_do_is_said() -> None:
     assert studies.left_out(State()) == ""
-    assert "does not insert" in studies.left_out(State(mode="insert"))
     rectangle = STATES[1]
     assert config(rectangle).region == (1 / 8, 6 / 8, 4 / 8, 1.0)
     assert studies.left_out(rectangle) == ""
     assert "rectangle" in studies.left_out(State(region="2x2:60"))  # two opposite corners
     assert config(State(target="rug", region="2x2:60")).region == (0, 0, 1, 1)
-    assert config(State(target="rug", mode="insert", region="2x2:60")).region is None
+    assert studies.left_out(STATES[2]) == ""
+    assert (config(STATES[2]).edit, config(STATES[2]).region) == ("insert", (0, 0, 1, 0.5))
 
 
 def test_edits_that_are_one_are_studied_together() -> None:
@@ -87,6 +88,9 @@ def test_edits_that_are_one_are_studied_together() -> None:
     for other in (replace(lamp, alpha=0.5), replace(lamp, region="2x2:60"), replace(lamp, mode="insert")):
         assert config(rug.beside([other])).targets == {"rug": (3, 17)}
         assert "the ablation of rug, and not" in studies.left_out(rug.beside([other]))
+    inserted = replace(rug, mode="insert", region="2x2:60").beside([lamp])
+    assert config(inserted).targets == {"rug": (3, 17)}
+    assert "the insertion of rug, and not" in studies.left_out(inserted)
 
 
 @pytest.fixture(scope="module")

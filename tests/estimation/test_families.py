@@ -12,9 +12,10 @@ from panels import CLASSES, PLAN, make_panel
 from scipy import stats
 
 from gandid.estimation import did
-from gandid.estimation.bounds import CONDITION, TOGETHER
+from gandid.estimation.bounds import CONDITION
 from gandid.estimation.credibility import permuted
 from gandid.estimation.families import invert
+from gandid.outcomes import TOGETHER
 from gandid.panel.coalitions import sampled_weights
 
 pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests left to the collector

@@ -46,7 +46,7 @@ def declined(seed, n=80):
     contents = Contents(panel)
     sums = gather(contents, contents.study)
     part = parts(contents, sums, 0, "inpainted")
-    ends = bounds_of(contents, sums, part, 0, contents.regimes)
+    ends = bounds_of(contents, sums, part, 0, "inpainted", contents.regimes)
     plain = contrast(part, sums.at([contents.live]) - sums.at([contents.regimes[0].arm]))
     found = {"did": plain.value, "ci_named_low": plain.low, "ci_named_high": plain.high} | ends
     return panel, {name: values[0, list(part.objects).index("b")] for name, values in found.items()}

@@ -138,6 +138,14 @@ def test_latents_have_the_shape_that_is_said(shape, numbers):
     assert torch.equal(generator(z), Plain()(z))
 
 
+def test_a_network_that_is_wrapped_for_several_devices_is_itself():
+    network, z = Plain(), torch.randn(2, 6)
+    wrapped = nn.DataParallel(network.eval())
+    assert torch.equal(adapted(wrapped)(z), network(z))
+    study = gandid.Study(wrapped, FunctionSegmenter(thirds, "abc", "a"), "spread")
+    assert (study.name, list(study.runner.downstream)) == ("Plain", ["norm"])
+
+
 @pytest.mark.parametrize("wrong", [0, -3, 2.5, (), (4, 0), "6", None])
 def test_latents_of_no_shape_are_refused(wrong):
     network = Plain()

@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from planted_relation import RelationGenerator, RelationSegmenter
 
-from gandid import outcomes
 from gandid.generators import load_generator
 from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.latents import latents
+from gandid.outcomes.counts import pixels
 from gandid.ranking import overlap, relate
 from gandid.ranking.gradients import first_order, soft_area
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
-from gandid.ranking.passes import counted
 from gandid.segmenters import load_segmenter
 
 N, CLASSES = 24, 9
@@ -91,14 +90,6 @@ def test_the_maximizing_threshold_is_at_least_as_good_for_every_pair(unedited):
     assert overlapping(alone, *unedited)[0][unit, 3 + number] == best[unit, 3 + number]
 
 
-def test_pixels_are_counted_on_the_device_as_elsewhere():
-    draw = np.random.default_rng(0)
-    labels, mask = draw.integers(0, 5, (2, 3, 6, 7)), draw.random((3, 6, 7)) < 0.3
-    maps = torch.from_numpy(labels.astype(np.uint8))
-    np.testing.assert_array_equal(counted(maps, 5), outcomes.pixels(labels, 5))
-    np.testing.assert_array_equal(counted(maps, 5, torch.from_numpy(mask)), outcomes.inside(labels, mask, 5))
-
-
 def test_the_exact_sweep_is_the_ablation_of_each_unit_alone():
     runner, segmenter, z = (
         Runner(RelationGenerator(), "painter"),
@@ -108,7 +99,7 @@ def test_the_exact_sweep_is_the_ablation_of_each_unit_alone():
     relation = relate(runner, segmenter, z, rows=7)
     arms = [REFERENCE, *(Arm(ablate((unit,))) for unit in range(9))]
     labels = segmenter(runner.run(z, arms).flatten(0, 1)).unflatten(0, (10, 12))
-    areas = outcomes.pixels(labels.numpy(), 4) / 64
+    areas = pixels(labels, 4).numpy() / 64
     np.testing.assert_allclose(relation["drop"].values, (areas[0] - areas[1:]).transpose(1, 0, 2), atol=1e-7)
     np.testing.assert_allclose(relation["ace"], relation["drop"].mean("latent"), atol=1e-7)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from gandid import outcomes
 from gandid.app.models import Model, Ranked
 from gandid.app.state import MOST_UNITS, State, decode_region, encode_region
 from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, Edit, Runner, ablate, hold, insert
+from gandid.outcomes.counts import pixels
 from gandid.ranking import top_units
 from gandid.ranking.passes import pictures
 from gandid.segmenters import labelled
@@ -52,7 +52,7 @@ class View:
     def shares(self, classes: int, edit: int = 0) -> np.ndarray:
         """Per arm, the share of an edit's pixels that carries each class, (arms, C); NaN where there are none."""
         mask = self.counted[edit]
-        counts = outcomes.inside(self.labels, mask, classes)
+        counts = pixels(torch.tensor(self.labels), classes, torch.tensor(mask)).numpy()
         return counts / mask.sum() if mask.any() else np.full(counts.shape, np.nan)
 
 

@@ -25,7 +25,7 @@ from gandid.latents import latents
 from gandid.measure.memory import rows_that_fit
 from gandid.panel.schema import PRESENCE
 from gandid.ranking import relate
-from gandid.ranking.insertion import levels
+from gandid.ranking.insertion import Levels, levels
 from gandid.runs import fingerprint, versions
 from gandid.segmenters import Segmenter, objects_of
 
@@ -88,7 +88,7 @@ class Model:
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
         self._runners: dict[tuple[str, bool], Runner] = {}
-        self._levels: dict[str, Tensor] = {}
+        self._levels: dict[str, Levels] = {}
         self.layers = self._find_layers(layer)
         default = layer or (NAMED[self.name].default_layer if self.name in NAMED else None)
         self.default_layer = default or self.layers[len(self.layers) // 2]
@@ -127,13 +127,8 @@ class Model:
         """
         if layer not in self._levels:
             z = self.latents(0, range(self.glance), "ranking")
-            self._levels[layer] = levels(self.runner(layer), self.segmenter, z, PRESENCE, self.rows).means
-        means = self._levels[layer][self.segmenter.classes.index(target)]
-        if not means.isfinite().all():
-            raise UsageError(
-                f"no {target} is seen in {self.glance} images: it is not known what its units are where it is"
-            )
-        return means
+            self._levels[layer] = levels(self.runner(layer), self.segmenter, z, PRESENCE, self.rows)
+        return self._levels[layer].of(target)
 
     def rest(self) -> None:
         """Wait until the hand has been still for a while."""

@@ -31,20 +31,22 @@ MOST_LATENTS = 100_000
 def config_of(state: State, *, generator: str, segmenter: str, latents: int) -> StudyConfig:
     """The study of a settled state whose units are named: its object, its control and sites, on `latents` latents.
 
-    A study ablates, within a rectangle: an insertion is left out, and a region is the rectangle around it. Other objects' units are
-    ablated with those of the one in hand, where they are in the same way; else they are left out (`left_out` says so).
+    A study edits a rectangle: a region is the one around it. Other objects' units are ablated with those of the one in hand, where
+    they are in the same way; else they are left out (`left_out` says so).
     """
-    region = _around(state) if state.mode == "ablate" else None
     shared = {name: getattr(state, name) for name in ("layer", "control", "hold", "alpha", "seed")}
     edits = state.edits() if _alike(state) else state.edits()[:1]
     targets = {state.target: tuple(dict.fromkeys(unit for each in edits for unit in each.units or ()))}
-    given = {"generator": generator, "segmenter": segmenter, "targets": targets, "latents": latents, "region": region}
+    given = {"generator": generator, "segmenter": segmenter, "targets": targets, "latents": latents, "edit": state.mode}
+    given["region"] = _around(state)
     return StudyConfig.check(**given, **shared)
 
 
 def _alike(state: State) -> bool:
-    """Whether all edits are one: ablations that go as far, at the same places."""
-    return {("ablate", state.alpha, state.region)} == {(each.mode, each.alpha, each.region) for each in state.edits()}
+    """Whether all edits are one: that in hand alone, or ablations that go as far, at the same places."""
+    return not state.also or {("ablate", state.alpha, state.region)} == {
+        (each.mode, each.alpha, each.region) for each in state.edits()
+    }
 
 
 def _around(state: State) -> tuple[float, float, float, float] | None:
@@ -59,10 +61,9 @@ def _around(state: State) -> tuple[float, float, float, float] | None:
 
 def left_out(state: State) -> str:
     """What a study cannot do of what a state asks for, in words; empty if it can do all."""
-    if state.mode == "insert":
-        return f"A study does not insert: it ablates these {state.target} units alone, everywhere."
-    if state.also and not _alike(state):
-        return f"A study makes one edit: the ablation of {state.target}, and not what is edited beside it."
+    if not _alike(state):
+        done = "insertion" if state.mode == "insert" else "ablation"
+        return f"A study makes one edit: the {done} of {state.target}, and not what is edited beside it."
     if around := _around(state):
         mask = decode_region(state.region)
         share = (around[2] - around[0]) * (around[3] - around[1])

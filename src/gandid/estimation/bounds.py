@@ -7,7 +7,6 @@ from gandid.verdicts import SEEN
 
 SUPPORT = ("distance",)
 CHECKS = ["check", "target", "value", "bound", "verdict", "arm", "detail"]  # columns of checks.csv
-TOGETHER = "other objects"  # in tables, all other objects as one
 VISIBLE = 0.001  # shares smaller than this print as 0.0 % and are not worth a word
 UNLIKELY = 0.05  # level of the test of the target's own units against random ones
 ENERGY = 0.10  # by which the energy of random units may differ from that of the target's own

@@ -86,7 +86,7 @@ def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row
             seen = f"no image of {total:,} shows" if count == 0 else f"only one image of {total:,} shows"
             detail = f"{seen} '{target}': not estimable"
         else:
-            detail = f"{count:,} of {total:,} images show it"
+            detail = f"{count:,} of {total:,} images {'have the region' if contents.inserts else 'show it'}"
         bad = "failed" if count < 2 else "flagged"
         yield row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
 
@@ -199,7 +199,7 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
 def _stability(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
     live, *held = sums.at(contents.compared)
     for t, target in enumerate(contents.targets):
-        every = {outcome: parts(contents, sums, t, outcome) for outcome in ("removed", "inpainted")}
+        every = {outcome: parts(contents, sums, t, outcome) for outcome in contents.pair}
         for regime, weights in zip(contents.regimes, held, strict=True):
             gap, found = live - weights, list[float]()
             for part in every.values():

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from gandid import outcomes
 from gandid.panel.arms import STRENGTH, STUDY, Coordinates
 from gandid.panel.schema import PRESENCE, VARIABLES, arm_table
 
@@ -59,6 +60,16 @@ class Contents:
         self._places = {arm._replace(latents=0): place for place, arm in enumerate(self.arms)}
         if self.rows(self.study) == 0:
             raise ValueError("the panel has no latent")
+
+    @property
+    def pair(self) -> outcomes.Pair:
+        """The outcomes that say what became of the target's place."""
+        return outcomes.pair_of(self.panel.attrs)
+
+    @property
+    def inserts(self) -> bool:
+        """Whether the targets were inserted, so that their place is a region of every image."""
+        return self.pair == outcomes.PAIRS["insert"]
 
     @property
     def present(self) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gandid import outcomes
-from gandid.estimation.bounds import TOGETHER
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.sums import Sums
 from gandid.stats import identified_interval, t_interval, weighted_sum
@@ -49,23 +48,13 @@ class Estimate(NamedTuple):
 
 
 def parts(contents: Contents, sums: Sums, target: int, outcome: str, segmenter: int = 0) -> Parts:
-    """An outcome of one target: `removed` of the target, `inpainted` by the other classes and by all other objects together.
+    """An outcome of one target: `removed` or `inserted`; `inpainted` or `displaced`, by class and of all other objects together.
 
-    The remaining outcomes, `area`, `collateral` and `emerged`, are changes against the arm's unedited image.
+    All are changes against the arm's unedited image, as `area`, `collateral` and `emerged` are.
     """
     kinds = contents.kinds(contents.targets[target], segmenter)
-    if outcome in outcomes.RATIOS:
-        own = kinds == "target" if outcome == "removed" else (kinds != "target") & (kinds != "")
-        weights = np.eye(len(kinds))[own]
-        objects, about = contents.classes[own], kinds[own]
-        if outcome == "removed":
-            weights = 1 - weights
-        else:
-            weights = np.concatenate([weights, [kinds == "object"]])
-            objects, about = np.append(objects, TOGETHER), np.append(about, "together")
-        found = ratio_parts(sums, target, objects, about, weights)
-        # Labels of the unedited image are the target's on all of these pixels; probabilities need not be.
-        return found._replace(numerator=found.numerator - found.numerator[:, sums.baselines])
+    if outcome in outcomes.WHOLE:
+        return place_parts(sums, target, outcome, contents.classes, kinds)
     own, size = np.flatnonzero(kinds != ""), 1 if outcome == "emerged" else contents.size
     if outcome == "emerged":
         change = sums.emerged[:, target][..., own]
@@ -78,8 +67,25 @@ def parts(contents: Contents, sums: Sums, target: int, outcome: str, segmenter: 
     return Parts(contents.classes[own], kinds[own], change.astype(np.float64), whole.astype(np.float64))
 
 
+def place_parts(
+    sums: Sums, target: int, outcome: str, classes: np.ndarray, kinds: np.ndarray, true: np.ndarray | None = None
+) -> Parts:
+    """What became of a target's place as one of the outcomes of `gandid.outcomes.PAIRS`.
+
+    `classes` and their `kinds` are those of the panel, (C,); what they `truly` are as weights over what they are called, (C, C), if given.
+    """
+    own = kinds == "target" if outcomes.WHOLE[outcome] == "target" else (kinds != "target") & (kinds != "")
+    weights, objects, about = np.eye(len(kinds))[own], classes[own], kinds[own]
+    if outcomes.WHOLE[outcome] == "together":
+        weights = np.concatenate([weights, [kinds == "object"]])
+        objects, about = np.append(objects, outcomes.TOGETHER), np.append(about, "together")
+    weights = weights if true is None else weights @ true
+    found = ratio_parts(sums, target, objects, about, -weights if outcome in outcomes.FALLING else weights)
+    return found._replace(numerator=found.numerator - found.numerator[:, sums.baselines])
+
+
 def ratio_parts(sums: Sums, target: int, objects: np.ndarray, kinds: np.ndarray, weights: np.ndarray) -> Parts:
-    """Shares of the target's original pixels, from weights over the classes that these carry after the edit, (K, C)."""
+    """Shares of the target's place, from weights over the classes that its pixels carry after the edit, (K, C)."""
     inside = sums.inside[:, target].astype(np.float64)
     return Parts(objects, kinds, inside @ weights.T, inside.sum(axis=2))
 
@@ -181,11 +187,12 @@ def bounds_of(
     sums: Sums,
     found: Parts,
     target: int,
+    outcome: str,
     held: Sequence[Regime],
     level: float = 0.95,
     segmenter: int = 0,
 ) -> dict[str, np.ndarray]:
-    """What live less held of `removed` or `inpainted` is at least and at most, and intervals for it (Imbens and Manski 2004).
+    """What live less held of an outcome of a place is at least and at most, and intervals for it (Imbens and Manski 2004).
 
     Pixels that the segmenter does not recognize could be anything, so that an effect is known between bounds only (Manski 2003, *Partial
     Identification of Probability Distributions*). With shares pi of class c and of unrecognized pixels U, and ``d = pi_c(live) - pi_c(held)``,
@@ -194,7 +201,8 @@ def bounds_of(
     - `paired`, if a pixel that is unrecognized in both arms is the same thing in both: ``[d - P(U held, not U live), d + P(U live, not U
       held)]``; only where both arms have the same hole, under exact controls.
 
-    An end of the bounds is a contrast of counts to which unrecognized pixels are added or not.
+    An end of the bounds is a contrast of counts to which unrecognized pixels are added or not. Of an insertion into another network none is
+    known: pixels of its unedited region may be unrecognized, too.
 
     Returns
     -------
@@ -207,13 +215,14 @@ def bounds_of(
     unknown = sums.inside[:, target, :, kinds == "unknown"][0][..., None].astype(float)  # (group, arm, 1)
     both = np.zeros_like(unknown) if sums.shared is None else sums.shared[:, target, :, None]
     place, *others = sums.index([contents.live, *(regime.arm for regime in held)])
-    least = found.numerator - unknown * (found.kinds == "target")  # a pixel without a name is not the target
+    least = found.numerator - unknown * (outcome in outcomes.FALLING)  # a pixel without a name counts for no class
     ends = [least, least + unknown, least + unknown - both, least - unknown[:, [place]] + both]
     every = Parts(found.objects, found.kinds, np.concatenate(ends, axis=1), np.tile(found.denominator, len(ends)))
     each = np.eye(len(sums.arms))[others]
     live, no = np.eye(len(sums.arms))[place] + 0 * each, 0 * each
-    known = np.broadcast_to(found.kinds != "unknown", (len(held), len(found.kinds)))
-    paired = known & np.array([regime.exact and sums.shared is not None for regime in held])[:, None]
+    exact = np.array([regime.exact for regime in held])[:, None]
+    known = (found.kinds != "unknown") & (exact | (not contents.inserts))
+    paired = known & exact & (sums.shared is not None)
     columns = dict[str, np.ndarray]()
     for name, known_here, low, high in (
         ("worst", known, [live, -each, no, no], [-each, live, no, no]),

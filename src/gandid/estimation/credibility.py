@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from gandid import outcomes
 from gandid.estimation import bounds as limits
-from gandid.estimation.bounds import TOGETHER, Bounds, Row, row
+from gandid.estimation.bounds import Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast
 from gandid.estimation.families import invert
@@ -25,7 +26,7 @@ def credibility(
 ) -> list[Row]:
     """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
     frame = frame[frame["contrast"] != "did"]
-    about = frame[(frame["outcome"] == "removed") | (frame["kind"] == "together")]
+    about = frame[outcomes.whole(frame)]
     found = [*_placebo_object(contents), *_baseline_area(contents, sums)]
     doses = about[about["contrast"].isin(["dose", "step", "departure"])]
     for (target, arm), some in doses.groupby(["target", "arm"], sort=False):
@@ -112,7 +113,7 @@ def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
 
 
 def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
-    """Whether the DIDs of `removed` and of `inpainted` by other objects grow with the dose, in the direction in which they are largest.
+    """Whether the DIDs of the whole effects grow with the dose, in the direction in which they are largest.
 
     The value is the largest step against that direction, in its own standard errors; the bound that of `Bounds.stability` for as many
     comparisons. Where one regime has lost `GONE` of the target, live and held must meet again, so that steps of `removed` from there on do
@@ -134,7 +135,7 @@ def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
         falls += [
             (fall, str(outcome), last, dose, size)
             for fall, gone, last, dose, size in before
-            if np.isfinite(fall) and (outcome != "removed" or gone < limits.GONE)
+            if np.isfinite(fall) and (outcomes.WHOLE[str(outcome)] != "target" or gone < limits.GONE)
         ]
     if not falls:
         return row("dose", 0.0, 0.0, True, detail="a single dose", **about)
@@ -144,11 +145,9 @@ def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
     if value > 0:
         _, outcome, last, dose, size = worst
         detail = f"the DID of {outcome} shrinks by {100 * size:.1f} points from dose {last:g} to {dose:g}"
-    removed = curve[curve["outcome"] == "removed"]
-    peak = removed.iloc[int(removed["did"].abs().argmax())]
-    detail += (
-        f"; worst of {len(falls)} steps, in standard errors; the DID of removed is largest at dose {peak['dose']:g}, "
-    )
+    own = curve[curve["kind"] == "target"]
+    peak = own.iloc[int(own["did"].abs().argmax())]
+    detail += f"; worst of {len(falls)} steps, in standard errors; the DID of {peak['outcome']} is largest at dose {peak['dose']:g}, "
     return row("dose", value, bound, value <= bound, detail=f"{detail}{100 * peak['did']:+.1f} points", **about)
 
 
@@ -230,7 +229,7 @@ def _second_segmenter(some: pd.DataFrame, bounds: Bounds, target: str, arm: str)
     z = np.abs(signed_z(some["did"].to_numpy(), some["p_t"].to_numpy()))
     value = float(z[~confirmed].max()) if not confirmed.all() else 0.0
     names = [
-        f"{one['outcome']}{'' if one['outcome'] == 'removed' else f' by {TOGETHER}'}: {100 * one['tau_live']:+.1f} points, "
+        f"{outcomes.FULL[one['outcome']]}: {100 * one['tau_live']:+.1f} points, "
         f"second {100 * one['tau_held']:+.1f}{'' if sure else ' (not confirmed)'}"
         for one, sure in zip(some.to_dict("records"), confirmed, strict=True)
     ]

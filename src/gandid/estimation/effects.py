@@ -83,15 +83,16 @@ class Effects:
 
     @property
     def control(self) -> str:
-        """The control that the words speak about: capped (it removes amplification alone) if present."""
+        """The control that the words speak about: capped (it removes amplification alone), of insertions frozen, if present."""
         controls = list(dict.fromkeys(self.main["control"]))
-        return "capped" if "capped" in controls else controls[0] if controls else ""
+        first = "capped" if outcomes.edit_of(self.attrs) == "ablate" else "frozen"
+        return first if first in controls else controls[0] if controls else ""
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast, target, held arm, outcome and class; docs/inference.md describes contrasts and columns.
 
         `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
-        original pixels for `removed` and `inpainted`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
+        original pixels for `removed` and `inpainted`, of an insertion's region for `inserted` and `displaced`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
         its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Yekutieli q-value (of the contrast `did`
         only); `n` the latents that inform it; `verdict` is passed on the interval (`gandid.verdicts`).
 
@@ -103,7 +104,7 @@ class Effects:
         return self.frame.copy()
 
     def sentences(self, control: str | None = None) -> list[str]:
-        """One passage per target in plain words: what ablating it does, and what normalization causes of it."""
+        """One passage per target in plain words: what the edit does, and what normalization causes of it."""
         from gandid.estimation.words import sentence
 
         return [sentence(self, target, control or self.control) for target in self.targets]
@@ -115,17 +116,16 @@ class Effects:
         return summary(self)
 
     def tidy(self) -> pd.DataFrame:
-        """The whole effects: a row per target, held arm and outcome, `removed` of the target and `inpainted` by all other objects.
+        """The whole effects: a row per target, held arm and outcome.
 
-        Among the arms are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame`
+        Outcomes are `removed` of the target and `inpainted` by all other objects, or `inserted` of it and `displaced` of them. Among the arms are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame`
         has the effects class by class, and every other contrast.
         """
-        kind = {"removed": "target", "inpainted": "together"}
         own = self.main.drop_duplicates("contrast")[["dose", "segmenter"]].to_records(index=False).tolist()
         more = self.frame["contrast"].eq("strength") & self.frame["strength"].lt(1)
         more |= self.frame["contrast"].eq("networks") & self.frame[["dose", "segmenter"]].apply(tuple, axis=1).isin(own)
         rows = self.frame[self.frame["contrast"].eq("did") | more]
-        rows = rows[rows["kind"] == rows["outcome"].map(kind)]
+        rows = rows[outcomes.whole(rows)]
         columns = ["target", "outcome", "arm", "tau_live", "tau_held", "did", "ci_low", "ci_high"]
         columns += ["verdict", "supported", "n"]
         order = {name: place for place, name in enumerate(self.targets)}
@@ -140,8 +140,8 @@ class Effects:
         ----------
         control
             Whose held arms are drawn; `Effects.control` by default.
-        kind : {"removed", "inpainted"}, optional
-            The effect on what is removed of the target, or on what all other objects together in-paint of it; by default both.
+        kind : {"removed", "inpainted", "inserted", "displaced"}, optional
+            The effect on the target, or on all other objects together; by default both that the study has.
         """
         from gandid.estimation.plot import forest
 
@@ -314,8 +314,8 @@ def _target(
     """The contrasts `did` of one target: all columns but `q` and `supported`, and `moved`."""
     found, values = list[pd.DataFrame](), list[np.ndarray]()
     live, *held = sums.index(contents.compared)
-    for outcome in outcomes.OUTCOMES:
-        part, ratio = parts(contents, sums, t, outcome), outcome in outcomes.RATIOS
+    for outcome in ("area", *contents.pair, "collateral", "emerged"):
+        part, ratio = parts(contents, sums, t, outcome), outcome in outcomes.WHOLE
         estimate, flipped = study_contrast(part, live, held, level)
         at = sums.at(contents.compared)
         n = (sums.either[t, held] if ratio else np.full(len(held), sums.latents.sum()))[:, None]
@@ -325,7 +325,7 @@ def _target(
         columns |= {"detectable": detectable(estimate.se, n, estimate.carriers, level), "moved": estimate.carriers > 0}
         if ratio:
             columns |= _bootstrap(part, live, held, level, resamples, seed)
-            columns |= bounds_of(contents, sums, part, t, contents.regimes, level)
+            columns |= bounds_of(contents, sums, part, t, outcome, contents.regimes, level)
         labels = families.labels(contents.regimes, contents.targets[t], outcome) | {"contrast": "did"}
         found.append(families.rows(part, labels | {"regime": np.arange(len(held))[:, None]}, columns))
         values.append(flipped.reshape(len(flipped), -1))

@@ -10,14 +10,22 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gandid.estimation.bounds import CONDITION, TOGETHER
+from gandid import outcomes
+from gandid.estimation.bounds import CONDITION
 from gandid.estimation.contents import Contents, Regime
-from gandid.estimation.contrast import Estimate, Parts, bounds_of, contrast, parts, ratio_parts, study_contrast
+from gandid.estimation.contrast import (
+    Estimate,
+    Parts,
+    bounds_of,
+    contrast,
+    parts,
+    place_parts,
+    ratio_parts,
+    study_contrast,
+)
 from gandid.estimation.sums import Sums, gather
 from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
-
-WHOLE = ("removed", "inpainted")  # outcomes that say what became of the target as a whole
 
 
 def rows(parts: Parts, labels: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -90,7 +98,7 @@ def doses(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
-        for outcome in (*WHOLE, "area"):
+        for outcome in (*contents.pair, "area"):
             found = parts(contents, sums, t, outcome)
             found = chosen(found, ("object",)) if outcome == "area" else found
             about = labels(contents.regimes, target, outcome, count) | {"dose": np.tile(every, len(held))[:, None]}
@@ -161,7 +169,7 @@ def shares(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
-        for outcome in WHOLE:
+        for outcome in contents.pair:
             found = chosen(parts(contents, sums, t, outcome), ("target", "object", "together"))
             share = contrast(found, each.mean(axis=0), level)
             se, half = share.se, share.high - share.value
@@ -211,7 +219,7 @@ def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     at = sums.at(arms).reshape(-1, len(draws), len(sums.arms))
     energy, gaps = contents.panel["energy"].sel(draws=draws).values, (at[0] - at[1:]).reshape(-1, len(sums.arms))
     for t, target in enumerate(contents.targets):
-        for outcome in WHOLE if visible(sums, t) else ():
+        for outcome in contents.pair if visible(sums, t) else ():
             found = together(parts(contents, sums, t, outcome))
             about = labels(exact, target, outcome, len(draws)) | {"contrast": "placebo"}
             about |= {"draw": np.tile(draws, len(exact))[:, None], "energy": np.tile(energy[:, t], len(exact))[:, None]}
@@ -234,7 +242,7 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         gap = both[0].at([contents.live]) - both[0].at(regime.arm for regime in held)
         first, other = (np.kron(side, gap) for side in ([[1, 0]], [[0, 1]]))
         for t, target in enumerate(contents.targets):
-            for outcome in WHOLE if target in contents.classes[contents.known(s)] else ():
+            for outcome in contents.pair if target in contents.classes[contents.known(s)] else ():
                 found = _common(contents, both, t, outcome, s)
                 one, two, apart = (contrast(found, weights, level) for weights in (first, other, first - other))
                 if not all(visible(sums, t) for sums in both):
@@ -242,7 +250,7 @@ def segmenters(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
                 about = labels(held, target, outcome) | {"segmenter": name}
                 arms = slice(len(both[0].arms), None)
                 seen = found._replace(numerator=found.numerator[:, arms], denominator=found.denominator[:, arms])
-                ends = bounds_of(contents, both[1], seen, t, held, level, s)
+                ends = bounds_of(contents, both[1], seen, t, outcome, held, level, s)
                 yield rows(found, about | {"contrast": "second"}, estimated(two) | ends)
                 columns = of_arm("live", one) | of_arm("held", two) | estimated(apart)
                 yield rows(found, about | {"contrast": "difference"}, columns)
@@ -314,14 +322,10 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
     for t, target in enumerate(contents.targets):
         if not visible(sums, t):
             continue
-        kinds = contents.kinds(target)
-        own, others = kinds == "target", kinds == "object"
-        # Undoing confusions moves pixels between classes and keeps their number, which is the denominator.
-        removed = ratio_parts(sums, t, contents.classes[own], kinds[own], known - inverse[own])
-        weights = np.concatenate([inverse[others], inverse[others].sum(axis=0, keepdims=True)])
-        objects, about_them = np.append(contents.classes[others], TOGETHER), np.append(kinds[others], "together")
-        inpainted = ratio_parts(sums, t, objects, about_them, weights)
-        for outcome, found in (("removed", removed), ("inpainted", inpainted)):
+        for outcome in contents.pair:
+            # Undoing confusions moves pixels between classes and keeps their number, which is the denominator.
+            found = place_parts(sums, t, outcome, contents.classes, contents.kinds(target), inverse)
+            found = chosen(found, ("target", "object", "together"))
             about = {"contrast": "corrected"} | labels(contents.regimes, target, outcome)
             yield rows(found, about, estimated(contrast(found, gap, level)))
 
@@ -330,7 +334,7 @@ def corrected(contents: Contents, sums: Sums, confusion: pd.DataFrame, level: fl
 
 
 def composition(contents: Contents, sums: Sums, level: float) -> Iterator[pd.DataFrame]:
-    """What became of the hole: shares of the target's original pixels that sum to 1, live and held, under each segmenter.
+    """What became of the target's place: shares of its pixels that sum to 1, live and held, under each segmenter.
 
     Background classes stand together. `sums` are those of the first segmenter.
     """
@@ -365,22 +369,27 @@ def violations(contents: Contents, sums: Sums, frame: pd.DataFrame) -> Iterator[
     the interval grows by that at either end, and `breakdown` is the multiple of it from which on the interval contains 0. Seen is
 
     - `gap`: the difference of the regimes' unedited images in the pixels of the target, as a share of those that the network itself
-      shows (for `removed`, which is a share of them), or in the share of all pixels that are of other objects (for `inpainted`);
+      shows (for `removed`, which is a share of them), or in the share of all pixels that are of other objects (for `inpainted`); of
+      insertions, the difference in the share of the region's pixels;
     - `trend`: what the violation would be at the study's dose if it grew from dose 0 as up to the lowest dose above, where the edit
       hardly acts: `departure` there (the DID itself without an exact control) times the ratio of the doses.
     """
-    did = frame[(frame["contrast"] == "did") & ((frame["outcome"] == "removed") | (frame["kind"] == "together"))]
+    did = frame[(frame["contrast"] == "did") & outcomes.whole(frame)]
     did = did[did["estimable"] & ~did["control"].isin(EXACT_CONTROLS)]
     share = sums.pixels[:, 0].sum(axis=0) / (sums.latents.sum() * contents.size)  # the same for all targets
     near = frame[frame["contrast"].isin(["dose", "departure"]) & (frame["dose"] > 0)]
-    near = near[(near["dose"] == near["dose"].min()) & ((near["outcome"] == "removed") | (near["kind"] == "together"))]
+    near = near[(near["dose"] == near["dose"].min()) & outcomes.whole(near)]
     keys = ["target", "arm", "outcome"]
     seen = near.sort_values("contrast").drop_duplicates(keys).set_index(keys)  # a departure goes before a dose
     for one in did.to_dict("records"):
+        kinds = contents.kinds(one["target"])
+        about = kinds == ("target" if one["kind"] == "target" else "object")
+        if contents.inserts:
+            inside = sums.inside[:, contents.targets.index(one["target"])].sum(axis=0)
+            share = inside / inside[0].sum()
         gap = share[sums.baselines[sums.arms.index(contents.names.index(one["arm"]))]] - share[0]
-        kinds, removed = contents.kinds(one["target"]), one["outcome"] == "removed"
-        size = share[0][kinds == "target"].sum() if removed else 1.0
-        found = [("gap", float(gap[kinds == ("target" if removed else "object")].sum() / size))] if size else []
+        size = share[0][about].sum() if one["outcome"] == "removed" else 1.0
+        found = [("gap", float(gap[about].sum() / size))] if size else []
         if (key := tuple(one[name] for name in keys)) in seen.index:
             trend = seen.loc[key]
             found.append(("trend", float(trend["did"] * contents.dose / trend["dose"])))

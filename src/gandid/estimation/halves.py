@@ -7,11 +7,12 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from gandid.estimation.bounds import TOGETHER, Bounds, Row, row
+from gandid.estimation.bounds import Bounds, Row, row
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.contrast import parts
-from gandid.estimation.families import WHOLE, labels, rows, sides, together, visible
+from gandid.estimation.families import labels, rows, sides, together, visible
 from gandid.estimation.sums import gather
+from gandid.outcomes import FULL
 from gandid.stats import bonferroni, signed_z
 from gandid.verdicts import SEEN
 
@@ -73,7 +74,7 @@ def halvings(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     sums = gather(contents, [contents.place(one) for one in arms])
     one, other = [1, -1] @ sums.at(arms).reshape(2, len(numbers), 2, -1)
     for t, target in enumerate(contents.targets):
-        for outcome in WHOLE if visible(sums, t) else ():
+        for outcome in contents.pair if visible(sums, t) else ():
             found = together(parts(contents, sums, t, outcome))
             about = labels([regime], target, outcome) | {"contrast": "ranking", "draw": np.array(numbers)[:, None]}
             yield rows(found, about | {"strength": arm.strength}, sides(found, one, other, level))
@@ -104,8 +105,8 @@ def halvings_rows(frame: pd.DataFrame, bounds: Bounds) -> Iterator[Row]:
         z = np.abs(signed_z(some["did"].to_numpy(), some["p_t"].to_numpy()))
         value, bound = float(z.max()), bonferroni(bounds.stability, len(some))
         spread = some.assign(size=some["did"].abs()).groupby("outcome", sort=False)["size"].max()
-        points = ", ".join(f"{100 * size:.1f} points of {name}" for name, size in spread.items())
-        detail = f"units of halves of the ranking's latents differ by up to {points} (inpainted by {TOGETHER}), in standard errors"
+        points = ", ".join(f"{100 * size:.1f} points of {FULL[str(name)]}" for name, size in spread.items())
+        detail = f"units of halves of the ranking's latents differ by up to {points}, in standard errors"
         yield row("ranking", value, bound, value <= bound, target=str(target), arm=str(arm), detail=detail)
 
 

@@ -20,7 +20,7 @@ def matched(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     where a higher dose removes less than a lower one, it counts as removing as much. Errors and intervals are from a bootstrap over
     groups of latents, in which both curves are drawn again. Shares that one of the regimes does not reach have no row.
     """
-    if not contents.doses:
+    if not contents.doses or contents.inserts:
         return
     sums, (live, *held) = at_doses(contents)
     for t, target in enumerate(contents.targets):

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gandid import outcomes
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast, parts
-from gandid.estimation.families import WHOLE, rows, sides, visible
+from gandid.estimation.families import rows, sides, visible
 from gandid.estimation.sums import gather
 from gandid.stats import Networks, detectable, difference, prediction, random_effects
 
@@ -37,7 +38,7 @@ def distilled(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         sums = gather(contents, places, s, contents.rows(places, s))
         at = sums.at(arms)
         for t, target in enumerate(contents.targets):
-            for outcome in WHOLE if visible(sums, t) else ():
+            for outcome in contents.pair if visible(sums, t) else ():
                 found = parts(contents, sums, t, outcome, s)
                 gap, ends = contrast(found, weights @ at, level), _over_networks(found, at, len(kept), level)
                 half = {name: np.hypot(ends.pop(name), gap.high - gap.value) for name in ("ci", "next")}
@@ -82,7 +83,7 @@ def networks(frame: pd.DataFrame, level: float) -> Iterator[pd.DataFrame]:
     `between` is the standard deviation between twins, and the interval of `did` that of prediction: beyond it, the live network is not what
     the next training without normalization would be. `detectable` is the power of so many networks. NaN errors below three twins.
     """
-    twins = frame[(frame["contrast"] == "did") & (frame["control"] == "twin") & frame["outcome"].isin(WHOLE)]
+    twins = frame[(frame["contrast"] == "did") & (frame["control"] == "twin") & frame["outcome"].isin(outcomes.WHOLE)]
     about = {"contrast": "networks", "control": "twin", "held": "networks", "arm": "twin"}
     for (target, outcome, name), one in twins.groupby(["target", "outcome", "object"], sort=False):
         first, count = one.iloc[0], len(one)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gandid import outcomes
 from gandid.panel.arms import LEARNED
 from gandid.text import number, points
 from gandid.verdicts import SOLID
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours as the report has them, told apart by the colour-blind, each with a mark of its own for print.
 STYLES = [("#007a58", "D"), ("#0072b2", "s"), ("#7d4fae", "^"), ("#8a6a00", "v"), ("#566173", "P"), ("#9a3f76", "X")]
-TITLES = {"removed": "Removal", "inpainted": "In-painting by other objects"}
 
 
 def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure":
@@ -32,10 +32,10 @@ def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure
     rows = [row for row in shown(effects) if row["arm"].split(":")[0] == control]
     lines = list(dict.fromkeys((row["target"], row["arm"]) for row in rows))
     arms = list(dict.fromkeys(arm for _, arm in lines))
-    kinds = [kind] if kind else list(TITLES)
+    kinds = [kind] if kind else outcomes.pair_of(effects.attrs)
     figure = Figure(figsize=(2 + 3 * len(kinds), 0.9 + 0.2 * len(lines)), layout="constrained")
     for axis, outcome in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
-        axis.set_title(TITLES[outcome], fontsize=9, loc="left")
+        axis.set_title(outcomes.NAMES[outcome].capitalize(), fontsize=9, loc="left")
         axis.set_xlabel(f"live minus held, points ({effects.level:.0%} intervals)", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -59,7 +59,17 @@ def table(effects: "Effects") -> str:
     rows = shown(effects)
     ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
     limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
-    heads = ("ablated", "outcome", "held", "live %", "held %", "live minus held, points", "", "verdict", "n")
+    heads = (
+        outcomes.DONE[outcomes.edit_of(effects.attrs)],
+        "outcome",
+        "held",
+        "live %",
+        "held %",
+        "live minus held, points",
+        "",
+        "verdict",
+        "n",
+    )
     lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for row in rows:
         cells = [escape(str(row[name])) for name in ("target", "outcome", "arm")]

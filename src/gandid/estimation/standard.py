@@ -15,7 +15,13 @@ from gandid.truth import FIRST, OBJECTS, SECOND, shares
 from gandid.verdicts import interval
 
 LEVEL = 1.96  # standard errors of the intervals
-STUDY = {"generator": "planted", "layer": "layer1", "ablation": "zero", "region": None}  # of which the truth is known
+STUDY = {
+    "generator": "planted",
+    "layer": "layer1",
+    "ablation": "zero",
+    "edit": None,
+    "region": None,
+}  # of which the truth is known
 SEEN = ("planted", "planted-careful")  # and by whom
 ARMS = ("did", "second", "strength", "dose", "surface", "placebo")  # contrasts that are live less held
 SITES = (FIRST, SECOND)
@@ -29,7 +35,7 @@ def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
     """
     if "units" not in contents.panel or any(contents.panel.attrs.get(name) != value for name, value in STUDY.items()):
         return
-    rows = frame[frame["contrast"].isin([*ARMS, "share"]) & frame["outcome"].isin(["removed", "inpainted"])]
+    rows = frame[frame["contrast"].isin([*ARMS, "share"]) & frame["outcome"].isin(contents.pair)]
     rows = rows[(rows["contrast"] != "strength") | (rows["strength"] < 1)]  # at 1 it is the effect itself
     other = [one.name for one in contents.regimes if one.arm.network != "own"]
     rows = rows[rows["object"].isin(OBJECTS.values()) & rows["did"].notna() & ~rows["arm"].isin(other)]

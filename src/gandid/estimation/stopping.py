@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gandid.estimation.bounds import TOGETHER
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import parts, study_contrast
 from gandid.estimation.families import labels, rows, together
 from gandid.estimation.sums import gather
+from gandid.outcomes import FULL
 from gandid.stats import CARRIERS, sequence_half_width, share_at_most
 
 GROWTH = 4  # a look comes after a quarter more latents: no study is more than a quarter longer than it need be
@@ -26,7 +26,7 @@ def next_look(latents: int, most: int) -> int:
 
 
 def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
-    """How precisely a panel knows what ``--until`` waits for: per target and held arm, `removed`, and `inpainted` by all other objects.
+    """How precisely a panel knows what ``--until`` waits for: per target and held arm, its two whole effects.
 
     The half-width is that of the confidence sequence of the DID, from `gandid.stats.CARRIERS` latents on in which live and held differ.
     Below, where its normal limit cannot be trusted, it follows from how little they do differ,
@@ -56,7 +56,7 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     sums, found = gather(contents, contents.study), []
     live, *held = sums.index(contents.compared)
     for t, target in enumerate(contents.targets if held else []):
-        for o, outcome in enumerate(("removed", "inpainted")):
+        for o, outcome in enumerate(contents.pair):
             part = together(parts(contents, sums, t, outcome))
             estimate, _ = study_contrast(part, live, held, level)
             discordant, n = sums.discordant[o, t, held], np.minimum(sums.informing[t, live], sums.informing[t, held])
@@ -102,8 +102,7 @@ def stop_reason(panel: xr.Dataset, until: float, latents: int, most: int) -> str
         parts.append(f"Stopped at {latents:,} latents: there is nothing to wait for.")
     else:
         worst = waited.iloc[int(waited["half_width"].argmax())]
-        what = f"{worst['outcome']}{'' if worst['outcome'] == 'removed' else f' by {TOGETHER}'}"
-        where = f"{_points(worst['half_width'])} ({worst['target']}, {what}, {worst['arm']})"
+        where = f"{_points(worst['half_width'])} ({worst['target']}, {FULL[worst['outcome']]}, {worst['arm']})"
         if worst["half_width"] <= until:
             how = f"Stopped at {latents:,} latents, precise enough"
         elif latents >= most:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.contrast import Parts, contrast, influences, parts
-from gandid.estimation.families import WHOLE, estimated, labels, rows, sides, together, visible
+from gandid.estimation.families import estimated, labels, rows, sides, together, visible
 from gandid.estimation.sums import gather
 from gandid.stats import max_t
 
@@ -31,7 +31,7 @@ def strengths(contents: Contents, level: float, near: Collection[tuple[str, str]
         live, held = sums.at([contents.live]), sums.at(one.arm for one in regimes)
         reached = np.array([one.arm.strength for one in regimes])
         for t, target in enumerate(contents.targets):
-            for outcome in WHOLE if visible(sums, t) else ():
+            for outcome in contents.pair if visible(sums, t) else ():
                 found = parts(contents, sums, t, outcome)
                 columns = sides(found, live, held, level) | _band(found, live - held, level)
                 about = labels(regimes, target, outcome) | {"contrast": "strength", "strength": reached[:, None]}
@@ -94,7 +94,7 @@ def surface(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
         sums = gather(contents, [contents.place(arm) for side in arms for arm in side])
         live, held = (sums.at(side) for side in arms)
         for t, target in enumerate(contents.targets):
-            for outcome in WHOLE if visible(sums, t) else ():
+            for outcome in contents.pair if visible(sums, t) else ():
                 found = together(parts(contents, sums, t, outcome))
                 about = labels([one], target, outcome) | {"contrast": "surface", "dose": np.array(at)[:, None]}
                 yield rows(found, about, sides(found, live, held, level))

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from gandid import outcomes
 from gandid.estimation.bounds import SUPPORT, VISIBLE
 from gandid.estimation.plot import shown
 from gandid.panel.arms import LEARNED
-from gandid.text import number, points
+from gandid.text import number, points, signed
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ VERBS = {
     ("removed", PREVENTED): "self-repair, {size} points of it painted again",
     ("inpainted", CAUSED): "in-paints {size} points of it with {object}",
     ("inpainted", PREVENTED): "keeps {object} from in-painting {size} points of it",
+    ("inserted", CAUSED): "inserts it in {size} points more of the region",
+    ("inserted", PREVENTED): "keeps it from {size} points of the region",
+    ("displaced", CAUSED): "takes {size} points more of the region from {object}",
+    ("displaced", PREVENTED): "leaves {size} points of the region to {object}",
 }
 
 
 def sentence(effects: "Effects", target: str, control: str) -> str:
-    """What ablating one target does, and how much of that normalization causes by a control, and by other networks.
+    """What the edit of one target does, and how much of that normalization causes by a control, and by other networks.
 
     An effect is claimed where its verdict says that normalization causes or prevents it (`gandid.verdicts`).
     """
@@ -37,7 +42,7 @@ def sentence(effects: "Effects", target: str, control: str) -> str:
         return why[0].upper() + why[1:] + "."
     parts = [_live(effects, target, rows)]
     if why := out_of_support(checks[checks["arm"] == "live"]):
-        parts.append(f"The ablated images themselves leave the range of the unedited ones ({why}).")
+        parts.append(f"The edited images themselves leave the range of the unedited ones ({why}).")
     partly = effects.frame[(effects.frame["contrast"] == "strength") & (effects.frame["strength"] < 1)]
     partly = partly[(partly["target"] == target) & (partly["control"] == control) & partly["supported"]]
     partly = partly[partly["strength"] == partly["strength"].max()]
@@ -58,7 +63,10 @@ def summary(effects: "Effects") -> str:
     ]
     lines = ["Difference-in-differences: " + " · ".join([*facts, f"{effects.level:.0%} intervals"])]
     width = max((len(row["arm"]) for row in shown(effects)), default=0)
-    lines += ["", f"{'ablated':<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points"]
+    lines += [
+        "",
+        f"{outcomes.DONE[outcomes.edit_of(effects.attrs)]:<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points",
+    ]
     for row in shown(effects):
         shares = "".join(f"{number(100 * row[name]):>8}" for name in ("tau_live", "tau_held"))
         names = f"{row['target'][:9]:<10}{row['outcome']:<11}{row['arm']:<{width}}"
@@ -78,18 +86,27 @@ def out_of_support(checks: pd.DataFrame) -> str:
 
 
 def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
-    """What the ablation does with every normalization live."""
-    one = rows[rows["arm"] == rows["arm"].iloc[0]]
-    removed = one[one["outcome"] == "removed"].iloc[0]
-    units = effects.units.get(target)
+    """What the edit does with every normalization live."""
+    one, pair = rows[rows["arm"] == rows["arm"].iloc[0]], outcomes.pair_of(effects.attrs)
+    own = one[one["outcome"] == pair.own].iloc[0]
+    units, inserts = effects.units.get(target), pair.own == "inserted"
     subject = f"the {units} units of {target}" if units else f"the units of {target}"
-    text = f"Ablating {subject} removes {_percent(removed['tau_live'])} of its pixels ({removed['n']:,.0f} images)"
-    objects = one[(one["outcome"] == "inpainted") & (one["kind"] == "object")].sort_values("tau_live", ascending=False)
+    images = f"({own['n']:,.0f} images)"
+    text = f"Ablating {subject} removes {_percent(own['tau_live'])} of its pixels {images}"
+    if inserts:
+        text = f"Inserting {subject} changes its share of the region by {signed(100 * own['tau_live'])} points {images}"
+    objects = one[(one["outcome"] == pair.others) & (one["kind"] == "object")].sort_values("tau_live", ascending=False)
     total, named = objects["tau_live"].sum(), objects[(objects["tau_live"] >= VISIBLE) & (objects["ci_live_low"] > 0)]
     names = ", ".join(f"{row.object} {_percent(row.tau_live)}" for row in named[:NAMED].itertuples())
     if total < VISIBLE:
-        return text + "; hardly any of them turn into another object."
-    return text + f"; {_percent(total)} turn into other objects ({names or 'no one of them beyond noise'})."
+        return (
+            text + f"; {'other objects lose hardly any' if inserts else 'hardly any of them turn into another object'}."
+        )
+    named = names or "no one of them beyond noise"
+    return (
+        text
+        + f"; {f'other objects lose {_percent(total)}' if inserts else f'{_percent(total)} turn into other objects'} ({named})."
+    )
 
 
 def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
@@ -115,14 +132,14 @@ def _held(effects: "Effects", rows: pd.DataFrame, checks: pd.DataFrame) -> str:
 def _distilled(effects: "Effects", rows: pd.DataFrame) -> str:
     """What normalization causes, by networks that learned the same images with it and without it."""
     lead = f"Having normalization, over {rows['n'].iloc[0]:.0f} networks that make the same images (distilled control)"
-    whole = rows[rows["verdict"].isin(SOLID) & ((rows["outcome"] == "removed") | (rows["kind"] == "together"))]
+    whole = rows[rows["verdict"].isin(SOLID) & outcomes.whole(rows)]
     return f"{lead}: {'; '.join(_claims(whole)) or _nothing(effects, rows)}."
 
 
 def _claims(found: pd.DataFrame) -> list[str]:
     """Effects in words, the largest of each outcome first."""
     claims = []
-    for outcome in ("removed", "inpainted"):
+    for outcome in (name for name in outcomes.WHOLE if name in found["outcome"].values):
         one = found[found["outcome"] == outcome]
         one = one.reindex(one["did"].abs().sort_values(ascending=False, kind="stable").index)
         for row in one[:NAMED].to_dict("records"):
@@ -134,7 +151,7 @@ def _claims(found: pd.DataFrame) -> list[str]:
 
 def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:
     """What is said where no effect is claimed: that none is relevant, or that it is not settled."""
-    whole = rows[(rows["outcome"] == "removed") | ((rows["outcome"] == "inpainted") & (rows["kind"] == "together"))]
+    whole = rows[outcomes.whole(rows)]
     limit = f"{100 * effects.relevant:g} point{'' if effects.relevant == 0.01 else 's'}"
     unsettled = whole[whole["verdict"] == UNSETTLED]
     if unsettled.empty:

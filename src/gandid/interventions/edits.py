@@ -131,6 +131,8 @@ def ablate(
     return Edit(tuple(units), values, alpha, region)
 
 
-def insert(units: tuple[int, ...], levels: Tensor, region: Tensor | Rectangle | None = None) -> Edit:
+def insert(
+    units: tuple[int, ...], levels: Tensor, region: Tensor | Rectangle | None = None, *, alpha: float = 1.0
+) -> Edit:
     """Set units to `levels` (C,), their means over the positions where the object to insert is seen."""
-    return Edit(tuple(units), levels[list(units)], region=region)
+    return Edit(tuple(units), levels[list(units)], alpha, region)

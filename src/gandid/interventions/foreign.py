@@ -135,8 +135,15 @@ class ForeignGenerator(nn.Module):
         return [torch.cat(part).to(numbers.device) for part in zip(*parts, strict=True)]
 
 
+def whole(generator: nn.Module) -> nn.Module:
+    """The network itself, of one that is wrapped to be spread over several GPUs: hooks would see parts of each batch."""
+    spread = isinstance(generator, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return generator.module if spread else generator
+
+
 def adapted(generator: nn.Module, inputs: Mapping[str, Any] | None = None) -> Any:
     """A generator that maps latents (N, latent_dim) to images: itself, if it is known to; see `ForeignGenerator`."""
+    generator = whole(generator)
     single = all(value.dtype == torch.float32 for value in generator.parameters())
     known = isinstance(generator, ForeignGenerator) or (getattr(generator, "maps_rows", False) is True and single)
     return generator if known else ForeignGenerator(generator, inputs)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gandid.errors import GandidError, UsageError, did_you_mean, told
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.edits import ablate
-from gandid.interventions.foreign import adapted
+from gandid.interventions.foreign import adapted, whole
 from gandid.interventions.functional import functional_normalizations
 from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, governed
@@ -98,6 +98,7 @@ class Runner:
     """
 
     def __init__(self, generator: nn.Module, layer: str):
+        generator = whole(generator)
         modules = dict(generator.named_modules())
         if layer not in modules or layer == "":
             raise UsageError(

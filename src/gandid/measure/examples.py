@@ -27,7 +27,7 @@ def choose(
     """
     inside = inside.sel(target=target)
     moved = abs(inside.sel(arm=arms) - inside.sel(arm="live")).sum(("arm", "object")).values
-    shown = inside.sel(arm="reference", object=target).values > 0
+    shown = inside.sel(arm="reference").sum("object").values > 0
     order = [i for i in np.argsort(-moved, kind="stable") if shown[i]][:count]
     chosen = np.full(count, -1)
     chosen[: len(order)] = latents[order]

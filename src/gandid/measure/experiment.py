@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from gandid.interventions import Arm, Edit, Rectangle, Runner, ablate
+from gandid.interventions import Arm, Edit, Rectangle, Runner
 from gandid.panel.arms import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 from gandid.panel.schema import Classes, empty_panel
 
@@ -54,6 +54,8 @@ class Experiment:
         Whether every edit can only lower the first site's statistic, so that there `capped` and `frozen` are the same.
     region : Rectangle or Tensor, optional
         To which the edits are limited; a target's original pixels are counted within it.
+    inserts : bool
+        Whether the edits insert the targets, of which all of the region is the place.
     """
 
     blocks: tuple[Block, ...]
@@ -62,6 +64,7 @@ class Experiment:
     inert: frozenset[str] = frozenset()
     shrinking: bool = False
     region: Rectangle | torch.Tensor | None = None
+    inserts: bool = False
 
     @property
     def study(self) -> Block:
@@ -90,6 +93,15 @@ class Experiment:
     def resamples(self) -> bool:
         """Whether units are moved to their values for another latent."""
         return any(edit.values is None for edit in self.own.values())
+
+    def place(self, target: str, classes: Sequence[str], labels: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+        """Which pixels a target's outcomes are about, bool (..., H, W): its original ones within the region (H, W), or all of that.
+
+        `labels` are those of the unedited images, places in `classes`; none are about a target that is not among these.
+        """
+        if target not in classes:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        return within.expand(labels.shape) if self.inserts else (labels == classes.index(target)) & within
 
     def exact_held(self) -> dict[str, dict[str, str]]:
         """The study's held arms whose baseline is the reference, by name, as {site: control}."""
@@ -197,14 +209,3 @@ def restored_edits(
             own[target] = Edit(chosen, to, alpha, region)
         edits[str(panel["networks"].values[n]), int(panel["draws"].values[d])] = own
     return edits
-
-
-def ablations(
-    units: Mapping[str, Sequence[int]],
-    kind: str,
-    alpha: float,
-    means: torch.Tensor | None,
-    region: Rectangle | torch.Tensor | None = None,
-) -> dict[str, Edit]:
-    """The edit of every target; `means` (C,) are those of mean ablation."""
-    return {target: ablate(tuple(own), kind, means=means, alpha=alpha, region=region) for target, own in units.items()}

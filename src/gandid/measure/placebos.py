@@ -15,14 +15,12 @@ from gandid.interventions import Edit, Runner
 TOLERANCE = 0.02  # of the energy that a random set is to have
 
 
-def moments(runner: Runner, z: Tensor, rows: int) -> tuple[Tensor, np.ndarray]:
-    """Each unit's mean, and its energy, the mean of its square, over latents (n, latent_dim) and positions: (C,) both."""
-    sums = torch.zeros(2, runner.units, dtype=torch.float64)
+def energies(runner: Runner, z: Tensor, rows: int) -> np.ndarray:
+    """Each unit's energy, the mean of its square over latents (n, latent_dim) and positions: (C,)."""
+    total = torch.zeros(runner.units, dtype=torch.float64)
     for part in z.split(max(1, rows // 2)):
-        x = runner.activations(part).double()
-        sums += torch.stack([x.mean(dim=(2, 3)), x.square().mean(dim=(2, 3))]).sum(dim=1).cpu()
-    means, energies = sums / len(z)
-    return means.float(), energies.numpy()
+        total += runner.activations(part).double().square().mean(dim=(2, 3)).sum(dim=0).cpu()
+    return (total / len(z)).numpy()
 
 
 def possible_draws(edits: Mapping[str, Edit], units: int, count: int) -> int:

@@ -84,8 +84,8 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     ranked = config.figure or None in named.values()
     targets = {target: own or tuple(range(units)) for target, own in named.items()}
     nothing = {"chunk": None, "until": None, "figure": False, "sites": None, "dose": (), "strength": (), "placebos": 0}
-    # The units of a twin are ranked nevertheless.
-    small = config.model_copy(update=nothing | {"ranking_latents": 2, "targets": targets})
+    # The units of a twin are ranked nevertheless. To ablate takes as long as to insert, and no level has to be known.
+    small = config.model_copy(update=nothing | {"ranking_latents": 2, "targets": targets, "edit": "ablate"})
     with tempfile.TemporaryDirectory() as folder:
         store, first, clock, plain = Path(folder) / "run", _Clock(), _Clock(), _Clock()
         # The first pass through anything is slower than the others.
@@ -126,6 +126,7 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     numbers = [min(n, block.latents or n) for block in blocks]
     extra = sum(number * experiment.images(block) for number, block in zip(numbers, blocks, strict=True))
     images = n * own + extra + _ranking(study, config, named, seen) * (ranked + sum(map(is_twin, experiment.networks)))
+    images += config.ranking_latents * (config.edit == "insert")
     if config.figure:
         edited, held = [len(own) for own in targets.values()], len(experiment.exact_held())
         images += expected_images(study.runner, edited, len(study.objects), units, config.ranking_latents, held)

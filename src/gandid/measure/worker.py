@@ -19,9 +19,9 @@ from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, 
 from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
+from gandid.outcomes.counts import pixels
 from gandid.panel.arms import STUDY, Block, Coordinates
 from gandid.panel.schema import FEATURES, NOT_MEASURED, PARTS
-from gandid.ranking.passes import counted
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.threads import copied
 
@@ -217,19 +217,21 @@ class Worker:
                     if diagnosis is not None and readings is not None and s == 0:
                         diagnosis.add(group, fresh, readings, labels[0][0][0], segmenter.classes)
                 if featured:
-                    wanted = self._wanted(group[fresh], labels[0][0][0], numbers, block)
+                    wanted = self._wanted(group[fresh], labels[0][0][0], numbers, block, within)
                     looks.append(self._features(images, labels[0][-1], wanted))
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), torch.cat(labels[s])
                 targets = [self.experiment.targets[target] for target in layout.targets]
                 weights = torch.cat(chances[s]) if chances[s] else None
-                for name, counts in _counted(segmenter, layout, targets, maps, within, weights).items():
+                holes = [
+                    self.experiment.place(target, segmenter.classes, maps[layout.unedited], within)
+                    for target in targets
+                ]
+                for name, counts in _counted(len(segmenter.classes), layout, holes, maps, weights).items():
                     rows[name][np.ix_([s], *place, columns)] = counts.cpu().numpy()
                 if block.name == STUDY and layout.network == "own":
-                    rows["shared"][np.ix_([s], *place)] = (
-                        _shared(segmenter, layout, targets, maps, within).cpu().numpy()
-                    )
+                    rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, holes, maps).cpu().numpy()
             if diagnosis is not None:
                 diagnosis.put(rows, layout, arms)
             if featured:
@@ -238,11 +240,13 @@ class Worker:
                 rows["features"] = blank
         return rows
 
-    def _wanted(self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block) -> np.ndarray:
-        """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image shows the target."""
+    def _wanted(
+        self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block, within: Tensor
+    ) -> np.ndarray:
+        """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image has the target's place."""
         classes, first = self.setting.segmenters[0].classes, np.array(numbers) < FEATURED
         shown: dict[str | None, np.ndarray] = {
-            name: first & (original == classes.index(name)).flatten(1).any(1).cpu().numpy()
+            name: first & self.experiment.place(name, classes, original, within).flatten(1).any(1).cpu().numpy()
             for name in self.experiment.targets
         }
         shown[None] = np.any(list(shown.values()), axis=0) & (block.name == STUDY)
@@ -319,26 +323,18 @@ def _chances(segmenter: Segmenter, images: Tensor) -> Tensor:
 
 
 def _counted(
-    segmenter: Segmenter,
-    layout: RowBlocks,
-    targets: Sequence[str],
-    labels: Tensor,
-    within: Tensor,
-    chances: Tensor | None,
+    classes: int, layout: RowBlocks, holes: Sequence[Tensor], labels: Tensor, chances: Tensor | None
 ) -> dict[str, Tensor]:
-    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of `within` (H, W), the edited region.
+    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of the targets' places (arms, n, H, W).
 
-    With the `chances` of all classes (blocks, n, C, H, W) these are counted; what the target's original pixels are, labels say.
+    With the `chances` of all classes (blocks, n, C, H, W) these are counted.
     """
-    classes, inside = list(segmenter.classes), []
 
     def count(rows: Any, mask: Tensor | None = None) -> Tensor:
-        return counted(labels[rows], len(classes), mask) if chances is None else _soft(chances[rows], mask)
+        return pixels(labels[rows], classes, mask) if chances is None else _soft(chances[rows], mask)
 
     counts = count(slice(None))[torch.from_numpy(layout.rows)]
-    for rows, target in zip(layout.rows, targets, strict=True):
-        hole = labels[layout.unedited] == classes.index(target) if target in classes else torch.zeros_like(within)
-        inside.append(count(rows, hole & within))
+    inside = [count(rows, hole) for rows, hole in zip(layout.rows, holes, strict=True)]
     return {"pixels": counts.movedim(2, 0), "inside": torch.stack(inside).movedim(2, 0)}
 
 
@@ -354,17 +350,15 @@ def _soft(chances: Tensor, mask: Tensor | None) -> Tensor:
     return counts.scatter_add(-1, counts.argmax(dim=-1, keepdim=True), left[..., None])
 
 
-def _shared(segmenter: Segmenter, layout: RowBlocks, targets: Sequence[str], labels: Tensor, within: Tensor) -> Tensor:
-    """How many of the target's original pixels are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
+def _shared(segmenter: Segmenter, layout: RowBlocks, holes: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """How many pixels of a target's place are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
     classes = list(segmenter.classes)
     found = torch.zeros(labels.shape[1], *layout.rows.shape, dtype=torch.int32, device=labels.device)
     if "unknown" not in classes:
         return found
     unknown = labels == classes.index("unknown")
-    for t, (rows, target) in enumerate(zip(layout.rows, targets, strict=True)):
-        if target in classes:
-            both = unknown[rows[1]] & (labels[0] == classes.index(target)) & within
-            found[:, t] = (unknown[rows] & both).flatten(2).sum(2).T
+    for t, (rows, hole) in enumerate(zip(layout.rows, holes, strict=True)):
+        found[:, t] = (unknown[rows] & unknown[rows[1]] & hole[0]).flatten(2).sum(2).T
     return found
 
 

@@ -1,8 +1,52 @@
-"""From label maps to counts; arrays only. The five outcomes are ratios of counts (`gandid.estimation.contrast`)."""
+"""The outcomes, ratios of counts (`gandid.estimation.contrast`), and from label maps to counts (`gandid.outcomes.counts`)."""
 
-from gandid.outcomes.counts import inside, pixels
+from __future__ import annotations
 
-RATIOS = ("removed", "inpainted")  # of the target's original pixels
-OUTCOMES = ("area", "removed", "inpainted", "collateral", "emerged")
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["OUTCOMES", "RATIOS", "inside", "pixels"]
+
+class Pair(NamedTuple):
+    """What became of a place: shares of the pixels that an edit is about, the target's original ones or an insertion's region."""
+
+    own: str
+    """Of the target."""
+    others: str
+    """Of each other class, and of all other objects together."""
+
+
+PAIRS = {"ablate": Pair("removed", "inpainted"), "insert": Pair("inserted", "displaced")}  # by the edit
+# The kind of class that stands for the whole effect: the target, or all other objects together.
+WHOLE = {outcome: kind for pair in PAIRS.values() for outcome, kind in zip(pair, ("target", "together"), strict=True)}
+FALLING = ("removed", "displaced")  # the larger, the less of the class is left
+TOGETHER = "other objects"  # in tables, all other objects as one
+# In tables; in tables of one screen; and as the subject of a sentence.
+FULL = {outcome: outcome for outcome in WHOLE} | {
+    "inpainted": f"inpainted by {TOGETHER}",
+    "displaced": f"displaced of {TOGETHER}",
+}
+SHORT = {outcome: outcome for outcome in WHOLE} | {"inpainted": "in-painted"}
+NAMES = {
+    "removed": "removal",
+    "inpainted": f"in-painting by {TOGETHER}",
+    "inserted": "insertion",
+    "displaced": f"displacement of {TOGETHER}",
+}
+
+
+DONE = {"ablate": "ablated", "insert": "inserted"}  # what the targets are, by the edit
+
+
+def edit_of(attrs: Mapping[str, Any]) -> str:
+    """What is done with the units of a panel's targets, by its attributes: `ablate`, or `insert`."""
+    return str(attrs.get("edit", "ablate"))
+
+
+def pair_of(attrs: Mapping[str, Any]) -> Pair:
+    """The outcomes of a panel that say what became of a place, by its attributes."""
+    return PAIRS[edit_of(attrs)]
+
+
+def whole(rows: Any) -> Any:
+    """Which rows of a table of effects are about the target as a whole, or about all other objects together."""
+    return rows["kind"].eq(rows["outcome"].map(WHOLE))

@@ -20,9 +20,11 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
 
+from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, Runner, insert
+from gandid.outcomes.counts import pixels
 from gandid.ranking.journal import Journal
-from gandid.ranking.passes import batches, counted, passes, pictures
+from gandid.ranking.passes import batches, passes, pictures
 from gandid.ranking.ratios import ratios_of_sums
 from gandid.segmenters import Segmenter, labelled
 
@@ -38,6 +40,17 @@ class Levels:
     """(classes, units): means weighted by the class's share of each cell; NaN for a class never seen."""
     cells: np.ndarray
     """(classes,): cells of the map that the class covers, on average over the images that show it; 0 if none does."""
+    classes: Sequence[str]
+    images: int
+    """On how many they were measured."""
+
+    def of(self, target: str) -> Tensor:
+        """What units are set to for an object to be inserted, (units,); raises `UsageError` where it was never seen."""
+        means = self.means[list(self.classes).index(target)]
+        if not means.isfinite().all():
+            unknown = "it is not known what its units are where it is (more --ranking-latents may show it)"
+            raise UsageError(f"no {target} is seen in {self.images} images: {unknown}")
+        return means
 
 
 def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, rows: int) -> Levels:
@@ -60,7 +73,7 @@ def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, row
     cells = torch.cat(covered)
     shown = cells >= max(presence, 1e-9) * math.prod(runner.map_size)
     size = (cells * shown).sum(dim=0) / shown.sum(dim=0).clamp_min(1)
-    return Levels((total / cells.sum(dim=0)[:, None]).float(), size.numpy())
+    return Levels((total / cells.sum(dim=0)[:, None]).float(), size.numpy(), segmenter.classes, len(z))
 
 
 def regions(map_size: Sequence[int], cells: float) -> Tensor:
@@ -129,11 +142,11 @@ class Insertion:
             for block, seen in enumerate(labels, which.start):
                 if block == 0:
                     original = seen
-                    counts[:, 0] = torch.stack([counted(seen, shape[-1], area) for area in areas], dim=1)
+                    counts[:, 0] = torch.stack([pixels(seen, shape[-1], area) for area in areas], dim=1)
                 else:
                     regime, position = divmod(block - 1, len(areas))
                     filled = areas[position] & (seen == self.number)
-                    counts[:, 1 + regime, position] = counted(original, shape[-1], filled)
+                    counts[:, 1 + regime, position] = pixels(original, shape[-1], filled)
         return counts.cpu().numpy()
 
     def summarize(self, counts: np.ndarray, z: Tensor, numbers: Sequence[int], seed: int = 0) -> xr.Dataset:

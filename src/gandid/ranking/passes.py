@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gandid.interventions import REFERENCE, Arm, Runner
@@ -17,18 +16,6 @@ TOGETHER = 16  # arms of a pass, the reference arm among them: its share of the 
 def pictures(images: Tensor) -> np.ndarray:
     """Images (..., 3, H, W) in [-1, 1] as bytes (..., H, W, 3)."""
     return images.float().add(1).mul(127.5).clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
-
-
-def counted(labels: Tensor, classes: int, mask: Tensor | None = None) -> Tensor:
-    """Pixels of each class (..., classes), int32, of labels (..., H, W), where `mask` (..., H, W) is true.
-
-    As `gandid.outcomes.pixels` and `inside`, but on the labels' device, and without waiting for it.
-    """
-    bins = labels.flatten(-2).long()
-    if mask is not None:
-        bins = torch.where(mask.flatten(-2), bins, classes)
-    found = torch.zeros(*bins.shape[:-1], classes + 1, dtype=torch.int32, device=bins.device)
-    return found.scatter_add_(-1, bins, found.new_ones(1).expand(bins.shape))[..., :classes]
 
 
 def batches(latents: int, rows: int) -> list[slice]:

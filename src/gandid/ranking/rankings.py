@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gandid.interventions import Runner
+from gandid.outcomes.counts import pixels
 from gandid.ranking.gradients import STEPS, first_order, optimize
 from gandid.ranking.journal import Journal
-from gandid.ranking.passes import counted
 from gandid.ranking.screening import CONFIDENCE, SHARE, predict, screen
 from gandid.segmenters import Segmenter, labelled
 from gandid.threads import in_threads
@@ -29,7 +29,7 @@ Networks = tuple[Runner, Segmenter]
 
 def area(labels: Tensor, classes: int) -> Tensor:
     """Share of the image that each class covers (n, classes), float64 on the CPU, of labels (n, H, W)."""
-    return counted(labels, classes).double().cpu() / labels[0].numel()
+    return pixels(labels, classes).double().cpu() / labels[0].numel()
 
 
 @dataclass(frozen=True)

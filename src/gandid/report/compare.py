@@ -12,16 +12,24 @@ from markupsafe import Markup
 
 from gandid.errors import UsageError
 from gandid.files import replacing
+from gandid.outcomes import DONE, NAMES
 from gandid.panel.store import explained
 from gandid.report.evidence import AXIS, around_zero, line
-from gandid.report.findings import MARKS, NAMES, OUTCOMES, Finding, findings
+from gandid.report.findings import MARKS, Finding, findings
 from gandid.report.page import style, templates
 from gandid.report.run import Run, read
 from gandid.text import count, listed, points
 from gandid.verdicts import SOLID
 
 # What runs that are compared should have in common, as their panels' attributes say it, and how it is called.
-ALIKE = {"generator": "generators", "segmenter": "segmenters", "ablation": "ablations", "alpha": "doses"}
+ALIKE = {
+    "generator": "generators",
+    "segmenter": "segmenters",
+    "edit": "edits",
+    "ablation": "ablations",
+    "alpha": "doses",
+}
+ALIKE |= {"region": "regions"}
 
 
 def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
@@ -35,7 +43,7 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
     Returns
     -------
     table : pandas.DataFrame
-        A row for each run, target and outcome (`removed`, `inpainted`): `run`, `layer`, `units` (their number), `target`, `outcome`,
+        A row for each run, target and outcome (`removed`, `inpainted`; `inserted`, `displaced`): `run`, `layer`, `units` (their number), `target`, `outcome`,
         `arm` (the held arm that speaks for the target), `tau_live`, `tau_held`, `did`, `ci_low`, `ci_high`, `n`, `verdict`, and
         `main`, whether the run's verdict on the target is about this effect; shares of the target's pixels.
     runs : list of Run
@@ -63,7 +71,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """In what the runs differ beside what they are compared for, in a sentence each."""
     notes = []
     for name, plural in ALIKE.items():
-        values = list(dict.fromkeys(str(run.attrs.get(name, "")) for run in runs))
+        values = list(dict.fromkeys(str({"edit": run.edit, **run.attrs}.get(name, "none")) for run in runs))
         if len(values) > 1:
             notes.append(f"The {plural} differ: {listed(values)}.")
     counts = list(dict.fromkeys(len(units) for run in runs for units in run.units.values()))
@@ -82,11 +90,15 @@ def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     labels = names_of(runs)
     found = {label: {one.target: one for one in findings(run)} for label, run in zip(labels, runs, strict=True)}
     targets = list(dict.fromkeys(target for each in found.values() for target in each))
-    charts = [_chart(outcome, targets, found, 100 * runs[0].relevant) for outcome in OUTCOMES]
+    charts = [
+        _chart(outcome, targets, found, 100 * runs[0].relevant)
+        for outcome in dict.fromkeys(name for run in runs for name in run.pair)
+    ]
     cells = [[_cell(found[label].get(target)) for label in labels] for target in targets]
     values = {
         "style": style(),
         "headline": agreement(runs),
+        "done": done_in(runs),
         "labels": [
             (label, str(run.attrs.get("layer", "")), f"{run.latents:,}")
             for label, run in zip(labels, runs, strict=True)
@@ -98,6 +110,12 @@ def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     with explained(out), replacing(out) as aside:
         aside.write_text(templates().get_template("compare.html.j2").render(values), encoding="utf-8")
     return out
+
+
+def done_in(runs: Sequence[Run]) -> str:
+    """What runs do with their targets, in a word."""
+    edits = {run.edit for run in runs}
+    return DONE[edits.pop()] if len(edits) == 1 else "edited"
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from gandid.outcomes import NAMES
 from gandid.report.charts import Chart, Curve, Line, curves, forest
-from gandid.report.findings import MARKS, NAMES, OUTCOMES, VERBS, Finding, ways, wider
-from gandid.report.run import WHOLE, Comparison, Row, Run
-from gandid.text import count, ends, listed, number, percent, points, size
+from gandid.report.findings import MARKS, VERBS, Finding, claimed, ways, wider
+from gandid.report.run import Comparison, Row, Run
+from gandid.text import count, ends, listed, number, percent, points
 from gandid.verdicts import CAUSED, PREVENTED, SOLID
 from gandid.verdicts import verdict as judge
 
@@ -65,7 +66,7 @@ def other_ways(run: Run, outcome: str, found: Sequence[Finding]) -> Chart | None
 def dose(run: Run, target: str) -> Chart | None:
     """Live minus held against the dose, held fully and in part; None where it was not measured."""
     panels = []
-    for outcome in OUTCOMES:
+    for outcome in run.pair:
         found = []
         for regime in run.regimes:
             rows = run.whole("networks" if regime.networks else "dose", target, outcome)
@@ -78,7 +79,7 @@ def dose(run: Run, target: str) -> Chart | None:
         panels.append((outcome, found))
     if not any(found for _, found in panels):
         return None
-    return _against(run, target, panels, "share of the ablation carried out")
+    return _against(run, target, panels, "share of the edit carried out")
 
 
 def strength(run: Run, target: str) -> Chart | None:
@@ -86,7 +87,7 @@ def strength(run: Run, target: str) -> Chart | None:
     graded = run.graded(target)
     names = [regime.name for regime in graded]
     panels = []
-    for outcome in OUTCOMES if graded else ():
+    for outcome in run.pair if graded else ():
         rows = [row for row in run.whole("strength", target, outcome) if {row["arm"]} & {*names, graded[-1].whole}]
         rows = [row | {"ci_low": row["band_low"], "ci_high": row["band_high"]} for row in rows]
         panels.append((outcome, [_curve(graded[-1].label, "strength", rows, _ink(run, graded[-1]))]))
@@ -96,7 +97,7 @@ def strength(run: Run, target: str) -> Chart | None:
 def sites(run: Run, target: str) -> Chart | None:
     """Shares of the normalizations in the effect; None where they were not measured."""
     groups: Groups = []
-    for outcome in OUTCOMES:
+    for outcome in run.pair:
         lines = [line(str(row["site"]), row, "arm2") for row in _known(run.whole("share", target, outcome))]
         groups += [(_name(outcome), lines)] if lines else []
     if not groups:
@@ -115,7 +116,7 @@ def placebos(run: Run, target: str) -> Chart | None:
     """The effect of the target's own units among those of random ones; None where they were not measured."""
     groups: Groups = []
     beyond = []
-    for outcome in OUTCOMES:
+    for outcome in run.pair:
         lines = []
         for regime in run.regimes:
             rows = [row for row in _known(run.whole("placebo", target, outcome)) if row["arm"] == regime.name]
@@ -137,14 +138,15 @@ def placebos(run: Run, target: str) -> Chart | None:
 def table(run: Run, target: str) -> dict[str, Any]:
     """What became of the target's place, class by class, live and in every regime."""
     regimes = run.shown(target)
-    painted = [{row["object"]: row for row in run.rows(target, "inpainted", regime)} for regime in regimes]
-    lines = [_cells("removed", [run.row(target, "removed", regime) for regime in regimes])]
+    painted = [{row["object"]: row for row in run.rows(target, run.pair.others, regime)} for regime in regimes]
+    lines = [_cells(run.pair.own, [run.row(target, run.pair.own, regime) for regime in regimes])]
     for name, first in painted[0].items():
         rows = [found[name] for found in painted]
         largest = max(abs(row[key]) for row in rows for key in ("tau_live", "tau_held"))
-        if first["kind"] == WHOLE["inpainted"] or largest >= VISIBLE:
-            named = {"together": "became other objects", "unknown": "not recognized"}
-            label = named.get(first["kind"], f"became {name}")
+        if first["kind"] == "together" or largest >= VISIBLE:
+            verb = "lost by" if run.inserts else "became"
+            named = {"together": f"{verb} other objects", "unknown": f"{'lost by ' * run.inserts}not recognized"}
+            label = named.get(first["kind"], f"{verb} {name}")
             lines.insert(1 if first["kind"] == "together" else len(lines), _cells(label, rows))
     heads = [{"label": regime.label, "outside": not run.supported(target, regime)} for regime in regimes]
     return {"heads": heads, "lines": lines}
@@ -194,7 +196,7 @@ def _against(run: Run, target: str, panels: Sequence[tuple[str, list[tuple[Curve
             for at, row in zip(curve.at[-len(rows) :], rows, strict=True):
                 if abs(row["did"]) > largest[0] and judge(row, run.relevant) in SOLID:
                     verb = VERBS[outcome, CAUSED if row["did"] > 0 else PREVENTED].removeprefix("Normalization ")
-                    text = f"at {at:g} normalization {verb} {size(row)} of the {target} ({curve.label})"
+                    text = f"at {at:g} normalization {verb} {claimed(row, f'the {target}')} ({curve.label})"
                     largest = (abs(row["did"]), text)
     title = f"{'Dose' if name == 'share' else 'Strength'}: {largest[1]}"
     drawn = [(f"{_name(outcome)}: live minus held, points", [curve for curve, _ in found]) for outcome, found in panels]

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from gandid.outcomes import DONE, FALLING, NAMES, PAIRS
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
-from gandid.text import article, count, digits, listed, number, percent, points, size, span
+from gandid.text import article, count, digits, listed, number, percent, points, signed, size, span
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, never_differed
 from gandid.verdicts import verdict as judge
 
-OUTCOMES = ("removed", "inpainted")
-NAMES = {"removed": "removal", "inpainted": "in-painting by other objects"}
 # How a verdict is marked: a class of the page's style, and a sign that needs no colour.
 MARKS = {
     CAUSED: ("caused", "▲"),
@@ -29,23 +28,33 @@ MARKS = {
 WIDER = {"ci_units": "with other units", "next": "in the next networks"}
 # What normalization is compared with, by the control.
 CONTROLS = {
-    "capped": "normalization may not amplify beyond what it did before the ablation",
-    "frozen": "normalization does exactly what it did before the ablation",
+    "capped": "normalization may not amplify beyond what it does without the edit",
+    "frozen": "normalization does exactly what it does without the edit",
     "mean": "normalization is one constant, the average over images and places",
     "distilled": "networks that learned to make the same images without normalization",
-    "twin": "another network, trained without normalization, in which its own units of the object are ablated",
+    "twin": "another network, trained without normalization, in which its own units of the object are edited",
 }
 VERBS = {
     ("removed", CAUSED): "Normalization removes a further",
     ("removed", PREVENTED): "Normalization paints back",
     ("inpainted", CAUSED): "Normalization makes other objects paint over",
     ("inpainted", PREVENTED): "Normalization keeps other objects from painting over",
+    ("inserted", CAUSED): "Normalization helps the insertion of",
+    ("inserted", PREVENTED): "Normalization hinders the insertion of",
+    ("displaced", CAUSED): "Normalization increases what other objects lose to",
+    ("displaced", PREVENTED): "Normalization reduces what other objects lose to",
+}
+CLAIMS = {
+    "removed": "removal of {} of it",
+    "inpainted": "{} painted over by other objects",
+    "inserted": "insertion in {} of the region",
+    "displaced": "{} of the region lost by other objects",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the leading regime says of one target: the whole effects on its removal and on in-painting by other objects."""
+    """What the leading regime says of one target: the whole effects on it and on all other objects."""
 
     target: str
     regime: Comparison
@@ -85,7 +94,7 @@ def findings(run: Run) -> list[Finding]:
     found = []
     for target in run.targets:
         regime = run.leading(target)
-        rows = {outcome: run.row(target, outcome, regime) for outcome in OUTCOMES}
+        rows = {outcome: run.row(target, outcome, regime) for outcome in run.pair}
         found.append(Finding(target, regime, {outcome: row for outcome, row in rows.items() if row is not None}))
     return found
 
@@ -104,9 +113,9 @@ def headline(run: Run, found: Sequence[Finding]) -> str:
     outcome, verdict = best[1], best[0].rows[best[1]]["verdict"]
     alike = [one for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
     alike.sort(key=lambda one: -abs(one.rows[outcome]["did"]))
-    named = [f"{size(one.rows[outcome])} of {article(one.target)}" for one in alike[:3]]
+    named = [claimed(one.rows[outcome], article(one.target)) for one in alike[:3]]
     if len(alike) > 3:
-        named.append(f"of {count(len(alike) - 3, 'other object')}")
+        named.append(f"{'' if run.inserts else 'of '}{count(len(alike) - 3, 'other object')}")
     kinds: dict[str, list[str]] = {}
     for one in found:
         if one not in alike:
@@ -121,48 +130,58 @@ def headline(run: Run, found: Sequence[Finding]) -> str:
     rest = [
         words[kind].format(listed(names) if len(names) < 3 else f"{len(names)} others") for kind, names in kinds.items()
     ]
-    text = f"{VERBS[outcome, verdict]} {listed(named)} whose units are ablated"
+    text = f"{VERBS[outcome, verdict]} {listed(named)} {'of the region' if run.inserts else 'whose units are ablated'}"
     return f"{text}; {', '.join(rest)}." if rest else f"{text}."
+
+
+def claimed(row: Row, name: str) -> str:
+    """How much of what: what stands behind a verb of `VERBS`."""
+    return f"{name} by {size(row)}" if row["outcome"] in PAIRS["insert"] else f"{size(row)} of {name}"
 
 
 def _nothing(run: Run, found: Sequence[Finding]) -> str:
     """The finding where no effect matters and is settled."""
     limit = f"{number(100 * run.relevant).removesuffix('.0')}\u00a0%"
+    done, whole = DONE[run.edit], "the region" if run.inserts else "its pixels"
     settled = [one.target for one in found if one.verdict == NEGLIGIBLE]
     if len(settled) == len(found):
-        which = f"any of the {len(found)} ablated objects" if len(found) > 1 else f"the ablated {found[0].target}"
-        return f"Normalization makes no relevant difference to {which}: less than {limit} of its pixels."
+        which = f"any of the {len(found)} {done} objects" if len(found) > 1 else f"the {done} {found[0].target}"
+        return f"Normalization makes no relevant difference to {which}: less than {limit} of {whole}."
     if settled:
         which = listed(settled) if len(settled) < 4 else count(len(settled), "object")
-        return f"No effect of normalization is established; on {which} there is none larger than {limit} of its pixels."
+        return f"No effect of normalization is established; on {which} there is none larger than {limit} of {whole}."
     if all(one.verdict == MISSING for one in found):
         return "Nothing can be said: too few images show the objects."
     if all(one.verdict in (OUTSIDE, MISSING) for one in found):
         return "Nothing is claimed: with normalization held the images leave the network’s range."
-    which = f"an ablated {found[0].target}" if len(found) == 1 else "any ablated object"
-    return (
-        f"{count(run.latents, 'image')} do not settle whether normalization changes {which} by {limit} of its pixels."
-    )
+    which = f"an {done} {found[0].target}" if len(found) == 1 else f"any {done} object"
+    return f"{count(run.latents, 'image')} do not settle whether normalization changes {which} by {limit} of {whole}."
 
 
-def subline(found: Sequence[Finding]) -> str:
-    """What was done: what ablation does by itself, on which everything else rests, and what it is compared with."""
-    rows = [one.rows["removed"] for one in found if one.verdict != MISSING and "removed" in one.rows]
+def subline(run: Run, found: Sequence[Finding]) -> str:
+    """What was done: what the edit does by itself, on which everything else rests, and what it is compared with."""
+    rows = [one.rows[run.pair.own] for one in found if one.verdict != MISSING and run.pair.own in one.rows]
     if not rows:
         return ""
     regime = next(one.regime for one in found if one.verdict != MISSING)
     held = f"{regime.words[1].capitalize()}: {CONTROLS[regime.control]}."
-    if len(rows) == 1:
-        return f"Ablating the units of the {rows[0]['target']} removes {percent(rows[0]['tau_live'])} of it. {held}"
-    ends = [pick(rows, key=lambda row: row["tau_live"]) for pick in (min, max)]
-    least, most = (f"{percent(row['tau_live'])} ({row['target']})" for row in ends)
-    return f"Ablating an object’s units removes {least} to {most} of it. {held}"
+
+    def shown(share: float) -> str:
+        return f"{signed(100 * share)} points" if run.inserts else percent(share)
+
+    name, share = f"the units of the {rows[0]['target']}", shown(rows[0]["tau_live"])
+    if len(rows) > 1:
+        ends = [pick(rows, key=lambda row: row["tau_live"]) for pick in (min, max)]
+        name, share = "an object’s units", " to ".join(f"{shown(row['tau_live'])} ({row['target']})" for row in ends)
+    if run.inserts:
+        return f"Inserting {name} changes its share of the region by {share}. {held}"
+    return f"Ablating {name} removes {share} of it. {held}"
 
 
 def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
     """A verdict, its marks, and the effect in a few words."""
     verdict, (low, high) = row["verdict"], interval(row)
-    what = "removal" if outcome == "removed" else "in-painting"
+    what = NAMES[outcome].split()[0]
     mark, sign = MARKS[verdict]
     said = {"verdict": verdict, "mark": mark, "sign": sign, "interval": ""}
     if verdict == MISSING:
@@ -176,7 +195,7 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
         wanted = "" if np.isnan(row["settled_by"]) else f"; {row['settled_by']:,.0f} latents might settle it"
         text = f"{what} {points(row)}{' points' * (not never_differed(row))}{wanted}"
     else:
-        text = f"removal of {size(row)} of it" if outcome == "removed" else f"{size(row)} painted over by other objects"
+        text = CLAIMS[outcome].format(size(row))
         ends = (row.get("fcr_low", low), row.get("fcr_high", high))  # of effects that are picked by their verdicts
         least, most = sorted(100 * abs(end) for end in ends)
         said["interval"] = " to ".join(number(end, digits(least, most)) for end in (least, most))
@@ -189,8 +208,8 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
     for one in found:
         examples, pair, bars = run.examples.get(one.target), [], []
         if examples is not None:
-            best, live = _example(run, examples, one, "removed"), examples.arms.index("live")
-            for arm, title in ((0, "original"), (live, "ablated")):
+            best, live = _example(run, examples, one, run.pair.own), examples.arms.index("live")
+            for arm, title in ((0, "original"), (live, DONE[run.edit])):
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
             bars = [_bar(run, one, side, name) for side, name in zip(("live", "held"), one.regime.words, strict=True)]
@@ -277,9 +296,11 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
         "regime": one.regime.label,
         "outside": not run.supported(one.target, one.regime),
         "name": "Without normalization" if one.regime.networks else "Normalization held",
-        "swap": "with and without" if one.regime.networks else "ablated and held",
+        "swap": "with and without" if one.regime.networks else f"{DONE[run.edit]} and held",
         "which": f"the clearest of {count(len(examples.images), 'example')}",
-        "original": plain(images[0], f"An image with {article(one.target)}, unedited"),
+        "original": plain(
+            images[0], "An image, unedited" if run.inserts else f"An image with {article(one.target)}, unedited"
+        ),
         "live": edited(run, one.target, place, arms[0]),
         "held": edited(run, one.target, place, arms[1]),
         "difference": plain(gap, "Where the two differ most"),
@@ -297,10 +318,14 @@ def edited(run: Run, target: str, place: int, arm: int) -> dict[str, str]:
     """An example's picture in an arm, with outlines, and what the edit did in a few words."""
     examples = run.examples[target]
     labels = examples.labels[place]
-    found = pictures.change(labels[examples.baseline(arm)], labels[arm], examples.classes, run.objects, target)
+    base = examples.baseline(arm)
+    found = pictures.change(labels[base], labels[arm], examples.classes, run.objects, target)
     left = f"{100 * (1 - found.gone):.0f}\u00a0% of the {target} left" if found.gone < 0.995 else f"no {target} left"
     painted = [f"{100 * share:.0f}\u00a0% {name}" for name, share in found.painted.items() if share >= 0.01]
     text = ", ".join([left, *painted[:1]]) if found.original else f"no {target} in it"
+    if run.inserts:
+        before, after = (percent((labels[one] == examples.classes.index(target)).mean()) for one in (base, arm))
+        text = f"{target} on {after} of the image, {before} before"
     outlines = {"gone": pictures.path(found.vanished), "came": pictures.path(found.appeared)}
     return plain(examples.images[place, arm], text) | outlines
 
@@ -319,8 +344,10 @@ def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
     counts = []
     for arm in (examples.arms.index("live"), held(examples, one.regime)):
         labels = examples.labels[:, arm]
-        hit = labels != index if outcome == "removed" else np.isin(labels, others)
-        counts.append((hit & (examples.labels[:, examples.baseline(arm)] == index)).sum(axis=(1, 2)))
+        hit = labels == index if outcome == run.pair.own else np.isin(labels, others)
+        hit ^= outcome in FALLING
+        place = np.True_ if run.inserts else examples.labels[:, examples.baseline(arm)] == index
+        counts.append((hit & place).sum(axis=(1, 2)))
     row = one.rows.get(outcome)
     return int(np.argmax((counts[0] - counts[1]) * (-1 if row is not None and row["did"] < 0 else 1)))
 
@@ -328,7 +355,7 @@ def _example(run: Run, examples: Examples, one: Finding, outcome: str) -> int:
 def _bar(run: Run, one: Finding, side: str, name: str) -> dict[str, Any]:
     """What became of a target's place on a side of the comparison, as the parts of a bar."""
     place = run.place(one.target, one.regime, side)
-    words = (f"still {one.target}", "other objects", "background", "not recognized")
+    words = (f"{'' if run.inserts else 'still '}{one.target}", "other objects", "background", "not recognized")
     said = ", ".join(f"{word} {percent(share)}" for word, share in zip(words, place.values(), strict=True))
     return {
         "name": name,

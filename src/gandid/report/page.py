@@ -15,6 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from gandid.files import replacing
+from gandid.outcomes import DONE
 from gandid.panel.store import explained
 from gandid.report import charts, evidence, findings, paper, pictures, relation
 from gandid.report.findings import Finding
@@ -24,7 +25,7 @@ from gandid.text import count, number, percent, slugs, type_of
 # What each check asks; a check that is not here is shown under its own name.
 ASKS = {
     "target_seen": "Are there enough images for an interval?",
-    "distance": "Are the held images no further from the live ones than a fifth less of the ablation brings them?",
+    "distance": "Are the held images no further from the live ones than a fifth less of the edit brings them?",
     "ranking": "Would another ranking have chosen the same units, or units that do the same?",
     "strain": "Are held statistics within the range in which they move between unedited images?",
     "undone": "How much of what holding one site displaces does the next live site take back? It decides nothing.",
@@ -47,7 +48,7 @@ ASKS = {
 # What the parts of a held arm's name mean.
 ARMS = findings.CONTROLS | {
     "k": "held so far only, from 0 (live) to 1 (fully): as far as the held images stay in range",
-    "first": "only at the first site, which the ablation reaches directly",
+    "first": "only at the first site, which the edit reaches directly",
     "all": "at all sites after the edited layer",
 }
 ASSUMED = {
@@ -92,17 +93,19 @@ def build(folder: Path) -> Path:
 
 def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) -> dict[str, Any]:
     """All that the page says; its charts and pictures are written into the folder `where`, too."""
-    scene = findings.scene(run, found)
+    scene, done = findings.scene(run, found), DONE[run.edit]
     if scene is not None:
-        heads = ("original", "ablated, live", f"ablated, {scene['regime']}", "difference")
+        heads = ("original", f"{done}, live", f"{done}, {scene['regime']}", "difference")
         pictures.write_mosaic(where / "finding.png", [scene["sheet"]], heads)
-    forests = {f"effects-{outcome}": evidence.overview(run, outcome, found) for outcome in findings.OUTCOMES}
-    ways = {f"other-ways-{outcome}": evidence.other_ways(run, outcome, found) for outcome in findings.OUTCOMES}
+    forests = {f"effects-{outcome}": evidence.overview(run, outcome, found) for outcome in run.pair}
+    ways = {f"other-ways-{outcome}": evidence.other_ways(run, outcome, found) for outcome in run.pair}
     resolved = run.config.get("resolved") or {}
     return {
         "style": style(),
         "headline": findings.headline(run, found),
-        "subline": findings.subline(found),
+        "subline": findings.subline(run, found),
+        "inserts": run.inserts,
+        "done": done,
         "meta": " · ".join(
             [
                 *(str(run.attrs[name]) for name in ("generator", "layer") if name in run.attrs),
@@ -165,6 +168,8 @@ def _target(run: Run, one: Finding, slug: str, where: Path) -> dict[str, Any]:
     kinds |= {"sites": evidence.sites, "random-units": evidence.placebos}
     units = count(len(run.units[one.target]), "unit")
     facts = f"{run.seen(one.target):,} of {count(run.latents, 'image')} show it; {units} ablated"
+    if run.inserts:
+        facts = f"{units} inserted in {count(run.latents, 'image')}"
     if estimable:
         facts += f"; the verdict is on {one.regime.label}"
     return {
@@ -188,7 +193,7 @@ def _strip(run: Run, target: str, path: Path) -> dict[str, Any]:
         columns += [*own, (arm, regime.label, outside)]
     arms, heads, _ = zip(*columns, strict=True)
     pictures.write_mosaic(path, examples.images[:, list(arms)], heads, side=128)
-    strongest = max(float(examples.gain.max()), 1.01)
+    strongest = max(float(abs(examples.gain - 1).max()), 0.01)
     rows = []
     for place, gain in enumerate(examples.gain):
         latent = f"latent {examples.latents[place]}"
@@ -198,8 +203,8 @@ def _strip(run: Run, target: str, path: Path) -> dict[str, Any]:
             else findings.edited(run, target, place, arm)
             for arm, head, _ in columns
         ]
-        text = f"amplified up to ×{gain.max():.2f}"
-        heat = {"src": pictures.signed_heat((gain - 1) / (strongest - 1)), "text": text, "alt": f"Map: {text}"}
+        text = f"×{gain.min():.2f} to ×{gain.max():.2f}" if run.inserts else f"amplified up to ×{gain.max():.2f}"
+        heat = {"src": pictures.signed_heat((gain - 1) / strongest), "text": text, "alt": f"Map: {text}"}
         rows.append([*cells, heat | {"gone": "", "came": ""}])
     height, width = examples.labels.shape[2:]
     return {

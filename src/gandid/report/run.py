@@ -17,6 +17,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
+from gandid.outcomes import FALLING, WHOLE, Pair, edit_of, pair_of
 from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
 from gandid.runs import read_config, relevant_of, unfinished
@@ -26,7 +27,6 @@ Row = dict[Hashable, Any]
 T = TypeVar("T")
 UNEDITED = "/unedited"
 POOLED = LEARNED[0]  # what networks are called together that were distilled without normalization
-WHOLE = {"removed": "target", "inpainted": "together"}  # the kind of class that stands for the whole effect
 # What an object's place may have become, and the kinds of classes in effects.csv that stand for it.
 PLACE = {"still": "target", "objects": "object", "background": "background", "unknown": "unknown"}
 
@@ -37,6 +37,11 @@ COLUMNS = {
     "relation.csv": ("unit", "object", "ace", "iou", "energy"),
     "types.csv": ("target", "type", "removed", "share_top"),
 }
+
+
+AGAIN = ": 'gandid report' writes it again, from the panel"
+REMEDIES = {"effects.csv": AGAIN, "checks.csv": AGAIN}
+REMEDIES["examples.npz"] = ": remove it, and the command that began the run makes it again"
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Run:
     objects: list[str]
     """The classes of the study's segmenter that count as objects."""
     units: dict[str, list[int]]
-    """By target, the units that were ablated, best first."""
+    """By target, the units that were edited, best first."""
     effects: pd.DataFrame
     """``effects.csv``, its verdicts passed by `relevant`."""
     checks: pd.DataFrame
@@ -133,6 +138,21 @@ class Run:
         if isinstance(found, str):
             return found and f"the mask {found}"
         return f"{','.join(f'{end:g}' for end in found)} (shares of width and height)"
+
+    @property
+    def edit(self) -> str:
+        """What is done with the units of the targets: `ablate`, or `insert`."""
+        return edit_of(self.attrs)
+
+    @property
+    def inserts(self) -> bool:
+        """Whether the targets are inserted, in a region."""
+        return self.edit == "insert"
+
+    @property
+    def pair(self) -> Pair:
+        """The outcomes that say what became of a target's place."""
+        return pair_of(self.attrs)
 
     @property
     def targets(self) -> list[str]:
@@ -165,7 +185,7 @@ class Run:
         return found
 
     def whole(self, contrast: str, target: str, outcome: str) -> list[Row]:
-        """The rows of a target's whole effect: on its removal, or on in-painting by all other objects together."""
+        """The rows of a target's whole effect: on itself, or on all other objects together."""
         rows = self._rows.get((contrast, target, outcome), [])
         return [row for row in rows if row["kind"] == WHOLE[outcome]]
 
@@ -195,24 +215,33 @@ class Run:
 
     def place(self, target: str, regime: Comparison, side: str = "held") -> dict[str, float]:
         """What became of the target's place on a `side` of a comparison, `live` or `held`: shares of its original pixels that sum to 1."""
-        rows = self.rows(target, "inpainted", regime)
-        parts = {
-            part: sum(max(float(row[f"tau_{side}"]), 0.0) for row in rows if row["kind"] == kind)
-            for part, kind in PLACE.items()
-        }
-        return parts | {"still": max(1 - sum(parts.values()), 0.0)}
+        rows, sign = self.rows(target, self.pair.others, regime), -1 if self.pair.others in FALLING else 1
+        first = self.rows(target, self.pair.others)
+        parts = {}
+        for part, kind in PLACE.items():
+            shares = [sign * float(row[f"tau_{side}"]) for row in rows if row["kind"] == kind]
+            if self.inserts:  # what was there before
+                shares += [-sign * float(row["tau_live"]) for row in first if row["kind"] == kind]
+                shares = [sum(shares) + sum(row["tau_live"] for row in self._place(target) if row["kind"] == kind)]
+            parts[part] = sum(max(share, 0.0) for share in shares)
+        return parts | {"still": max(1 - sum(parts.values()) + parts["still"], 0.0)}
+
+    def _place(self, target: str) -> list[Row]:
+        """What the target's place is with everything live: rows of the contrast `composition` of the first regime."""
+        rows = self._rows.get(("composition", target, "composition"), [])
+        return [row for row in rows if all(row[key] == rows[0][key] for key in ("arm", "segmenter"))]
 
     def estimable(self, target: str) -> bool:
         """Whether enough images show the target."""
-        return any(row["estimable"] for row in self.rows(target, "removed"))
+        return any(row["estimable"] for row in self.rows(target, self.pair.own))
 
     def supported(self, target: str, regime: Comparison) -> bool:
-        """Whether the regime's images stay in the network's range when this target is ablated."""
-        return all(row["supported"] for row in self.rows(target, "removed", regime))
+        """Whether the regime's images stay in the network's range when this target is edited."""
+        return all(row["supported"] for row in self.rows(target, self.pair.own, regime))
 
     def graded(self, target: str) -> list[Comparison]:
         """The strengths, rising, of the held arm that was graded first; empty where no strengths were measured."""
-        rows = self.whole("strength", target, "removed")
+        rows = self.whole("strength", target, self.pair.own)
         own = [row for row in rows if (row["control"], row["held"]) == (rows[0]["control"], rows[-1]["held"])]
         whole = {name: regime for regime in self.regimes for name in regime.names}
         arms = [row["arm"] for row in sorted(own, key=lambda row: row["strength"])]
@@ -251,7 +280,7 @@ class Run:
         return [f"{arms[row['arm']]}: {row['detail']}." for row in rows.to_dict("records") if row["arm"] in arms]
 
     def ranked(self, target: str) -> tuple[np.ndarray, np.ndarray]:
-        """Average causal effects of all units on a target, largest first, and which of them were ablated."""
+        """Average causal effects of all units on a target, largest first, and which of them were edited."""
         if self.relation is None:
             return np.empty(0), np.empty(0, bool)
         rows = self.relation[self.relation["object"] == target].sort_values("ace", ascending=False, kind="stable")
@@ -312,8 +341,9 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
         zipfile.BadZipFile,
         yaml.YAMLError,
     ) as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(":")
-        raise UsageError(f"'{path}' cannot be read ({type(error).__name__}: {reason})") from error
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip(':')}"
+        reason = "it is damaged" if path.suffix == ".npz" else reason  # of which NumPy says what would be unsafe
+        raise UsageError(f"'{path}' cannot be read ({reason}){REMEDIES.get(path.name, '')}") from error
 
 
 def _optional(path: Path, reader: Callable[[Path], T]) -> T | None:
