@@ -77,7 +77,7 @@ class Execution:
             for segmenter in (study.segmenter, *([study.second_segmenter(second)] if second else [])):
                 if not hasattr(segmenter, "probabilities"):
                     raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
-        self.networks, self.region = {"own": study.runner, **study.networks(config)}, study.region(config)
+        self.networks, self.region = {"own": study.runner, **study.networks(config)}, study.region
         if path is not None and (path / "panel.zarr").is_dir():
             self.config = _with_what_is_there(config, runs.read_config(path))
             self.panel = PanelStore(path / "panel.zarr")

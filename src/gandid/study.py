@@ -105,7 +105,8 @@ class Study:
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
         self.distilled, self._learned = tuple(map(str, distilled)), dict[str, Runner]()
         self._seconds: dict[str, Segmenter] = {}
-        self._masks: dict[str, Tensor] = {}
+        self.region: Rectangle | Tensor | None = None
+        """To which the configuration that was checked last limits the edit: a rectangle, or the mask that it names."""
 
     def __repr__(self) -> str:
         segmenter = name_of(self.segmenter)
@@ -279,13 +280,6 @@ class Study:
             raise UsageError(f"{config.units} units are asked for, but {self.layer} has only {self.runner.units}")
         return named
 
-    def region(self, config: StudyConfig) -> Rectangle | Tensor | None:
-        """The region to which a configuration limits the edit: a rectangle, or the mask that it names."""
-        path = config.region
-        if isinstance(path, str) and path not in self._masks:
-            self._masks[path] = read_mask(path, self.runner.image_size)
-        return self._masks[path] if isinstance(path, str) else path
-
     def unit_count(self, config: StudyConfig) -> int:
         """How many units are edited of a target whose units are not named."""
         own = NAMED[self.name].units if self.name in NAMED else None
@@ -370,8 +364,8 @@ class Study:
         if config.sites and not any(self.runner.responds.values()):
             raise UsageError(f"no site after {self.layer} responds to an edit: there is no effect to share out")
         self.networks(config)
-        self._masks.clear()  # once for each study
-        self.region(config)
+        region = config.region
+        self.region = read_mask(region, self.runner.image_size) if isinstance(region, str) else region
         second = self.second_name(config)
         if second is not None and not set(named) & set(self.second_segmenter(second).classes):
             raise UsageError(
@@ -443,8 +437,8 @@ class Study:
             weights["distilled"] = {
                 name: runs.fingerprint(one.generator) for name, one in self._known_distilled().items()
             }
-        if isinstance(mask := self.region(config), Tensor):
-            weights["region"] = hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+        if isinstance(self.region, Tensor):
+            weights["region"] = hashlib.sha256(self.region.numpy().tobytes()).hexdigest()
         return {"versions": runs.versions(), "weights": weights}
 
     @cached_property

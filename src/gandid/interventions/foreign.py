@@ -135,7 +135,7 @@ class ForeignGenerator(nn.Module):
         return [torch.cat(part).to(numbers.device) for part in zip(*parts, strict=True)]
 
 
-def whole(generator: nn.Module) -> nn.Module:
+def whole(generator: nn.Module) -> Any:
     """The network itself, of one that is wrapped to be spread over several GPUs: hooks would see parts of each batch."""
     spread = isinstance(generator, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return generator.module if spread else generator
