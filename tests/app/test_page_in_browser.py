@@ -29,6 +29,7 @@ def desk(reader: Reader, page: Served) -> Iterator[Reader]:
     assert reader.problems() == []
 
 
+@pytest.mark.slow
 def test_a_newcomer_is_shown_an_effect(reader: Reader, page: Served) -> None:
     reader.screen()
     reader.open(page.at())

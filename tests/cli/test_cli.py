@@ -171,6 +171,7 @@ def test_a_study_is_planned_before_it_is_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_parts_of_a_study_are_merged(tmp_path):
     asked = ["--target", "lamp=1,2", "--hold", "first", "--control", "capped", "--latents", "8"]
     for part in ("1", "2"):

@@ -135,6 +135,7 @@ class TestDoses:
         rows = pick(estimates(panel, "departure"), arm="twin:seed1", outcome="inpainted")
         np.testing.assert_allclose(rows["did"], [0, *np.subtract((0.1, 0.1, 0.1, 0.1), self.HELD)], atol=1e-12)
 
+    @pytest.mark.slow
     def test_chance_is_flagged_rarely(self):
         """No effect at any dose; what fills the holes of each latent varies by latent, arm and dose."""
         panel = self.make(25)

@@ -68,6 +68,7 @@ def draw(rng: np.random.Generator, latents: int) -> tuple[xr.Dataset, dict[str, 
     return world(holes, removed, painted), {"removed": 0.1, "inpainted": 0.015}
 
 
+@pytest.mark.slow
 def test_studies_that_stop_by_looking_miss_the_truth_as_rarely_as_stated():
     rng, studies, until, most = np.random.default_rng(1), 24, 0.03, 2000
     missed, stopped = dict.fromkeys(("removed", "inpainted"), 0), []

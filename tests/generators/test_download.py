@@ -314,6 +314,7 @@ def start(url: str, cache: Path, limit: int | None = None):
     return here
 
 
+@pytest.mark.slow
 def test_two_processes_download_one_file_once(server, cache):
     server.pause = 0.5
     both = [start(server.url, cache), start(server.url, cache)]

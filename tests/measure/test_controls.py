@@ -136,6 +136,7 @@ def test_several_twins_have_an_arm_each():
     assert held.loc[("a", "b", "inpainted", "twin:loud")] == pytest.approx(shown().mean())
 
 
+@pytest.mark.slow
 def test_a_run_with_controls_goes_on_as_if_unbroken(tmp_path):
     how = {"targets": {"a": [0]}, "control": ALL, "ranking_latents": 8}
     for latents_so_far in (8, 40):

@@ -30,15 +30,18 @@ def quality(segmenter):
     return evaluate_segmenter(segmenter, scenes=120, seed=123)
 
 
+@pytest.mark.slow
 def test_it_meets_every_bar_on_unseen_renders(segmenter, quality):
     architecture = next(name for name, of in ARCHITECTURES.items() if isinstance(segmenter.network, of))
     assert not [row for row in quality_bars(quality, architecture) if not row[3]]
 
 
+@pytest.mark.slow
 def test_it_keeps_unknown_near_what_was_corrupted(quality):
     assert quality["unknown_beside"] < 0.06
 
 
+@pytest.mark.slow
 def test_imperfect_pictures_keep_their_labels(quality):
     assert quality["imperfect"]["unknown"] < 0.01
     assert min(quality["imperfect"]["iou"].values()) > 0.75

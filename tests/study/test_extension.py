@@ -57,6 +57,7 @@ def same(one, other):
     xr.testing.assert_identical(one.sel(arm=other["arm"].values), other)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_one_by_one_is_what_is_asked_for_at_once(tmp_path, second):
     store = tmp_path / "run"
     steps = [
@@ -104,6 +105,7 @@ def test_a_second_segmenter_catches_up_with_a_growing_run(tmp_path, second):
     xr.testing.assert_identical(panel, run(None, second_segmenter=second)[0])
 
 
+@pytest.mark.slow
 def test_a_merged_run_is_extended_as_a_whole_one(tmp_path, second):
     for k in (1, 2):
         run(tmp_path / f"part-{k}", chunk=f"{k}/2", second_segmenter=second)

@@ -185,6 +185,7 @@ def test_other_weights_or_versions_are_another_study(truth, tmp_path):
         killable.planted(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(processes, tmp_path):
     store = tmp_path / "run"
     process = processes.Process(target=killable.main, args=(str(store), "0.05"))
@@ -255,7 +256,7 @@ print("then:", panel.sizes["latent"], int(panel["inside"].sum()))
 """
 
 
-@pytest.mark.parametrize("size", [100, 200])
+@pytest.mark.parametrize("size", [100, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_full_disk(truth, tmp_path, size):
     """A disk of some hundred KiB fills up; when it is made larger, the same call goes on."""
     script = FULL.format(path=sys.path, small=str(tmp_path), size=size)

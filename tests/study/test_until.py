@@ -96,6 +96,7 @@ def test_a_run_that_is_killed_stops_at_the_size_of_an_unbroken_one(unbroken, tmp
     assert read_config(store)["latents"] == panel.sizes["latent"]
 
 
+@pytest.mark.slow
 def test_it_can_be_asked_to_go_on_and_stops_at_the_latents_that_are_allowed(tmp_path):
     store = tmp_path / "run"
     first = killable.planted(store, latents=40)
