@@ -241,9 +241,10 @@ class Rankings:
             except Exception as error:  # the last in this thread: the page says what went wrong, and goes on without
                 self._note(layer, problem=told(error))
                 continue
-            self._note(layer, relation=relation, latents=stage, done=0)
-            with replacing(self._file(layer)) as part:
+            # What is known is kept already; on a full disk the next start ranks anew.
+            with contextlib.suppress(OSError), replacing(self._file(layer)) as part:
                 relation[["ace", "iou", "energy"]].assign_attrs(ranked_on=stage).to_netcdf(part, engine="scipy")
+            self._note(layer, relation=relation, latents=stage, done=0)
 
     def _rest(self) -> None:
         self._until_still()
