@@ -255,13 +255,11 @@ def signed_z(value: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 def welch_z(gap: np.ndarray, variances: tuple[np.ndarray, np.ndarray], n: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Welch's t of a difference of two estimates (their squared errors, their sizes), as the z of the same tail probability."""
-    pooled = variances[0] + variances[1]
-    spread = variances[0] ** 2 / (n[0] - 1) + variances[1] ** 2 / (n[1] - 1)
-    gap, moving = np.abs(gap), pooled > 0
-    degrees = np.divide(pooled**2, spread, out=np.ones_like(pooled), where=moving)
-    t = np.divide(gap, np.sqrt(pooled), out=np.zeros_like(gap), where=moving)
-    z = stats.norm.isf(np.maximum(stats.t.sf(t, degrees), 1e-300))
-    return np.where(moving, z, np.where(gap <= 1e-12, 0.0, np.inf))
+    spread = [np.sqrt(variance * size) for variance, size in zip(variances, n, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.ttest_ind_from_stats(np.abs(gap), spread[0], n[0], 0, spread[1], n[1], equal_var=False).pvalue
+    z = stats.norm.isf(np.maximum(p / 2, 1e-300))
+    return np.where(variances[0] + variances[1] > 0, z, np.where(np.abs(gap) <= 1e-12, 0.0, np.inf))
 
 
 def detectable(

@@ -44,7 +44,7 @@ def test_parts_are_those_of_the_outcomes_definitions():
         for outcome, values in defined.items():
             found = parts(contents, sums, 0, outcome)
             np.testing.assert_allclose(found.numerator[:, place, : values.shape[1]], values, atol=1e-9)
-        np.testing.assert_array_equal(sums.hole[:, 0, place], hole)
+        np.testing.assert_array_equal(sums.inside[:, 0, place].sum(axis=1), hole)
         together = found.numerator[:, place, -1]
         np.testing.assert_array_equal(together, found.numerator[:, place][:, found.kinds == "object"].sum(1))
 
@@ -71,7 +71,7 @@ def test_only_what_was_measured_is_read():
     sums = gather(contents, [arm])
     assert sums.latents.sum() == len(sums.shown) == 64
     hole = panel["inside"].isel(segmenter=0, latent=slice(64)).sel(arm="live#1").sum("object").values
-    np.testing.assert_array_equal(sums.hole[:, :, sums.arms.index(arm)], hole)
+    np.testing.assert_array_equal(sums.inside[:, :, sums.arms.index(arm)].sum(axis=2), hole)
 
 
 def test_counts_that_are_missing_are_seen():

@@ -5,9 +5,8 @@ another dose are (`gandid.estimation.distance`). An effect is supported if its *
 control can be an artefact of the experiment. docs/credibility.md describes every check.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,32 +45,25 @@ def checks(contents: Contents, sums: Sums, apart: Sequence[Distance], bounds: Bo
     return pd.DataFrame(found, columns=CHECKS)
 
 
-class _Summary(NamedTuple):
-    """Of the values that were measured (not NaN) over latents."""
-
-    measured: int
-    largest: float
-    mean: float
-
-
-def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[_Summary]:
-    """Of a variable along `latent` and `dim`, for each place on `dim`."""
-
-    def summarize(block: slice) -> tuple[np.ndarray, ...]:
-        values = _read(panel, name, block, dim)
-        measured = ~np.isnan(values)
-        return measured.sum(0), np.fmax.reduce(values, 0), np.where(measured, values, 0).sum(0, np.float64)
-
-    size = panel.sizes[dim]
-    count, largest, total = np.zeros(size, int), np.full(size, np.nan), np.zeros(size)
-    for one in stream(summarize, slices(panel, [name])):
-        count, largest, total = count + one[0], np.fmax(largest, one[1]), total + one[2]
-    return [_Summary(int(c), float(m), float(s / max(c, 1))) for c, m, s in zip(count, largest, total, strict=True)]
+def _summaries(panel: xr.Dataset, name: str, dim: str) -> list[tuple[int, float, float]]:
+    """Of a variable along `latent` and `dim`, for each place on `dim`: how many values were measured, the largest, and their mean."""
+    values = panel[name].transpose("latent", dim).values
+    count, total = (~np.isnan(values)).sum(0), np.nansum(values, 0, np.float64)
+    return [*zip(count.tolist(), np.fmax.reduce(values, 0).tolist(), total / np.maximum(count, 1), strict=True)]
 
 
-def _read(panel: xr.Dataset, name: str, block: slice, *dims: str) -> np.ndarray:
-    """A variable's values of some latents; axes `latent` and then `dims`."""
-    return panel[name].isel(latent=block).transpose("latent", *dims).values
+def _means(
+    contents: Contents, name: str, regimes: Sequence[Regime], sums: Sums, work: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What `work` makes of some arms' (latent, target, arm, site, ...), averaged over images that show the target: (..., target, arm, site)."""
+
+    def add_up(block: slice) -> np.ndarray:
+        values = few[name].isel(latent=block).transpose("latent", "target", "arm", "site", ...).values
+        return np.einsum("nt,...ntas->...tas", sums.shown[block], work(values))
+
+    few = contents.panel[[name]].isel(arm=[contents.place(regime.arm) for regime in regimes])
+    totals = np.sum([*stream(add_up, slices(few, [name], len(sums.shown)))], axis=0)
+    return totals / np.maximum(sums.shown.sum(0), 1)[:, None, None]
 
 
 def _held(contents: Contents) -> list[Regime]:
@@ -95,21 +87,17 @@ def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
     panel, held = contents.panel, _held(contents)
     if "strain" not in panel or "range" not in panel or panel.sizes["site"] == 0 or not held:
         return
-    range_ = panel["range"].quantile(1 - bounds.tail, "latent").values
-    sites, shown = panel["site"].values.astype(str), sums.shown
-    panel = panel[["strain"]].isel(arm=[contents.place(regime.arm) for regime in held])
+    range_, sites = panel["range"].quantile(1 - bounds.tail, "latent").values, panel["site"].values.astype(str)
 
-    def add_up(block: slice) -> np.ndarray:
-        """Over the images that show the target, strain and how often it is beyond its range: (2, target, arm, site)."""
-        values = _read(panel, "strain", block, "target", "arm", "site", "quantile")
+    def strained(values: np.ndarray) -> np.ndarray:
+        """Strain, and whether it is beyond its range: (2, latent, target, arm, site)."""
         extreme = np.abs(values).max(-1, initial=0).astype(np.float64)
-        return np.stack([np.einsum("nt,ntas->tas", shown[block], each) for each in (extreme, extreme > range_)])
+        return np.stack([extreme, extreme > range_])
 
-    blocks = slices(panel, ["strain"], len(shown))
-    totals = sum(stream(add_up, blocks), np.zeros((2, shown.shape[1], len(held), len(sites))))
-    for t, (target, count) in enumerate(zip(contents.targets, shown.sum(0), strict=True)):
-        for a, regime in enumerate(held if count else []):
-            typical, beyond = totals[:, t, a] / count
+    means = _means(contents, "strain", held, sums, strained)
+    for t, target in enumerate(contents.targets):
+        for a, regime in enumerate(held if sums.shown[:, t].any() else []):
+            typical, beyond = means[:, t, a]
             # The worst site is the one furthest out of its own range, not the one with the largest number.
             worst = int(np.argmax(typical / np.maximum(range_, 1e-6)))
             value, bound = typical[worst], range_[worst]
@@ -124,22 +112,16 @@ def _undone(contents: Contents, sums: Sums) -> Iterator[Row]:
     mean absolute log scale of what the next site divides by, over that of the held one (held against live). It tells of sizes,
     not of directions. That a hold is undone is no fault of it, so that nothing is flagged.
     """
-    panel, sites = contents.panel, contents.panel["site"].values.astype(str).tolist()
-    responds = panel["responds"].values.astype(bool)
-    single = [one for one in _held(contents) if one.arm.held == "first" or one.arm.held in sites]
-    if "rescaling" not in panel or not single:
+    panel = contents.panel
+    if "rescaling" not in panel:
         return
-    panel = panel[["rescaling"]].isel(arm=[contents.place(one.arm) for one in single])
-
-    def add_up(block: slice) -> np.ndarray:
-        values = _read(panel, "rescaling", block, "target", "arm", "site").astype(np.float64)
-        return np.einsum("nt,ntas->tas", sums.shown[block], np.nan_to_num(values))
-
-    totals = np.sum([*stream(add_up, slices(panel, ["rescaling"], len(sums.shown)))], axis=0)
+    sites, responds = panel["site"].values.astype(str).tolist(), panel["responds"].values.astype(bool)
+    single = [one for one in _held(contents) if one.arm.held == "first" or one.arm.held in sites]
+    means = _means(contents, "rescaling", single, sums, lambda values: np.nan_to_num(values).astype(np.float64))
     for (t, target), (a, regime) in product(enumerate(contents.targets), enumerate(single)):
         held = sites.index(regime.arm.sites(sites)[0])
         here, *after = [place for place in range(held, len(sites)) if place == held or responds[place]]
-        scales = totals[t, a] / max(sums.shown[:, t].sum(), 1)
+        scales = means[t, a]
         if after and scales[here] > 0:
             share = scales[after[0]] / scales[here]
             detail = f"holding {sites[here]} displaces its output by a mean absolute log scale of {scales[here]:.3f}, "
@@ -169,9 +151,8 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
     """What the experiment must do exactly: `baseline_gap`, `placebo_site` and `gain`."""
     panel = contents.panel
     if "baseline_gap" in panel:
-        summaries = _summaries(panel, "baseline_gap", "arm")
-        for regime in contents.regimes:
-            count, value, _ = summaries[contents.names.index(regime.name)]
+        few = panel.isel(arm=[contents.place(regime.arm) for regime in contents.regimes])
+        for regime, (count, value, _) in zip(contents.regimes, _summaries(few, "baseline_gap", "arm"), strict=True):
             if count:
                 detail = f"largest change of {count} unedited images"
                 detail += "" if regime.exact else "; DID needs parallel trends"
@@ -190,8 +171,8 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
             if count:
                 detail = "largest relative deviation from the closed form"
                 for name, where in (("gain", "on the target's pixels"), ("gain_outside", "elsewhere")):
-                    if name in names and by_name[name][t].measured:
-                        detail += f"; mean gain {by_name[name][t].mean:.2f} {where}"
+                    if name in names and by_name[name][t][0]:
+                        detail += f"; mean gain {by_name[name][t][2]:.2f} {where}"
                 good = value <= bounds.gain_error
                 yield row("gain", value, bounds.gain_error, good, target=target, detail=detail)
 

@@ -71,11 +71,6 @@ class Sums:
         """Weights of some arms, each by itself: (of them, arm)."""
         return np.eye(len(self.arms))[self.index(arms)]
 
-    @property
-    def hole(self) -> np.ndarray:
-        """The target's original pixels, (group, target, arm)."""
-        return self.inside.sum(axis=3)
-
 
 def slices(panel: xr.Dataset, names: Sequence[str], rows: int | None = None, values: int = VALUES) -> list[slice]:
     """Cut the first `rows` latents into blocks of about `values` values of some variables, whole chunks of their storage each."""

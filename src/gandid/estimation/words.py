@@ -8,7 +8,7 @@ from gandid import outcomes
 from gandid.estimation.bounds import SUPPORT, VISIBLE
 from gandid.estimation.plot import shown
 from gandid.panel.arms import LEARNED
-from gandid.text import number, points, signed
+from gandid.text import number, percent, points, signed
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
     units, inserts = effects.units.get(target), pair.own == "inserted"
     subject = f"the {units} units of {target}" if units else f"the units of {target}"
     images = f"({own['n']:,.0f} images)"
-    text = f"Ablating {subject} removes {_percent(own['tau_live'])} of its pixels {images}"
+    text = f"Ablating {subject} removes {percent(own['tau_live'])} of its pixels {images}"
     if inserts:
         text = f"Inserting {subject} changes its share of the region by {signed(100 * own['tau_live'])} points {images}"
     objects = one[(one["outcome"] == pair.others) & (one["kind"] == "object")].sort_values("tau_live", ascending=False)
     total, named = objects["tau_live"].sum(), objects[(objects["tau_live"] >= VISIBLE) & (objects["ci_live_low"] > 0)]
-    names = ", ".join(f"{row.object} {_percent(row.tau_live)}" for row in named[:NAMED].itertuples())
+    names = ", ".join(f"{row.object} {percent(row.tau_live)}" for row in named[:NAMED].itertuples())
     if total < VISIBLE:
         return (
             text + f"; {'other objects lose hardly any' if inserts else 'hardly any of them turn into another object'}."
@@ -105,7 +105,7 @@ def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
     named = names or "no one of them beyond noise"
     return (
         text
-        + f"; {f'other objects lose {_percent(total)}' if inserts else f'{_percent(total)} turn into other objects'} ({named})."
+        + f"; {f'other objects lose {percent(total)}' if inserts else f'{percent(total)} turn into other objects'} ({named})."
     )
 
 
@@ -159,7 +159,3 @@ def _nothing(effects: "Effects", rows: pd.DataFrame) -> str:
     wanted = unsettled["settled_by"].max(skipna=False)
     more = "" if pd.isna(wanted) else f"; {wanted:,.0f} latents might settle it"
     return f"not settled whether it makes a difference of {limit}{more}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

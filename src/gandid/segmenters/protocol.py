@@ -19,7 +19,7 @@ class Segmenter(Protocol):
 
     A class called `"unknown"`, where there is one, holds the pixels that the segmenter declines to name. It
     is neither background nor an object: its pixels count as removed from a target that they were, and could be anything, so that
-    effects have bounds (`gandid.estimation.hole`).
+    effects have bounds (`gandid.estimation.contrast.bounds_of`).
 
     Attributes
     ----------
