@@ -41,6 +41,8 @@ def test_an_arm_outside_the_range_is_flagged_and_no_other():
     bad = found[found["verdict"] != "ok"]
     assert set(bad["arm"]) == {"frozen:all"}
     assert set(bad["check"]) == {"strain", "distance"}
+    # By twice the logarithm in every image, where unedited ones move by some 0.6 of it.
+    assert pick(bad, check="strain")["detail"].str.contains("100% of the images beyond").all()
 
 
 def test_strain_names_the_site_furthest_out_of_its_own_range(panel):

@@ -245,11 +245,11 @@ def doubts(run: Run, one: Finding) -> list[str]:
     for outcome, row in one.worth:
         clauses = [f"{interval} {words}" for words, interval in wider(row).items()]
         units = {"ci_low": row.get("ci_units_low", np.nan), "ci_high": row.get("ci_units_high", np.nan)}
-        other = row["verdict"] if np.isnan(units["ci_low"]) else judge(row | units, run.relevant)
-        if halvings := {each["draw"] for each in run.whole("ranking", one.target, outcome) if clauses}:
-            clauses[0] += f" ({count(len(halvings), 'halving')} of the ranking’s latents)"
-        if other != row["verdict"]:
-            clauses[0] += f", by which the verdict would be: {other}"
+        if not np.isnan(units["ci_low"]):
+            halvings = {each["draw"] for each in run.whole("ranking", one.target, outcome)}
+            other = judge(row | units, run.relevant)
+            changed = f", by which the verdict would be: {other}" if other != row["verdict"] else ""
+            clauses[0] += f" ({count(len(halvings), 'halving')} of the ranking’s latents){changed}"
         slopes = [
             each for each in run.whole("slope", one.target, outcome) if each["arm"].split("@k")[0] == one.regime.whole
         ]
