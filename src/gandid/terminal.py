@@ -16,9 +16,9 @@ from rich.console import Console
 
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
-from gandid.outcomes import DONE, SHORT
+from gandid.outcomes import DONE
 from gandid.report import build
-from gandid.report.compare import agreement, build_comparison, compare, differences, done_in, names_of
+from gandid.report.compare import agreement, build_comparison, compare, differences, names_of
 from gandid.report.findings import Finding, doubts, findings, headline
 from gandid.report.run import Run, read
 from gandid.runs import is_finished, open_panel
@@ -125,11 +125,11 @@ def show_comparison(folders: Sequence[Path], out: Path) -> None:
     click.echo(click.style(textwrap.fill(agreement(runs), WIDTH), bold=True) + "\n")
     labels = dict(zip((str(run.path) for run in runs), names_of(runs), strict=True))
     width = max(len("run"), *(min(len(name), 18) for name in labels.values())) + 2
-    click.echo(f"{done_in(runs):<10}{'run':<{width}}{'outcome':<11}{'live - held, points':<22}verdict")
+    click.echo(f"{'object':<10}{'run':<{width}}{'outcome':<11}{'live - held, points':<22}verdict")
     table = table[table["verdict"] != MISSING]
     order = list(dict.fromkeys(table["target"]))
     for row in sorted(table[table["main"]].to_dict("records"), key=lambda row: order.index(row["target"])):
-        line = f"{row['target'][:9]:<10}{labels[row['run']][-18:]:<{width}}{SHORT[row['outcome']]:<11}{points(row):<22}"
+        line = f"{row['target'][:9]:<10}{labels[row['run']][-18:]:<{width}}{row['outcome']:<11}{points(row):<22}"
         click.echo(f"{line}{row['verdict']}".translate(PLAIN))
     for note in differences(runs):
         click.echo(textwrap.fill(note, WIDTH))
@@ -160,7 +160,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
         difference = f"0 in {row['n']:,.0f} images" if never_differed(row) else points(row)
         style = {"bold": True, "fg": "green"} if one.verdict in SOLID else {"dim": True}
         verdict = click.style(one.verdict, **style)
-        echo(f"{one.target[: first - 1]:<{first}}{SHORT[outcome]:<11}{values}  {difference:<21}{verdict}")
+        echo(f"{one.target[: first - 1]:<{first}}{outcome:<11}{values}  {difference:<20} {verdict}")
     arms: dict[str, list[str]] = {}
     for one in found:
         arms.setdefault(one.regime.label, []).append(one.target)

@@ -154,13 +154,12 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
 
 
 @pytest.mark.slow
-def test_an_insertion_is_counted_in_areas(planted: Model) -> None:
+def test_an_insertion_is_counted_in_its_region(planted: Model) -> None:
     state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
     last = list(tallies(planted, replace(state, units=(0,))))[-1]
-    assert set(last.rows["outcome"]) == {"area"}
-    assert last.rows.set_index("object").loc["a", "tau_live"] == pytest.approx(
-        0.5
-    )  # the right half, which was wall, is `a` too
+    assert set(last.rows["outcome"]) == {"inserted", "displaced"}
+    found = last.rows.set_index("object")["tau_live"]
+    assert (found["a"], found["wall"]) == pytest.approx((0.5, 0.5))  # the right half, which was wall, is `a` too
 
 
 def test_the_edits_of_an_image_have_no_order(planted: Model) -> None:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
 from gandid.app.experiment import edit
 from gandid.app.models import Model
-from gandid.app.state import LATENTS, State
+from gandid.app.state import LATENTS, State, decode_region
 from gandid.estimation import did
 from gandid.estimation.bounds import SUPPORT
 from gandid.measure.experiment import Experiment
 from gandid.measure.worker import Setting, Task, Worker, facts
+from gandid.outcomes import pair_of
 from gandid.panel.arms import near, study_block
 from gandid.panel.schema import PRESENCE, Classes
 from gandid.panel.store import PanelStore
@@ -31,7 +33,7 @@ class Tally:
 
     latents: int
     images: int
-    """In which the object is seen at all."""
+    """In which the object is seen at all; of an insertion, all."""
     rows: pd.DataFrame
     """What is shown of the effects (`gandid.did`), and `solid`: whether the verdict is that normalization causes or prevents it."""
     strange: tuple[str, ...]
@@ -50,14 +52,22 @@ def tallies(model: Model, state: State) -> Iterator[Tally]:
         runner = model.runner(state.layer)
     inert = frozenset(site for site, responds in runner.responds.items() if not responds)
     shrinking = runner.closed_form and all(each.mode == "ablate" for each in state.edits())
-    experiment = Experiment((block,), edits, tuple(runner.downstream), inert, shrinking)
+    inserts = state.mode == "insert"  # in a region, which a settled state has
+    height, width = runner.image_size
+    region = torch.from_numpy(decode_region(state.region, (height, width))).float() if inserts else None
+    experiment = Experiment((block,), edits, tuple(runner.downstream), inert, shrinking, region, inserts)
     store = PanelStore.create(
         None,
         experiment.panel(
             runner,
             {"segmenter": Classes(tuple(model.segmenter.classes), tuple(model.segmenter.background))},
             np.ones((1, 1)),
-            {"image_pixels": int(np.prod(runner.image_size)), "presence": PRESENCE, "alpha": state.alpha},
+            {
+                "image_pixels": int(np.prod(runner.image_size)),
+                "presence": PRESENCE,
+                "alpha": state.alpha,
+                "edit": state.mode,
+            },
         ),
     )
     networks, segmenters = {"own": model.for_numbers}, [model.segmenter]
@@ -86,9 +96,10 @@ def tallies(model: Model, state: State) -> Iterator[Tally]:
 def _tally(panel: xr.Dataset, state: State) -> Tally:
     effects = did(panel, resamples=0)  # the bootstrap's intervals are not shown
     rows, itself = effects.main, effects.main["object"] == state.target
-    asked = rows["outcome"].isin(["removed", "inpainted"] if state.mode == "ablate" else ["area"])
+    pair = pair_of(panel.attrs)
+    asked = rows["outcome"].isin(pair)
     large = (rows[["tau_live", "tau_held", "did"]].abs() >= VISIBLE).any(axis=1)
-    kept = asked & (rows["kind"] != "together") & (large & ~itself | itself & (rows["outcome"] != "inpainted"))
+    kept = asked & (rows["kind"] != "together") & (large & ~itself | itself & (rows["outcome"] == pair.own))
     checks = effects.checks
     flagged = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok") & (checks["arm"] != "live")]
     seen = checks.loc[checks["check"] == "target_seen", "value"]

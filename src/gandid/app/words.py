@@ -28,7 +28,7 @@ TITLES = {
     "doses": "By dose",
     "layers": "By layer",
 }
-NAMES = {"removed": "{} removed", "inpainted": "becomes {}", "area": "area of {}"}
+NAMES = {"removed": "{} removed", "inpainted": "becomes {}", "inserted": "{} inserted", "displaced": "lost by {}"}
 
 
 def percent(share: float) -> str:
@@ -207,7 +207,7 @@ def _shares(one: Effect) -> str:
 def _numbers(tally: Tally, state: State) -> str:
     """The table of the first latents, as far as they are measured."""
     bar = "" if tally.latents >= LATENTS else f"<progress max='{LATENTS}' value='{tally.latents}'></progress> "
-    caption = f"{bar}{tally.latents} of {LATENTS} measured; {tally.images} show a {escape(state.target)}."
+    caption = f"{bar}{tally.latents} of {LATENTS} measured; {tally.images} show {f'a {escape(state.target)}' if state.mode == 'ablate' else 'the region'}."
     if not tally.rows["did"].notna().any():
         return f"<p class='empty'>{caption} Too few to estimate from.</p>"
     rows = []
@@ -217,7 +217,7 @@ def _numbers(tally: Tally, state: State) -> str:
         interval = f"<span>{signed(100 * one['ci_low'])} to {signed(100 * one['ci_high'])}</span>"
         name = NAMES[one["outcome"]].format(one["object"])
         rows.append(_row(kind + mark, name, one["tau_live"], one["tau_held"], one["did"], interval))
-    whole = "their original pixels" if state.mode == "ablate" else "the image (change)"
+    whole = "their original pixels" if state.mode == "ablate" else "the region"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
     if tally.strange:
         why = escape(", ".join(tally.strange))

@@ -20,12 +20,11 @@ PAIRS = {"ablate": Pair("removed", "inpainted"), "insert": Pair("inserted", "dis
 WHOLE = {outcome: kind for pair in PAIRS.values() for outcome, kind in zip(pair, ("target", "together"), strict=True)}
 FALLING = ("removed", "displaced")  # the larger, the less of the class is left
 TOGETHER = "other objects"  # in tables, all other objects as one
-# In tables; in tables of one screen; and as the subject of a sentence.
+# In tables, and as the subject of a sentence.
 FULL = {outcome: outcome for outcome in WHOLE} | {
     "inpainted": f"inpainted by {TOGETHER}",
     "displaced": f"displaced of {TOGETHER}",
 }
-SHORT = {outcome: outcome for outcome in WHOLE} | {"inpainted": "in-painted"}
 NAMES = {
     "removed": "removal",
     "inpainted": f"in-painting by {TOGETHER}",

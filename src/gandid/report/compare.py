@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from gandid.errors import UsageError
 from gandid.files import replacing
-from gandid.outcomes import DONE, NAMES
+from gandid.outcomes import NAMES
 from gandid.panel.store import explained
 from gandid.report.evidence import AXIS, around_zero, line
 from gandid.report.findings import MARKS, Finding, findings
@@ -98,7 +98,6 @@ def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     values = {
         "style": style(),
         "headline": agreement(runs),
-        "done": done_in(runs),
         "labels": [
             (label, str(run.attrs.get("layer", "")), f"{run.latents:,}")
             for label, run in zip(labels, runs, strict=True)
@@ -110,12 +109,6 @@ def build_comparison(runs: Sequence[Run], out: Path) -> Path:
     with explained(out), replacing(out) as aside:
         aside.write_text(templates().get_template("compare.html.j2").render(values), encoding="utf-8")
     return out
-
-
-def done_in(runs: Sequence[Run]) -> str:
-    """What runs do with their targets, in a word."""
-    edits = {run.edit for run in runs}
-    return DONE[edits.pop()] if len(edits) == 1 else "edited"
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:

@@ -17,7 +17,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
-from gandid.outcomes import FALLING, WHOLE, Pair, edit_of, pair_of
+from gandid.outcomes import WHOLE, Pair, edit_of, pair_of
 from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
 from gandid.runs import read_config, relevant_of, unfinished
@@ -215,21 +215,18 @@ class Run:
 
     def place(self, target: str, regime: Comparison, side: str = "held") -> dict[str, float]:
         """What became of the target's place on a `side` of a comparison, `live` or `held`: shares of its original pixels that sum to 1."""
-        rows, sign = self.rows(target, self.pair.others, regime), -1 if self.pair.others in FALLING else 1
-        first = self.rows(target, self.pair.others)
-        parts = {}
-        for part, kind in PLACE.items():
-            shares = [sign * float(row[f"tau_{side}"]) for row in rows if row["kind"] == kind]
-            if self.inserts:  # what was there before
-                shares += [-sign * float(row["tau_live"]) for row in first if row["kind"] == kind]
-                shares = [sum(shares) + sum(row["tau_live"] for row in self._place(target) if row["kind"] == kind)]
-            parts[part] = sum(max(share, 0.0) for share in shares)
-        return parts | {"still": max(1 - sum(parts.values()) + parts["still"], 0.0)}
-
-    def _place(self, target: str) -> list[Row]:
-        """What the target's place is with everything live: rows of the contrast `composition` of the first regime."""
-        rows = self._rows.get(("composition", target, "composition"), [])
-        return [row for row in rows if all(row[key] == rows[0][key] for key in ("arm", "segmenter"))]
+        side, others = f"tau_{side}", self.pair.others
+        changes = [(1, side, self.rows(target, others, regime))]
+        if self.inserts:  # what is there live, and what others lose less of
+            there = self._rows.get(("composition", target, "composition"), [])
+            there = [row for row in there if all(row[key] == there[0][key] for key in ("arm", "segmenter"))]
+            changes = [(1, "tau_live", there), (1, "tau_live", self.rows(target, others)), (-1, *changes[0][1:])]
+        found = {
+            part: sum(sign * float(row[name]) for sign, name, rows in changes for row in rows if row["kind"] == kind)
+            for part, kind in PLACE.items()
+        }
+        parts = {part: max(share, 0.0) for part, share in found.items() if part != "still"}
+        return {"still": max(1 - sum(parts.values()), 0.0)} | parts
 
     def estimable(self, target: str) -> bool:
         """Whether enough images show the target."""
