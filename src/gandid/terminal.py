@@ -149,7 +149,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
             echo(textwrap.fill(said, WIDTH) + "\n")
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
-    done = DONE[run.edit]
+    done = DONE[run.pair.own]
     first = max(len(done) + 1, min(max(len(one.target) for one in found), 12) + 1)
     echo(f"{done:<{first}}{'outcome':<11}{'live %':>6}{'held %':>7}  {'live - held, points':<21}verdict")
     for one in found:

@@ -85,7 +85,7 @@ class Effects:
     def control(self) -> str:
         """The control that the words speak about: capped (it removes amplification alone), of insertions frozen, if present."""
         controls = list(dict.fromkeys(self.main["control"]))
-        first = "capped" if outcomes.edit_of(self.attrs) == "ablate" else "frozen"
+        first = "capped" if outcomes.pair_of(self.attrs).own == "removed" else "frozen"
         return first if first in controls else controls[0] if controls else ""
 
     def to_frame(self) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def table(effects: "Effects") -> str:
     ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
     limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
     heads = (
-        outcomes.DONE[outcomes.edit_of(effects.attrs)],
+        outcomes.DONE[outcomes.pair_of(effects.attrs).own],
         "outcome",
         "held",
         "live %",

@@ -65,7 +65,7 @@ def summary(effects: "Effects") -> str:
     width = max((len(row["arm"]) for row in shown(effects)), default=0)
     lines += [
         "",
-        f"{outcomes.DONE[outcomes.edit_of(effects.attrs)]:<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points",
+        f"{outcomes.DONE[outcomes.pair_of(effects.attrs).own]:<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points",
     ]
     for row in shown(effects):
         shares = "".join(f"{number(100 * row[name]):>8}" for name in ("tau_live", "tau_held"))

@@ -77,11 +77,11 @@ def matched(
     size, others = len(own), np.setdiff1d(np.arange(len(energy)), own)
     if count > comb(len(others), size):
         raise ValueError(f"{len(others)} units have fewer than {count} sets of {size}")
-    found: dict[frozenset[int], None] = {}
+    found: dict[frozenset, None] = {}
     wanted = energy[list(own)].sum()
     for _ in range(count):
         order = rng.permutation(others)  # the first of them are the set
-        while _set(order[:size]) in found:
+        while frozenset(order[:size]) in found:
             order = rng.permutation(others)
         gap = energy[order[:size]].sum() - wanted
         while abs(gap) > tolerance * wanted:
@@ -89,14 +89,10 @@ def matched(
             for leaving, entering in rng.permutation(np.argwhere(abs(gap + change) < abs(gap))):
                 swapped = order.copy()
                 swapped[[leaving, size + entering]] = order[[size + entering, leaving]]
-                if _set(swapped[:size]) not in found:
+                if frozenset(swapped[:size]) not in found:
                     order, gap = swapped, gap + change[leaving, entering]
                     break
             else:
                 break
-        found[_set(order[:size])] = None
+        found[frozenset(order[:size])] = None
     return np.array([sorted(units) for units in found], int).reshape(count, size)
-
-
-def _set(units: np.ndarray) -> frozenset[int]:
-    return frozenset(units.tolist())

@@ -33,17 +33,12 @@ NAMES = {
 }
 
 
-DONE = {"ablate": "ablated", "insert": "inserted"}  # what the targets are, by the edit
-
-
-def edit_of(attrs: Mapping[str, Any]) -> str:
-    """What is done with the units of a panel's targets, by its attributes: `ablate`, or `insert`."""
-    return str(attrs.get("edit", "ablate"))
+DONE = {"removed": "ablated", "inserted": "inserted"}  # what the targets are, of which this is an outcome
 
 
 def pair_of(attrs: Mapping[str, Any]) -> Pair:
     """The outcomes of a panel that say what became of a place, by its attributes."""
-    return PAIRS[edit_of(attrs)]
+    return PAIRS[str(attrs.get("edit", "ablate"))]
 
 
 def whole(rows: Any) -> Any:

@@ -71,7 +71,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """In what the runs differ beside what they are compared for, in a sentence each."""
     notes = []
     for name, plural in ALIKE.items():
-        values = list(dict.fromkeys(str({"edit": run.edit, **run.attrs}.get(name, "none")) for run in runs))
+        values = list(dict.fromkeys(str({"edit": "ablate", **run.attrs}.get(name, "none")) for run in runs))
         if len(values) > 1:
             notes.append(f"The {plural} differ: {listed(values)}.")
     counts = list(dict.fromkeys(len(units) for run in runs for units in run.units.values()))

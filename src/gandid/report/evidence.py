@@ -41,7 +41,10 @@ def overview(run: Run, outcome: str, found: Sequence[Finding]) -> Chart:
                 lines.append(line(regime.label, row, _ink(run, regime), each))
         groups += [(one.target, lines)] if lines else []
     words = {CAUSED: "more because of normalization for", PREVENTED: "less because of normalization for"}
-    names = {verdict: [one.target for one in found if (outcome, verdict) in _said(one)] for verdict in words}
+    names = {
+        verdict: [one.target for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
+        for verdict in words
+    }
     said = [f"{words[verdict]} {listed(those)}" for verdict, those in names.items() if those]
     title = f"{_name(outcome)}: {' and '.join(said) or 'no difference that is both relevant and settled'}"
     return around_zero(title, groups, AXIS, 100 * run.relevant)
@@ -160,10 +163,6 @@ def _cells(label: str, rows: Sequence[Row | None]) -> dict[str, Any]:
         for row in found
     ]
     return {"label": label, "live": percent(found[0]["tau_live"]), "cells": cells}
-
-
-def _said(one: Finding) -> list[tuple[str, str]]:
-    return [(outcome, row["verdict"]) for outcome, row in one.rows.items()]
 
 
 def _known(rows: Sequence[Row]) -> list[Row]:

@@ -93,7 +93,7 @@ def build(folder: Path) -> Path:
 
 def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) -> dict[str, Any]:
     """All that the page says; its charts and pictures are written into the folder `where`, too."""
-    scene, done = findings.scene(run, found), DONE[run.edit]
+    scene, done = findings.scene(run, found), DONE[run.pair.own]
     if scene is not None:
         heads = ("original", f"{done}, live", f"{done}, {scene['regime']}", "difference")
         pictures.write_mosaic(where / "finding.png", [scene["sheet"]], heads)

@@ -68,7 +68,7 @@ def _target(run: Run, relation: pd.DataFrame, target: str) -> dict[str, Any]:
     share = 100 * positive[ablated].sum() / max(positive.sum(), 1e-12)
     return {
         "name": target,
-        "facts": f"the {ablated.sum()} {DONE[run.edit]} of {len(ace)} units carry {share:.0f}\u00a0% of the effects on it",
+        "facts": f"the {ablated.sum()} {DONE[run.pair.own]} of {len(ace)} units carry {share:.0f}\u00a0% of the effects on it",
         "rows": [
             {
                 "unit": int(row["unit"]),

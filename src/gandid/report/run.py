@@ -17,7 +17,7 @@ import yaml
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import read_table
-from gandid.outcomes import WHOLE, Pair, edit_of, pair_of
+from gandid.outcomes import WHOLE, Pair, pair_of
 from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
 from gandid.runs import read_config, relevant_of, unfinished
@@ -140,14 +140,9 @@ class Run:
         return f"{','.join(f'{end:g}' for end in found)} (shares of width and height)"
 
     @property
-    def edit(self) -> str:
-        """What is done with the units of the targets: `ablate`, or `insert`."""
-        return edit_of(self.attrs)
-
-    @property
     def inserts(self) -> bool:
         """Whether the targets are inserted, in a region."""
-        return self.edit == "insert"
+        return self.pair.own == "inserted"
 
     @property
     def pair(self) -> Pair:
