@@ -83,10 +83,10 @@ def type_of(row: Mapping[Any, Any]) -> tuple[str, float]:
     return f"{name} entangled" if name.startswith("type") else name, row[f"p_{re.sub('[- ]', '_', name)}"]
 
 
-def listed(names: Iterable[str], last: str = "and") -> str:
+def listed(names: Iterable[str]) -> str:
     """Names in a sentence: ``a, b and c``."""
     *most, final = names
-    return f"{', '.join(most)} {last} {final}" if most else final
+    return f"{', '.join(most)} and {final}" if most else final
 
 
 def count(how_many: int, noun: str) -> str:

@@ -43,3 +43,26 @@ def test_the_next_live_site_undoes_a_known_share(bias, rows):
     assert row["value"] == pytest.approx(second.mean() / first.mean(), rel=1e-4)
     assert (row["value"] == pytest.approx(1, rel=1e-4)) == (bias == 0)
     assert "undone" not in set(did(panel.drop_vars("rescaling")).checks["check"])  # as of an older panel
+
+
+class Ramp(torch.nn.Module):
+    """Three equal units that rise over 256 positions, from 1 to exp(z)."""
+
+    latent_dim, resolution = 1, 16
+
+    def __init__(self):
+        super().__init__()
+        self.paint, self.norm = torch.nn.Identity(), PixelNorm()
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        rise = torch.linspace(0, 1, 256).view(1, 1, 16, 16)
+        return self.norm(self.paint((z[:, :, None, None] * rise).exp().expand(-1, 3, -1, -1)))
+
+
+def test_the_range_is_that_of_both_ends_of_one_per_cent():
+    """As strain is, whose larger end of two is compared with it: the 98 % point of the absolute log-ratio of two latents."""
+    study = Study(Ramp(), PlantedSegmenter(), layer="paint", seed=3)
+    panel = study.run({"a": [0]}, control=["capped"], hold=["first"], latents=4, ranking_latents=8)
+    own, others = latents(3, range(4), 1), latents(3, range(4), 1, "typical")
+    expected = (own - others).abs()[:, 0].numpy() * 250 / 255
+    np.testing.assert_allclose(panel["range"][:, 0], expected, rtol=1e-3)

@@ -58,7 +58,7 @@ def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
     return own, others, (1 + int((np.abs(others) >= abs(own) - 1e-12).sum())) / (1 + len(others))
 
 
-def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
+def _placebo_object(contents: Contents) -> Iterator[Row]:
     """Whether the intervals of this panel exclude a true 0 as rarely as they say.
 
     A placebo object is dealt out at random: each pixel of every arm's image belongs to it with the probability q, the mean area of the
@@ -78,7 +78,7 @@ def _placebo_object(contents: Contents, seed: int = 0) -> Iterator[Row]:
     bound = float(stats.binom.ppf(0.999, OBJECTS, limits.UNLIKELY)) / OBJECTS
     for t, target in enumerate(contents.targets):
         others = areas[(contents.kinds(target) == "object") & (areas > 0)]
-        rng = np.random.default_rng([seed, t])
+        rng = np.random.default_rng([0, t])
         for arm, held in zip(["", *own], holes[:, t].T, strict=True):
             both = np.stack([holes[:, t, 0], held], axis=1)
             if len(others) == 0 or min(np.count_nonzero(both, axis=0)) < 2:
