@@ -155,8 +155,8 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
         for regime, (count, value, _) in zip(contents.regimes, _summaries(few, "baseline_gap", "arm"), strict=True):
             if count:
                 detail = f"largest change of {count} unedited images"
-                detail += "" if regime.exact else "; DID needs parallel trends"
-                good, bad = value <= bounds.baseline_gap, "failed" if regime.exact else "flagged"
+                detail += "" if regime.arm.exact else "; DID needs parallel trends"
+                good, bad = value <= bounds.baseline_gap, "failed" if regime.arm.exact else "flagged"
                 yield row("baseline_gap", value, bounds.baseline_gap, good, bad, arm=regime.name, detail=detail)
     if "placebo_gap" in panel:
         for target, (count, value, _) in zip(contents.targets, _summaries(panel, "placebo_gap", "target"), strict=True):

@@ -28,11 +28,6 @@ class Regime(NamedTuple):
     arm: Coordinates
     """Its arm at the study's dose, with the target's own units, held fully unless it is one of `Contents.graded`."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether its unedited image is the reference, by construction."""
-        return self.arm.exact
-
 
 class Contents:
     """A panel (docs/panel.md), checked; nothing along `latent` is read.

@@ -220,7 +220,7 @@ def bounds_of(
     every = Parts(found.objects, found.kinds, np.concatenate(ends, axis=1), np.tile(found.denominator, len(ends)))
     each = np.eye(len(sums.arms))[others]
     live, no = np.eye(len(sums.arms))[place] + 0 * each, 0 * each
-    exact = np.array([regime.exact for regime in held])[:, None]
+    exact = np.array([regime.arm.exact for regime in held])[:, None]
     known = (found.kinds != "unknown") & (exact | (not contents.inserts))
     paired = known & exact & (sums.shared is not None)
     columns = dict[str, np.ndarray]()

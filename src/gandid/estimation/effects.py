@@ -253,10 +253,9 @@ def _finished(contents: Contents, frame: pd.DataFrame, judged: pd.DataFrame, apa
     frame["segmenter"] = frame["segmenter"].where(frame["segmenter"].notna(), contents.segmenters[0])
     estimable = frame["estimable"].where(frame["contrast"] == "did", frame["did"].notna()).astype(bool)
     inside = [pair not in outside for pair in zip(frame["target"], frame["arm"], strict=True)]
-    known = {(one.target, one.arm): (one.kappa, one.low, one.high) for one in apart}
-    places = zip(frame["target"], frame["arm"], strict=True)
-    values = [known.get(place, (np.nan,) * 3) for place in places]
-    frame[["kappa", "kappa_low", "kappa_high"]] = np.reshape(values, (-1, 3))
+    known = pd.DataFrame(apart, columns=Distance._fields).set_index(["target", "arm"])[["kappa", "low", "high"]]
+    places = pd.MultiIndex.from_frame(frame[["target", "arm"]])
+    frame[["kappa", "kappa_low", "kappa_high"]] = known.reindex(places).to_numpy(float)
     frame["estimable"], frame["supported"] = estimable, estimable & np.array(inside, bool)
     text = [name for name in TEXT if name in frame]
     frame[text] = frame[text].astype(object).fillna("")

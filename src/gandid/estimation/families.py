@@ -127,7 +127,7 @@ def at_doses(contents: Contents) -> tuple[Sums, list[list[int]]]:
 
 def exact_control(regimes: list[Regime], regime: Regime) -> int | None:
     """Place of the exact control that a control with a baseline of its own is compared with."""
-    if regime.exact:
+    if regime.arm.exact:
         return None
     order = [(control, held) for held in (regime.held, "all") for control in ("frozen", "capped")]
     fitting = [(order.index(key), h) for h, one in enumerate(regimes) if (key := (one.control, one.held)) in order]
@@ -213,7 +213,7 @@ def placebos(contents: Contents, level: float) -> Iterator[pd.DataFrame]:
     if not contents.draws:
         return
     draws = [0, *contents.draws]
-    exact = [regime for regime in contents.regimes if regime.exact]
+    exact = [regime for regime in contents.regimes if regime.arm.exact]
     arms = [arm._replace(draw=draw) for arm in (contents.live, *(regime.arm for regime in exact)) for draw in draws]
     sums = gather(contents, [contents.place(arm) for arm in arms])
     at = sums.at(arms).reshape(-1, len(draws), len(sums.arms))

@@ -33,14 +33,9 @@ SEED = 0
 class Thresholds(Protocol):
     """The thresholds, all shares; the configuration's `types`."""
 
-    @property
-    def removed(self) -> float: ...
-
-    @property
-    def concentration(self) -> float: ...
-
-    @property
-    def inpainted(self) -> float: ...
+    removed: float
+    concentration: float
+    inpainted: float
 
 
 def classify(
