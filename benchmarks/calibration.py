@@ -25,8 +25,8 @@ from gandid.estimation.stopping import half_widths, is_precise, next_look
 from gandid.generators.pggan import PixelNorm
 from gandid.interventions import REFERENCE, Arm, Runner, ablate, hold
 from gandid.outcomes.counts import pixels
-from gandid.panel.arms import study_block
 from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.table import study_block
 from gandid.stats import CARRIERS, sequence_half_width
 
 SIZE = 16

@@ -25,9 +25,9 @@ import numpy as np
 import xarray as xr
 
 import gandid
-from gandid.panel.arms import study_block
 from gandid.panel.schema import Classes, empty_panel
 from gandid.panel.store import PanelStore, read_panel
+from gandid.panel.table import study_block
 
 SIZE = 256 * 256
 ARMS = ("reference", "live", "capped:first", "capped:all")

@@ -23,9 +23,9 @@ import xarray as xr
 import gandid
 from gandid.measure.executors import Local, Ray
 from gandid.measure.worker import Task, Worker
-from gandid.panel.arms import study_block
 from gandid.panel.schema import Classes, empty_panel
 from gandid.panel.store import PanelStore
+from gandid.panel.table import study_block
 from gandid.ranking.journal import Journal
 from gandid.ranking.rankings import Ablations, area
 

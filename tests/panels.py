@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import (
+from gandid.panel.schema import FEATURES, Classes, empty_panel
+from gandid.panel.table import (
     LATENTS,
     STRENGTH,
     Block,
@@ -18,7 +19,6 @@ from gandid.panel.arms import (
     strength_blocks,
     study_block,
 )
-from gandid.panel.schema import FEATURES, Classes, empty_panel
 
 CLASSES = ("wall", "floor", "window", "painting", "lamp", "chair", "plant", "rug", "unknown")
 BACKGROUND = ("wall", "floor")

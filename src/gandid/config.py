@@ -349,8 +349,8 @@ def _in_a_line(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = StudyConfig.model_fields if len(first["loc"]) == 1 else TypeBounds.model_fields
         return f"unknown setting '{place}'{did_you_mean(str(first['loc'][-1]), known).rstrip(':')}"
-    said = next((words for kind, words in WORDS.items() if first["type"].startswith(kind)), None)
+    words = next((text for kind, text in WORDS.items() if first["type"].startswith(kind)), None)
     given = first.get("ctx", {}).items()
     bounds = {name: f"{value:g}" if isinstance(value, float) else value for name, value in given}
-    message = said.format(**bounds) if said else first["msg"].removeprefix("Value error, ")
+    message = words.format(**bounds) if words else first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}, not {first['input']!r}" if place else message

@@ -27,10 +27,10 @@ from gandid.measure.experiment import Experiment, restored_edits
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, energies, possible_draws
 from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, calibrate, facts
-from gandid.panel.arms import Block, extra_blocks, graded, is_twin, study_block
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PARTS, PRESENCE, Classes, blocks_of
 from gandid.panel.store import PanelStore
+from gandid.panel.table import Block, extra_blocks, graded, is_twin, study_block
 from gandid.ranking import top_units
 from gandid.ranking.figure import FigureStores
 from gandid.ranking.insertion import Levels, levels

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gandid.errors import GandidError, UsageError, told
+from gandid.errors import GandidError, UsageError, first_line
 
 PREFIX = "gandid_user_"  # of the names of modules made here
 
@@ -85,7 +85,7 @@ def _own_errors(path: str, file: Path) -> Iterator[None]:
                 line = trace.tb_lineno
             trace = trace.tb_next
         where = f"{path}, line {line}" if line else path
-        raise UsageError(f"{where}: {told(error)}") from error
+        raise UsageError(f"{where}: {first_line(error)}") from error
 
 
 @contextmanager

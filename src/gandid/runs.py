@@ -18,13 +18,12 @@ import xarray as xr
 import yaml
 
 from gandid.config import StudyConfig
-from gandid.errors import UsageError, told
+from gandid.errors import UsageError, first_line
 from gandid.estimation import Effects, did, read_effects
 from gandid.estimation.halves import ranking
 from gandid.estimation.types import types
 from gandid.files import is_aside, remove, replacing
 from gandid.generators import NAMED
-from gandid.panel.arms import DISTANCE, LATENTS
 from gandid.panel.schema import blocks_of
 from gandid.panel.store import (
     LATENTS_PER_CHUNK,
@@ -36,6 +35,7 @@ from gandid.panel.store import (
     verified,
     write_dataset,
 )
+from gandid.panel.table import DISTANCE, LATENTS
 from gandid.segmenters import confusion
 from gandid.verdicts import RELEVANT
 
@@ -118,7 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"'{path}' cannot be read ({told(error)})") from error
+        raise UsageError(f"'{path}' cannot be read ({first_line(error)})") from error
     if isinstance(config, dict) and "precision" in config:
         raise UsageError(f"{folder} was made by gandid 0.1: run the study again, in another folder")
     if not (isinstance(config, dict) and isinstance(config.get("resolved"), dict)):

@@ -9,10 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-from scipy.special import betaln
-from statsmodels.stats.meta_analysis import combine_effects
-from statsmodels.stats.multitest import multipletests
+import scipy  # its parts are loaded when they are first used: the page shows its first picture without them
 
 # Random draws handled at a time: the block of signs or weights stays some megabytes.
 BLOCK = 512
@@ -61,10 +58,10 @@ def t_interval(
         Infinite with a single carrier; of width 0 where `se` is 0 (then p is 1 if the value is 0 too, else 0); NaN where `se` is.
     """
     degrees, certain = _degrees(n, carriers), se == 0
-    quantile = np.where(degrees > 0, stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
+    quantile = np.where(degrees > 0, scipy.stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)), np.inf)
     half = np.where(certain, 0.0, quantile * np.where(certain, 1.0, se))
     t = np.abs(value) / np.where(certain, 1.0, se)
-    p = np.where(degrees > 0, 2 * stats.t.sf(t, np.maximum(degrees, 1)), 1.0)
+    p = np.where(degrees > 0, 2 * scipy.stats.t.sf(t, np.maximum(degrees, 1)), 1.0)
     p = np.where(certain, np.where(value == 0, 1.0, 0.0), p)
     return Interval(value - half, value + half, np.where(np.isnan(se), np.nan, p))
 
@@ -103,10 +100,10 @@ def identified_interval(
     """
     degrees, error = _degrees(n, carriers), np.fmax(*se)
     some, apart = np.maximum(degrees, 1), (high - low) / np.where(error == 0, 1.0, error)
-    least, most = (np.broadcast_to(stats.t.ppf(p, some), apart.shape) for p in (level, (1 + level) / 2))
+    least, most = (np.broadcast_to(scipy.stats.t.ppf(p, some), apart.shape) for p in (level, (1 + level) / 2))
     for _ in range(40):
         middle = (least + most) / 2
-        enough = stats.t.cdf(middle + apart, some) - stats.t.cdf(-middle, some) >= level
+        enough = scipy.stats.t.cdf(middle + apart, some) - scipy.stats.t.cdf(-middle, some) >= level
         least, most = np.where(enough, least, middle), np.where(enough, middle, most)
     reach = np.where(degrees > 0, most, np.inf)
     down, up = (np.where(one == 0, 0.0, reach * np.where(one == 0, 1.0, one)) for one in se)
@@ -239,26 +236,28 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
     q = np.full(p.shape, np.nan)
     tested = np.isfinite(p)
     if tested.any():
+        from statsmodels.stats.multitest import multipletests  # it takes a second
+
         q[tested] = multipletests(p[tested], method="fdr_by")[1]
     return q
 
 
 def bonferroni(errors: float, comparisons: int) -> float:
     """The bound that several comparisons together pass as rarely as one passes `errors` standard errors."""
-    return float(stats.norm.isf(stats.norm.sf(errors) / comparisons))
+    return float(scipy.stats.norm.isf(scipy.stats.norm.sf(errors) / comparisons))
 
 
 def signed_z(value: np.ndarray, p: np.ndarray) -> np.ndarray:
     """An estimate in its own standard errors, as the normal quantile of the same two-sided p-value; 0 where it is certainly 0."""
-    return np.sign(value) * stats.norm.isf(np.maximum(p, 1e-300) / 2)
+    return np.sign(value) * scipy.stats.norm.isf(np.maximum(p, 1e-300) / 2)
 
 
 def welch_z(gap: np.ndarray, variances: tuple[np.ndarray, np.ndarray], n: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Welch's t of a difference of two estimates (their squared errors, their sizes), as the z of the same tail probability."""
     spread = [np.sqrt(variance * size) for variance, size in zip(variances, n, strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = stats.ttest_ind_from_stats(np.abs(gap), spread[0], n[0], 0, spread[1], n[1], equal_var=False).pvalue
-    z = stats.norm.isf(np.maximum(p / 2, 1e-300))
+        p = scipy.stats.ttest_ind_from_stats(np.abs(gap), spread[0], n[0], 0, spread[1], n[1], equal_var=False).pvalue
+    z = scipy.stats.norm.isf(np.maximum(p / 2, 1e-300))
     return np.where(variances[0] + variances[1] > 0, z, np.where(np.abs(gap) <= 1e-12, 0.0, np.inf))
 
 
@@ -272,7 +271,9 @@ def detectable(
     fewer than 3 / n of them cannot be told from nothing (rule of three, of shares at a level of 95 %). NaN below two latents.
     """
     degrees = _degrees(n, carriers)
-    quantiles = stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + stats.t.ppf(POWER, np.maximum(degrees, 1))
+    quantiles = scipy.stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + scipy.stats.t.ppf(
+        POWER, np.maximum(degrees, 1)
+    )
     found = np.where(degrees > 0, quantiles, np.inf) * np.where(np.asarray(se) == 0, 1.0, se)
     found = np.where(np.asarray(se) == 0, np.minimum(3 / np.maximum(n, 1), 1.0), found)
     return np.where(np.asarray(n) > 1, found, np.nan)
@@ -335,7 +336,9 @@ def share_at_most(carriers: np.ndarray | float, n: np.ndarray | float, level: fl
         In 0 .. 1, at least ``carriers / n``; without carriers ``1 - ((1 - level) T / (n + T))^(1 / n)``, T for `TUNED`.
     """
     carriers, n = (np.asarray(count, np.float64) for count in np.broadcast_arrays(carriers, n))
-    enough = -np.log(1 - level) - betaln(carriers + 1, n - carriers + TUNED) + betaln(1, TUNED)
+    enough = (
+        -np.log(1 - level) - scipy.special.betaln(carriers + 1, n - carriers + TUNED) + scipy.special.betaln(1, TUNED)
+    )
     low, high = np.where(n > 0, carriers / np.maximum(n, 1e-300), 0.0), np.ones(n.shape)
     for _ in range(60):
         middle = (low + high) / 2
@@ -382,9 +385,11 @@ def random_effects(values: np.ndarray, se: np.ndarray, level: float = 0.95) -> N
         spread = 0.0 if len(values) > 1 and np.isfinite(values).all() else np.nan
         return Networks(float(values.mean()), spread, *(values.mean() + spread,) * 2, spread)
     # An effect that is the same for every latent has no error of its own: it weighs as one that is known very well.
+    from statsmodels.stats.meta_analysis import combine_effects  # it takes a second
+
     found = combine_effects(values, np.maximum(se, 1e-3 * np.ptp(values)) ** 2, method_re="iterated", use_t=True)
     error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))  # never below what the latents leave open
-    quantile = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    quantile = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1)
     mean = float(found.mean_effect_re)
     return Networks(mean, error, mean - quantile * error, mean + quantile * error, float(np.sqrt(max(found.tau2, 0.0))))
 
@@ -398,7 +403,7 @@ def prediction(networks: Networks, count: int, se: float = 0.0, level: float = 0
     if count < 3:
         return np.nan, np.nan
     error = float(np.sqrt(networks.tau**2 + networks.se**2 + se**2))
-    return error, float(stats.t.ppf((1 + level) / 2, count - 2) * error)
+    return error, float(scipy.stats.t.ppf((1 + level) / 2, count - 2) * error)
 
 
 def difference(sides: Sequence[tuple[Networks, int]], level: float = 0.95) -> tuple[Networks, tuple[float, float]]:
@@ -423,7 +428,7 @@ def difference(sides: Sequence[tuple[Networks, int]], level: float = 0.95) -> tu
     se, tau = float(np.sqrt(squares.sum())), float(np.hypot.reduce([group.tau for group in groups]))
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = squares.sum() ** 2 / (squares**2 / (np.array(counts) - 1)).sum()
-    half = float(stats.t.ppf((1 + level) / 2, degrees) * se) if se > 0 else se
+    half = float(scipy.stats.t.ppf((1 + level) / 2, degrees) * se) if se > 0 else se
     mean = float(np.subtract.reduce([group.mean for group in groups]))
     found = Networks(mean, se, mean - half, mean + half, tau)
     return found, prediction(found, min(counts), level=level)

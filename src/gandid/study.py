@@ -26,7 +26,7 @@ from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
 from gandid.measure.memory import CPU_ROWS, keep_freed_memory, rows_that_fit
 from gandid.measure.worker import arithmetic, fewer_rows
-from gandid.panel.arms import EXACT_CONTROLS, is_twin
+from gandid.panel.table import EXACT_CONTROLS, is_twin
 from gandid.ranking import relate
 from gandid.ranking.gradients import check_gradients, has_gradients
 from gandid.segmenters import SECOND, Segmenter, check_segmenter, load_segmenter, name_of, objects_of

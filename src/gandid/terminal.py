@@ -145,8 +145,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     if verbose:
         effects = read_effects(run.path, open_panel(run.path), run.relevant)
         echo(effects.summary() + "\n")
-        for said in effects.sentences():
-            echo(textwrap.fill(said, WIDTH) + "\n")
+        for sentence in effects.sentences():
+            echo(textwrap.fill(sentence, WIDTH) + "\n")
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
     done = DONE[run.pair.own]
@@ -170,8 +170,8 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
     if run.region:
         echo(f"Edited and counted within {run.region}.")
     for one in found if verbose else ():
-        for said in [*doubts(run, one), *run.details("undone", one.target)]:
-            echo(textwrap.fill(f"{one.target}: {said}", WIDTH))
+        for sentence in [*doubts(run, one), *run.details("undone", one.target)]:
+            echo(textwrap.fill(f"{one.target}: {sentence}", WIDTH))
     bad = run.checks[run.checks["verdict"] != "ok"]
     which = ", ".join(f"{name} {count}" for name, count in bad["check"].value_counts(sort=False).items())
     echo(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gandid.app.state import EDITED, State, decode_region, encode_region, read_query
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.table import EXACT_CONTROLS
 
 regions = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(lambda size: arrays(bool, size))
 edits: dict[str, st.SearchStrategy[Any]] = dict(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gandid.app import words
-from gandid.app.experiment import View
 from gandid.app.state import State
+from gandid.app.views import View
 
 CLASSES = ("wall", "rug", "chair")
 

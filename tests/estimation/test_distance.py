@@ -8,7 +8,7 @@ from gandid.estimation import did
 from gandid.estimation.contents import Contents
 from gandid.estimation.distance import distances
 from gandid.estimation.sums import gather
-from gandid.panel.arms import near
+from gandid.panel.table import near
 
 FAST = {"flips": 9, "resamples": 2}
 STRENGTHS = (0.25, 0.5, 0.75)

@@ -20,7 +20,7 @@ from torch import Tensor
 from gandid.cli import main
 from gandid.errors import UsageError
 from gandid.generators import Generator, load_generator
-from gandid.generators.checkpoints.files import Config
+from gandid.generators.checkpoints.reading import Config
 from gandid.generators.storage import save_generator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

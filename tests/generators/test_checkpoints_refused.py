@@ -22,7 +22,7 @@ from safetensors.torch import save, save_file
 
 from gandid.errors import GandidError, UsageError
 from gandid.generators import Generator, load_generator
-from gandid.generators.checkpoints import files, read_checkpoint
+from gandid.generators.checkpoints import read_checkpoint, reading
 from gandid.generators.storage import save_generator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -154,7 +154,7 @@ def test_bombs_in_pickles(tmp_path, bomb):
     with zipfile.ZipFile(as_zip, "w") as archive:
         archive.writestr("archive/data.pkl", BOMBS[bomb])
         archive.writestr("archive/version", "3\n")
-    legacy = pickle.dumps(files.MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
+    legacy = pickle.dumps(reading.MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
     for path in [written(tmp_path / "b", BOMBS[bomb]), written(tmp_path / "c", legacy + BOMBS[bomb]), as_zip]:
         assert told(path)
     assert peak() - before < 500 * 2**20
@@ -190,7 +190,7 @@ def test_tensors_larger_than_the_file(tmp_path, numel, size, stride, line):
         archive.writestr("archive/data.pkl", storage_pickle(numel, size, stride))
         archive.writestr("archive/data/0", bytes(16))
         archive.writestr("archive/version", "3\n")
-    legacy = b"".join(pickle.dumps(part, 2) for part in (files.MAGIC, 1001, {"little_endian": True}))
+    legacy = b"".join(pickle.dumps(part, 2) for part in (reading.MAGIC, 1001, {"little_endian": True}))
     legacy += storage_pickle(numel, size, stride, None) + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16)
     for path in (tmp_path / "zip", written(tmp_path / "legacy", legacy)):
         found = told(path)
@@ -286,7 +286,7 @@ def test_other_contents(tmp_path):
     assert "is not a checkpoint" in told(written(tmp_path / "f", b"cat\ndog\nfish\n"))
     assert "is a folder" in told(tmp_path)
     with open(tmp_path / "g", "wb") as file:
-        file.truncate(files.LARGEST_FILE + 1)  # sparse: it takes no room
+        file.truncate(reading.LARGEST_FILE + 1)  # sparse: it takes no room
     assert "more than the 2 GiB that are read" in told(tmp_path / "g")
     save_file({"x": torch.ones(1)}, tmp_path / "h")
     assert "of no known PG-GAN: its weights are called x" in told(tmp_path / "h")

@@ -11,7 +11,7 @@ from gandid.estimation import did
 from gandid.generators.pggan import PixelNorm
 from gandid.latents import latents
 from gandid.measure.executors import Failed, Local
-from gandid.panel import arms as table
+from gandid.panel import table
 from gandid.study import Study
 
 DOSES = (0.0, 0.25, 0.5, 0.8, 1.0)

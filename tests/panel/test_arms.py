@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gandid.panel.arms import (
+from gandid.panel.coalitions import exact_weights, sampled_weights
+from gandid.panel.schema import Classes, arm_table, blocks_of, empty_panel
+from gandid.panel.table import (
     REFERENCE,
     SITES,
     Coordinates,
@@ -16,8 +18,6 @@ from gandid.panel.arms import (
     sites_block,
     study_block,
 )
-from gandid.panel.coalitions import exact_weights, sampled_weights
-from gandid.panel.schema import Classes, arm_table, blocks_of, empty_panel
 
 SITE = ("one", "two", "three")
 HELD = [("capped", "first"), ("capped", "all"), ("mean", "one+three"), ("frozen", "all")]

@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from gandid.errors import GandidError, UsageError
-from gandid.panel.arms import dose_blocks, placebo_blocks, study_block
 from gandid.panel.schema import Classes, empty_panel
 from gandid.panel.store import PanelStore, read_counts, read_panel
+from gandid.panel.table import dose_blocks, placebo_blocks, study_block
 
 STUDY = study_block([("capped", "first"), ("mean", "all")], ["all"])
 EXTRA = [*dose_blocks(STUDY, [0.5]), *placebo_blocks(STUDY, 2)]

@@ -72,7 +72,7 @@ def test_what_a_second_segmenter_does_not_see_is_said(run: Path, tmp_path: Path)
     table.to_csv(folder / "effects.csv", index=False)
     known = read(folder)
     doubted = findings.object_rows(known, findings.findings(known), dict.fromkeys(known.targets, "x"))
-    assert [bool(line["told"][0]["doubt"]) for line in (confirmed[0], doubted[0])] == [False, True]
+    assert [bool(line["effects"][0]["doubt"]) for line in (confirmed[0], doubted[0])] == [False, True]
 
 
 @pytest.mark.parametrize(("most", "other"), [(-0.011, PREVENTED), (0.004, UNSETTLED), (np.nan, PREVENTED)])

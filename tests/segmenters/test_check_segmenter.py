@@ -146,7 +146,7 @@ def test_a_study_asks_before_it_begins_and_at_every_image():
 
 
 def test_a_segmenter_of_background_alone_is_told():
-    with pytest.raises(UsageError, match="every class of Own is background: name what to ablate with --target"):
+    with pytest.raises(UsageError, match="every class of Own is background"):
         study(bright, background=("dark", "bright")).run(latents=8)
 
 

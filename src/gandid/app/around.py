@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from gandid.app.experiment import MOST, counted, edit, named, settle
 from gandid.app.models import Model
 from gandid.app.state import STRIP, State
+from gandid.app.views import MOST, counted, edit, named, settle
 from gandid.errors import GandidError
 from gandid.interventions import REFERENCE, Arm, hold
 from gandid.ranking.passes import pictures

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from gandid.app.experiment import View, difference
 from gandid.app.models import Model, Ranked
 from gandid.app.state import State, decode_region
+from gandid.app.views import View, difference
 from gandid.report import pictures
 from gandid.text import listed, number
 

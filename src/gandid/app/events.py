@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from gandid.app import experiment, studies, words
+from gandid.app import studies, views, words
 from gandid.app.canvas import canvas_value, colours, units_value
 from gandid.app.layout import SHOWN, Components
 from gandid.app.models import Model
@@ -97,7 +97,7 @@ class Events:
         others = {other.target: other for other in state.edits()}
         if news.get("step") in ("1", "-1"):
             model, _, settled = self.page.settled(state)
-            state = replace(state, number=experiment.neighbour(settled, model, int(news["step"])))
+            state = replace(state, number=views.neighbour(settled, model, int(news["step"])))
         elif (added := news.get("add")) and added not in others:
             alone = State(
                 state.generator, state.seed, state.number, state.layer, added, control=state.control, hold=state.hold
@@ -120,7 +120,7 @@ class Events:
     def run(self, given: Given) -> None:
         """Start a study."""
         model, ranked, state = self.page.settled(self._read(given))
-        asked = experiment.named(state, ranked)
+        asked = views.named(state, ranked)
         if not asked.units:
             raise UsageError("The units are not ranked yet: wait a moment.")
         config, name = self._study(model, asked, given)
@@ -146,7 +146,7 @@ class Events:
         """Everything that changes on the page for a state."""
         p = self.parts
         model, ranked, state = self.page.settled(state)
-        view, asked = experiment.look(state, model, ranked), experiment.named(state, ranked)
+        view, asked = views.look(state, model, ranked), views.named(state, ranked)
         units, classes, runner = asked.units or (), model.segmenter.classes, model.runner(state.layer)
         # What a part says already is not set: a slider that is dragged must not be set back.
         now = {name: getattr(state, name) for name in SHOWN} | {"layer": model.layers.index(state.layer) + 1}

@@ -11,7 +11,7 @@ import gradio as gr
 from gandid.app import words
 from gandid.app.models import Model
 from gandid.app.state import MOST_UNITS, State
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.table import EXACT_CONTROLS
 
 SHOWN = ("target", "mode", "count", "alpha", "layer", "control", "hold", "number", "seed")  # of a state, by a part each
 HERE = Path(__file__).parent / "static"

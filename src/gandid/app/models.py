@@ -17,7 +17,7 @@ import filelock
 import xarray as xr
 from torch import Tensor, nn
 
-from gandid.errors import UsageError, told
+from gandid.errors import UsageError, first_line
 from gandid.files import replacing
 from gandid.generators import NAMED, load_discriminator
 from gandid.interventions import Runner, adapted
@@ -239,7 +239,7 @@ class Rankings:
             except _Abandoned:
                 continue
             except Exception as error:  # the last in this thread: the page says what went wrong, and goes on without
-                self._note(layer, problem=told(error))
+                self._note(layer, problem=first_line(error))
                 continue
             # What is known is kept already; on a full disk the next start ranks anew.
             with contextlib.suppress(OSError), replacing(self._file(layer)) as part:

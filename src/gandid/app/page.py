@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from gandid.app import experiment, studies
+from gandid.app import studies, views
 from gandid.app.events import Events
 from gandid.app.layout import CHECKPOINTS, Components, look
 from gandid.app.models import Model, Ranked
@@ -73,14 +73,14 @@ class Page:
         name, model = self.find(state.generator)
         ranked = model.rankings.get(state.layer if state.layer in model.layers else model.default_layer)
         with model.hand:
-            return model, ranked, experiment.settle(replace(state, generator=name), model)
+            return model, ranked, views.settle(replace(state, generator=name), model)
 
     def opening(self, timeout: float = 0) -> State | None:
         """The state of a fresh page: an object on whose removal normalization acts. None while the ranking is too coarse."""
         ranked = self.model.rankings.wait(self.model.default_layer, RANKED, 0 if self._opening else timeout)
         with self._lock:
             if self._opening is None and ranked.relation is not None and ranked.latents >= RANKED:
-                self._opening = experiment.opening(self.model, ranked)
+                self._opening = views.opening(self.model, ranked)
                 self._opened.write_text(self._opening.query(), encoding="utf-8")
         return self._opening
 

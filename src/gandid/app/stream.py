@@ -10,17 +10,17 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from gandid.app.experiment import edit
 from gandid.app.models import Model
 from gandid.app.state import LATENTS, State, decode_region
+from gandid.app.views import edit
 from gandid.estimation import did
 from gandid.estimation.bounds import SUPPORT
 from gandid.measure.experiment import Experiment
 from gandid.measure.worker import Setting, Task, Worker, facts
 from gandid.outcomes import pair_of
-from gandid.panel.arms import near, study_block
 from gandid.panel.schema import PRESENCE, Classes
 from gandid.panel.store import PanelStore
+from gandid.panel.table import near, study_block
 from gandid.verdicts import SOLID
 
 STEP = 8  # latents between two estimates

@@ -15,10 +15,10 @@ from gandid.text import listed, number, signed
 
 if TYPE_CHECKING:
     from gandid.app.around import Effect
-    from gandid.app.experiment import View
     from gandid.app.models import Ranked
     from gandid.app.stream import Tally
     from gandid.app.studies import Entry, Job
+    from gandid.app.views import View
 
 MANY = 16  # objects up to which all can be chosen in every image
 WORTH = 0.005  # share from which a difference in one image is worth a word

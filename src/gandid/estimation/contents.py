@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from gandid import outcomes
-from gandid.panel.arms import STRENGTH, STUDY, Coordinates
 from gandid.panel.schema import PRESENCE, VARIABLES, arm_table
+from gandid.panel.table import STRENGTH, STUDY, Coordinates
 
 COUNTS = ("pixels", "inside")
 # Coordinates that several dimensions have, or that say more of a segmenter.

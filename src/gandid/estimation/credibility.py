@@ -14,7 +14,7 @@ from gandid.estimation.contrast import Parts, contrast
 from gandid.estimation.families import invert
 from gandid.estimation.halves import halvings_rows
 from gandid.estimation.sums import Sums
-from gandid.panel.arms import EXACT_CONTROLS
+from gandid.panel.table import EXACT_CONTROLS
 from gandid.stats import bonferroni, signed_z
 
 OBJECTS = 400  # placebo objects: their share of excluding intervals has an error of 1.1 points where it is 5 %

@@ -14,7 +14,7 @@ import numpy as np
 from gandid.estimation.bounds import Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.sums import Sums
-from gandid.panel.arms import near
+from gandid.panel.table import near
 
 FOLDS = 5
 RIDGE = 0.5  # share of the identity in the classifier's covariance, of features that have a variance of 1
@@ -54,10 +54,10 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
         few.isel(arm=[*ends, *(place for _, place in names)]).transpose("target", "arm", "latent", "feature").values
     )
     for t, target in enumerate(contents.targets):
-        told = sums.shown[:, t] & np.isfinite(values[t]).all(axis=(0, 2))
-        if (count := int(told.sum())) < LEAST:
+        usable = sums.shown[:, t] & np.isfinite(values[t]).all(axis=(0, 2))
+        if (count := int(usable.sum())) < LEAST:
             continue
-        live, other, *arms = values[t][:, told].astype(np.float64)
+        live, other, *arms = values[t][:, usable].astype(np.float64)
         times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
         dose, doses = _area(live, other, times)
         for (name, _), images in zip(names, arms, strict=True):

@@ -105,13 +105,13 @@ class Effects:
 
     def sentences(self, control: str | None = None) -> list[str]:
         """One passage per target in plain words: what the edit does, and what normalization causes of it."""
-        from gandid.estimation.words import sentence
+        from gandid.estimation.sentences import sentence
 
         return [sentence(self, target, control or self.control) for target in self.targets]
 
     def summary(self) -> str:
         """The whole effects in plain text, and the checks that did not pass."""
-        from gandid.estimation.words import summary
+        from gandid.estimation.sentences import summary
 
         return summary(self)
 

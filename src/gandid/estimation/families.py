@@ -24,8 +24,8 @@ from gandid.estimation.contrast import (
     study_contrast,
 )
 from gandid.estimation.sums import Sums, gather
-from gandid.panel.arms import EXACT_CONTROLS, coalition_arm
 from gandid.panel.coalitions import exact_weights, sampled_weights
+from gandid.panel.table import EXACT_CONTROLS, coalition_arm
 
 
 def rows(parts: Parts, labels: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> pd.DataFrame:

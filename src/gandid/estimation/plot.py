@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gandid import outcomes
-from gandid.panel.arms import LEARNED
+from gandid.panel.table import LEARNED
 from gandid.text import number, points
 from gandid.verdicts import SOLID
 

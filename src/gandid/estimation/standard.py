@@ -8,8 +8,8 @@ import pandas as pd
 
 from gandid.estimation.bounds import EXACT, Row, row
 from gandid.estimation.contents import Contents
-from gandid.panel.arms import Coordinates
 from gandid.panel.coalitions import exact_weights
+from gandid.panel.table import Coordinates
 from gandid.stats import bonferroni
 from gandid.truth import FIRST, OBJECTS, SECOND, shares
 from gandid.verdicts import interval
@@ -48,15 +48,15 @@ def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
         if abs(value) + abs(truth) < 1e-12:
             continue
         low, high = (value + wider * (end - value) for end in interval(one))
-        told = [one["object"], f"seen by {one['segmenter']}"]
-        told += [
+        about = [one["object"], f"seen by {one['segmenter']}"]
+        about += [
             f"{name} {one[name]}"
             for name in ("dose", "draw", "site")
             if one["contrast"] != "did" and pd.notna(one[name])
         ]
-        said = f"{one['outcome']}, {', '.join(told)}; planted: live {live:.0%}, held {held:.0%}"
+        detail = f"{one['outcome']}, {', '.join(about)}; planted: live {live:.0%}, held {held:.0%}"
         good = low - EXACT <= truth <= high + EXACT
-        yield row("truth", value, truth, good, target=one["target"], arm=one["arm"], detail=said)
+        yield row("truth", value, truth, good, target=one["target"], arm=one["arm"], detail=detail)
 
 
 def _share_of(contents: Contents, one: Mapping[Any, Any], arm: Coordinates, held: tuple[str, ...]) -> float:

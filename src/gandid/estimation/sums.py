@@ -18,8 +18,8 @@ import numpy as np
 import xarray as xr
 
 from gandid.estimation.contents import COUNTS, Contents
-from gandid.panel.arms import Coordinates
 from gandid.panel.store import read_counts
+from gandid.panel.table import Coordinates
 
 GROUPS = 1024  # half of them in each half of the latents
 VALUES = 2**19  # values of a block, all variables together: the blocks under way are few megabytes

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gandid.errors import UsageError, told
+from gandid.errors import UsageError, first_line
 
 ABLATIONS = ("zero", "mean", "resample")
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1: shares of the width and height of an image
@@ -49,7 +49,7 @@ def read_mask(path: str, size: Sequence[int]) -> Tensor:
                 found = np.asarray(picture.convert("L"))
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(
-            f"region: write X0,Y0,X1,Y1, or a mask's file; '{path}' cannot be read ({told(error)})"
+            f"region: write X0,Y0,X1,Y1, or a mask's file; '{path}' cannot be read ({first_line(error)})"
         ) from error
     if found.shape != tuple(size):
         sides, expected = (" x ".join(map(str, shape)) for shape in (found.shape, size))

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gandid.errors import GandidError, UsageError, did_you_mean, told
+from gandid.errors import GandidError, UsageError, did_you_mean, first_line
 from gandid.interventions.arms import REFERENCE, Arm
 from gandid.interventions.edits import ablate
 from gandid.interventions.foreign import adapted, whole
@@ -332,7 +332,7 @@ class Runner:
                 else "docs/generators.md says how it tells what its latents are, and what else it takes"
             )
             raise UsageError(
-                f"the generator fails on {len(z)} latents of {z.shape[1]} numbers ({told(error)}): {advice}"
+                f"the generator fails on {len(z)} latents of {z.shape[1]} numbers ({first_line(error)}): {advice}"
             ) from error
         shape = images.shape if isinstance(images, Tensor) else ()
         if len(shape) != 4 or shape[:2] != (len(z), 3):

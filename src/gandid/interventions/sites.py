@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gandid.errors import UsageError, told
+from gandid.errors import UsageError, first_line
 from gandid.interventions.normalizations import ADAPTERS, Adapter, Statistic, pixel_norm
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Site:
             fits = result.shape == output.shape and len(statistic.scale) == len(x)
         except Exception as error:
             raise UsageError(
-                f"site '{self.name}' ({kind}) is not what it was taken for ({told(error)}): {advice}"
+                f"site '{self.name}' ({kind}) is not what it was taken for ({first_line(error)}): {advice}"
             ) from error
         scale, tolerance = output.abs().max(), max(1e-3, 16 * torch.finfo(output.dtype).eps)
         if not fits or (result - output).abs().max() > tolerance * scale:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gandid.interventions import REFERENCE, Arm, Edit, Readings, Runner
 from gandid.measure.experiment import Experiment, RowBlocks
-from gandid.panel.arms import Coordinates
 from gandid.panel.schema import QUANTILES
+from gandid.panel.table import Coordinates
 
 CHECKED = 8  # latents on which the exact checks (baseline gap, placebo site) are made
 TYPICAL = 8  # latents whose statistics stand for those of other images

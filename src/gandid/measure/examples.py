@@ -10,7 +10,7 @@ import xarray as xr
 from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.measure.experiment import Experiment
-from gandid.panel.arms import REFERENCE, STRENGTH, graded
+from gandid.panel.table import REFERENCE, STRENGTH, graded
 from gandid.ranking.passes import batches, passes, pictures
 from gandid.segmenters import Segmenter
 

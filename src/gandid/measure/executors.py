@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gandid.errors import GandidError, UsageError, told
+from gandid.errors import GandidError, UsageError, first_line
 from gandid.factory import user_modules
 from gandid.measure.worker import Rows, Setting, Task, Worker
 from gandid.threads import in_threads
@@ -101,7 +101,9 @@ class Ray:
             ray.init(log_to_driver=False, logging_level="ERROR", **where)
         except Exception as error:  # where a cluster does not start in time, Ray raises no kind of its own
             what = f"no Ray cluster at '{self.address}'" if self.address else "no Ray cluster could be started here"
-            raise UsageError(f"{what} ({told(error)}): start one with 'ray start', or leave out --executor") from error
+            raise UsageError(
+                f"{what} ({first_line(error)}): start one with 'ray start', or leave out --executor"
+            ) from error
         return True
 
     def _map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:

@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 
 from gandid.interventions import Arm, Edit, Rectangle, Runner
-from gandid.panel.arms import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.table import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 
 Edits = Mapping[str, Edit]  # by target
 
@@ -45,7 +45,7 @@ class Experiment:
     blocks : tuple of Block
         The block of the study is the first.
     edits : mapping of (network, draw) to Edits
-        Draw 0 has the target's own units, at the study's dose; other draws as in `gandid.panel.arms.Coordinates`.
+        Draw 0 has the target's own units, at the study's dose; other draws as in `gandid.panel.table.Coordinates`.
     downstream : tuple of str
         The sites after the edited layer, in the order of the network.
     inert : frozenset of str

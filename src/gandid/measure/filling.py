@@ -10,8 +10,8 @@ from gandid.latents import chunked
 from gandid.measure.executors import Executor, Failed
 from gandid.measure.experiment import Experiment
 from gandid.measure.worker import COUNTED, LATENTS_TOGETHER, Setting, Task
-from gandid.panel.arms import SECOND_LATENTS
 from gandid.panel.store import PanelStore
+from gandid.panel.table import SECOND_LATENTS
 
 LATENTS_KEPT = 16  # at least so many of the study are measured between two writes to the panel; so many of other arms
 MOST_CHUNKS = 256  # a study is written in about so many

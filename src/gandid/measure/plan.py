@@ -18,8 +18,8 @@ from gandid.measure.filling import chunk_length
 from gandid.measure.memory import peak_memory
 from gandid.measure.placebos import possible_draws
 from gandid.measure.worker import Rows, Setting, Task, Worker
-from gandid.panel.arms import extra_blocks, is_twin
 from gandid.panel.store import read_panel
+from gandid.panel.table import extra_blocks, is_twin
 from gandid.ranking.figure import expected_images
 from gandid.ranking.gradients import BATCH, MEMORY, STEPS, first_order
 from gandid.ranking.relation import replicas

@@ -20,8 +20,8 @@ from gandid.measure.experiment import Experiment, RowBlocks
 from gandid.measure.features import FEATURED, features
 from gandid.measure.memory import keep_freed_memory
 from gandid.outcomes.counts import pixels
-from gandid.panel.arms import STUDY, Block, Coordinates
 from gandid.panel.schema import FEATURES, NOT_MEASURED, PARTS
+from gandid.panel.table import STUDY, Block, Coordinates
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.threads import copied
 

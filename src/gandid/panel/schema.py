@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gandid.panel.arms import DOSE, LATENTS, PLACEBOS, RANKING, SURFACE, Block, Coordinates
+from gandid.panel.table import DOSE, LATENTS, PLACEBOS, RANKING, SURFACE, Block, Coordinates
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)

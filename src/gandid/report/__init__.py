@@ -1,5 +1,5 @@
 """The report: a finished run as one page and some figures, from the files of its folder alone."""
 
-from gandid.report.page import build
+from gandid.report.document import build
 
 __all__ = ["build"]

@@ -14,9 +14,9 @@ from gandid.errors import UsageError
 from gandid.files import replacing
 from gandid.outcomes import NAMES
 from gandid.panel.store import explained
+from gandid.report.document import style, templates
 from gandid.report.evidence import AXIS, around_zero, line
 from gandid.report.findings import MARKS, Finding, findings
-from gandid.report.page import style, templates
 from gandid.report.run import Run, read
 from gandid.text import count, listed, points
 from gandid.verdicts import SOLID

@@ -45,8 +45,8 @@ def overview(run: Run, outcome: str, found: Sequence[Finding]) -> Chart:
         verdict: [one.target for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
         for verdict in words
     }
-    said = [f"{words[verdict]} {listed(those)}" for verdict, those in names.items() if those]
-    title = f"{_name(outcome)}: {' and '.join(said) or 'no difference that is both relevant and settled'}"
+    changes = [f"{words[verdict]} {listed(those)}" for verdict, those in names.items() if those]
+    title = f"{_name(outcome)}: {' and '.join(changes) or 'no difference that is both relevant and settled'}"
     return around_zero(title, groups, AXIS, 100 * run.relevant)
 
 
@@ -177,21 +177,21 @@ def line(label: str, row: Row, ink: str, dots: Sequence[float] = ()) -> Line:
 
 def around_zero(title: str, groups: Groups, axis: str, relevant: float = 0.0) -> Chart:
     """Groups of estimates as a forest plot that says its numbers to those who do not see it."""
-    said = [
+    lines = [
         f"{name}: {'; '.join(f'{one.label} {number(one.value)}, {one.text}' for one in lines)}"
         for name, lines in groups
     ]
-    return forest(title, f"Chart. {title}. {'. '.join(said)}.", groups, axis, relevant)
+    return forest(title, f"Chart. {title}. {'. '.join(lines)}.", groups, axis, relevant)
 
 
 def _against(run: Run, target: str, panels: Sequence[tuple[str, list[tuple[Curve, list[Row]]]]], axis: str) -> Chart:
     """Live minus held against the dose or the strength, under the largest effect in range that is seen."""
-    told, largest = [], (0.0, "no difference that is both relevant and settled")
+    lines, largest = [], (0.0, "no difference that is both relevant and settled")
     name = axis.split()[0]
     for outcome, found in panels:
         for curve, rows in found:
-            said = [f"{at:g} {points(row)}" for at, row in zip(curve.at[-len(rows) :], rows, strict=True)]
-            told.append(f"{_name(outcome)}, live minus {curve.label} by {name}: {', '.join(said)}")
+            values = [f"{at:g} {points(row)}" for at, row in zip(curve.at[-len(rows) :], rows, strict=True)]
+            lines.append(f"{_name(outcome)}, live minus {curve.label} by {name}: {', '.join(values)}")
             for at, row in zip(curve.at[-len(rows) :], rows, strict=True):
                 if abs(row["did"]) > largest[0] and judge(row, run.relevant) in SOLID:
                     verb = VERBS[outcome, CAUSED if row["did"] > 0 else PREVENTED].removeprefix("Normalization ")
@@ -199,7 +199,7 @@ def _against(run: Run, target: str, panels: Sequence[tuple[str, list[tuple[Curve
                     largest = (abs(row["did"]), text)
     title = f"{'Dose' if name == 'share' else 'Strength'}: {largest[1]}"
     drawn = [(f"{_name(outcome)}: live minus held, points", [curve for curve, _ in found]) for outcome, found in panels]
-    return curves(title, f"Chart. {title}. {'. '.join(told)}.", drawn, axis, 100 * run.relevant)
+    return curves(title, f"Chart. {title}. {'. '.join(lines)}.", drawn, axis, 100 * run.relevant)
 
 
 def _curve(label: str, key: str, rows: Sequence[Row], ink: str) -> tuple[Curve, list[Row]]:

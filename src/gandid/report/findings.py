@@ -178,12 +178,12 @@ def subline(run: Run, found: Sequence[Finding]) -> str:
     return f"Ablating {name} removes {share} of it. {held}"
 
 
-def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
+def summary(run: Run, outcome: str, row: Row) -> dict[str, str]:
     """A verdict, its marks, and the effect in a few words."""
     verdict, (low, high) = row["verdict"], interval(row)
     what = NAMES[outcome].split()[0]
     mark, sign = MARKS[verdict]
-    said = {"verdict": verdict, "mark": mark, "sign": sign, "interval": ""}
+    parts = {"verdict": verdict, "mark": mark, "sign": sign, "interval": ""}
     if verdict == MISSING:
         text = f"{count(run.seen(row['target']), 'image')} of {run.latents:,} show it"
     elif verdict == OUTSIDE:
@@ -198,8 +198,8 @@ def told(run: Run, outcome: str, row: Row) -> dict[str, str]:
         text = CLAIMS[outcome].format(size(row))
         ends = (row.get("fcr_low", low), row.get("fcr_high", high))  # of effects that are picked by their verdicts
         least, most = sorted(100 * abs(end) for end in ends)
-        said["interval"] = " to ".join(number(end, digits(least, most)) for end in (least, most))
-    return said | {"text": text}
+        parts["interval"] = " to ".join(number(end, digits(least, most)) for end in (least, most))
+    return parts | {"text": text}
 
 
 def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> list[dict[str, Any]]:
@@ -213,11 +213,14 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
             bars = [_bar(run, one, side, name) for side, name in zip(("live", "held"), one.regime.words, strict=True)]
-        said = [told(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in one.worth]
-        lines.append({"name": one.target, "slug": slugs[one.target], "told": said, "pictures": pair, "bars": bars})
+        effects = [summary(run, outcome, row) | {"doubt": _doubt(run, one, outcome, row)} for outcome, row in one.worth]
+        lines.append(
+            {"name": one.target, "slug": slugs[one.target], "effects": effects, "pictures": pair, "bars": bars}
+        )
     order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals
     return sorted(
-        lines, key=lambda line: max(0, order.index(line["told"][0]["verdict"]) - 1) if line["told"] else len(order)
+        lines,
+        key=lambda line: max(0, order.index(line["effects"][0]["verdict"]) - 1) if line["effects"] else len(order),
     )
 
 
@@ -241,7 +244,7 @@ def wider(row: Row) -> dict[str, str]:
 
 def doubts(run: Run, one: Finding) -> list[str]:
     """How far the effects on a target that are spoken of reach beyond its latents and the strength of the hold, a sentence each."""
-    said = []
+    sentences = []
     for outcome, row in one.worth:
         clauses = [f"{interval} {words}" for words, interval in wider(row).items()]
         units = {"ci_low": row.get("ci_units_low", np.nan), "ci_high": row.get("ci_units_high", np.nan)}
@@ -260,8 +263,8 @@ def doubts(run: Run, one: Finding) -> list[str]:
                     each["breakdown"] > 0
                 )
                 clauses.append(f"continued in a straight line to the full hold: {points(each)}{bent}")
-        said += [f"{NAMES[outcome].capitalize()}: {'; '.join(clauses)}."] if clauses else []
-    return said
+        sentences += [f"{NAMES[outcome].capitalize()}: {'; '.join(clauses)}."] if clauses else []
+    return sentences
 
 
 def ways(run: Run, one: Finding, outcome: str, contrast: str) -> list[Row]:
@@ -356,11 +359,11 @@ def _bar(run: Run, one: Finding, side: str, name: str) -> dict[str, Any]:
     """What became of a target's place on a side of the comparison, as the parts of a bar."""
     place = run.place(one.target, one.regime, side)
     words = (f"{'' if run.inserts else 'still '}{one.target}", "other objects", "background", "not recognized")
-    said = ", ".join(f"{word} {percent(share)}" for word, share in zip(words, place.values(), strict=True))
+    shares = ", ".join(f"{word} {percent(share)}" for word, share in zip(words, place.values(), strict=True))
     return {
         "name": name,
         "parts": [(part, round(100 * share, 3)) for part, share in place.items()],
         "left": percent(place["still"]),
         "outside": side == "held" and not run.supported(one.target, one.regime),
-        "alt": f"{name}: {said}",
+        "alt": f"{name}: {shares}",
     }

@@ -65,7 +65,7 @@ def draw(run: Run, path: Path) -> dict[str, str]:
         figure.savefig(path.with_suffix(".png"), dpi=450)
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     path.with_suffix(".svg").write_bytes(buffer.getvalue())
-    said = []
+    lines = []
     for target in _targets(run):
         parts = [f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"]
         rows = [(regime, run.row(target, "removed", regime)) for regime in _held(run)]
@@ -73,9 +73,9 @@ def draw(run: Run, path: Path) -> dict[str, str]:
         parts += [
             f"effect on {name} times {_ratios(run, target, 'live', name)[0]:.2f}" for name in _others(run, target)
         ]
-        said.append(f"{target}: {', '.join(parts)}")
+        lines.append(f"{target}: {', '.join(parts)}")
     source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"src": source, "alt": f"A row of images and charts per object. {'. '.join(said)}."}
+    return {"src": source, "alt": f"A row of images and charts per object. {'. '.join(lines)}."}
 
 
 def _targets(run: Run) -> list[str]:
@@ -133,12 +133,12 @@ def _figure(run: Run) -> Any:
 
 def _title(run: Run, target: str) -> str:
     """A row's title: the object, its type, and what ablation does to it with everything live."""
-    said = [target]
+    parts = [target]
     types = [] if run.types is None else run.types[run.types["target"] == target].to_dict("records")
     for row in types:
         kind, chance = type_of(row)
-        said.append(f"{kind} with probability {chance:.2f}")
-    return ", ".join([*said, f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"])
+        parts.append(f"{kind} with probability {chance:.2f}")
+    return ", ".join([*parts, f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"])
 
 
 def _edited(axes: Any, run: Run, target: str, names: Sequence[str] | None) -> None:

@@ -15,11 +15,11 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from gandid.errors import GandidError, UsageError
+from gandid.errors import GandidError, UsageError, first_line
 from gandid.files import read_table
 from gandid.outcomes import WHOLE, Pair, pair_of
-from gandid.panel.arms import EXACT_CONTROLS, LEARNED
 from gandid.panel.store import read_dataset, read_panel, verified
+from gandid.panel.table import EXACT_CONTROLS, LEARNED
 from gandid.runs import read_config, relevant_of, unfinished
 from gandid.verdicts import judged
 
@@ -333,8 +333,8 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T:
         zipfile.BadZipFile,
         yaml.YAMLError,
     ) as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip(':')}"
-        reason = "it is damaged" if path.suffix == ".npz" else reason  # of which NumPy says what would be unsafe
+        # Of a damaged .npz NumPy says what would be unsafe.
+        reason = "it is damaged" if path.suffix == ".npz" else first_line(error).rstrip(":")
         raise UsageError(f"'{path}' cannot be read ({reason}){REMEDIES.get(path.name, '')}") from error
 
 

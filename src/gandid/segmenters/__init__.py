@@ -9,13 +9,13 @@ from gandid.segmenters.names import BACKGROUND, UNKNOWN
 from gandid.segmenters.protocol import Segmenter, objects_of
 
 if TYPE_CHECKING:
-    from gandid.segmenters.checks import check_segmenter, labelled, name_of
+    from gandid.segmenters.first_batch import check_segmenter, labelled, name_of
     from gandid.segmenters.function import FunctionSegmenter
     from gandid.segmenters.loading import NAMED, SECOND, confusion, load_segmenter
     from gandid.segmenters.network import NetworkSegmenter, read_segmenter, save_segmenter
 
 _MODULES = {
-    "checks": ("check_segmenter", "labelled", "name_of"),
+    "first_batch": ("check_segmenter", "labelled", "name_of"),
     "function": ("FunctionSegmenter",),
     "loading": ("NAMED", "SECOND", "confusion", "load_segmenter"),
     "network": ("NetworkSegmenter", "read_segmenter", "save_segmenter"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gandid.segmenters.checks import check_labels
+from gandid.segmenters.first_batch import check_labels
 from gandid.segmenters.names import check_background, check_classes
 
 

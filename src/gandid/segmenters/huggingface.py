@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gandid.errors import GandidError, UsageError, told
+from gandid.errors import GandidError, UsageError, first_line
 from gandid.segmenters.names import check_background, name_classes
 from gandid.segmenters.preparation import Preparation
 
@@ -377,5 +377,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    line = told(error)
+    line = first_line(error)
     return line if len(line) <= 200 else line[:200] + "..."

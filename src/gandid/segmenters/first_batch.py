@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gandid.errors import GandidError, UsageError, told
+from gandid.errors import GandidError, UsageError, first_line
 from gandid.segmenters.names import check_classes
 from gandid.segmenters.protocol import Segmenter
 
@@ -91,7 +91,7 @@ def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise UsageError(f"{name} fails on images of shape {tuple(about.shape)} ({told(error)})") from error
+            raise UsageError(f"{name} fails on images of shape {tuple(about.shape)} ({first_line(error)})") from error
 
     labels = ask(images)
     limit = 1e-3 * labels.numel()  # pixels that rounding may decide

@@ -9,7 +9,7 @@ import pytest
 from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid import Study, did, load_generator, load_segmenter
-from gandid.app import around, experiment
+from gandid.app import around, views
 from gandid.app.models import Model, Ranked, Rankings
 from gandid.app.state import LATENTS, State, encode_region
 from gandid.app.stream import STEP, tallies
@@ -32,8 +32,8 @@ def region(rows: slice, columns: slice) -> np.ndarray:
 
 
 def test_the_three_arms_are_those_of_a_runner(model: Model, ranked: Ranked) -> None:
-    state = experiment.settle(replace(STATE, hold="all", alpha=0.5), model)
-    view = experiment.look(state, model, ranked)
+    state = views.settle(replace(STATE, hold="all", alpha=0.5), model)
+    view = views.look(state, model, ranked)
     units = top_units(ranked.relation, "rug", 6)
     runner = model.runner("layer8")
     change = ablate(units, alpha=0.5)
@@ -46,15 +46,15 @@ def test_the_three_arms_are_those_of_a_runner(model: Model, ranked: Ranked) -> N
 
 
 def test_nothing_is_edited_at_dose_zero(model: Model, ranked: Ranked) -> None:
-    view = experiment.look(experiment.settle(replace(STATE, alpha=0.0), model), model, ranked)
+    view = views.look(views.settle(replace(STATE, alpha=0.0), model), model, ranked)
     assert (view.images == view.images[:1]).all()
-    assert not experiment.difference(view).any()
+    assert not views.difference(view).any()
 
 
 def test_an_edit_of_a_region_leaves_what_is_far_away(model: Model, ranked: Ranked) -> None:
     mask = region(slice(24, 32), slice(None))
-    state = experiment.settle(replace(STATE, layer="layer8", region=encode_region(mask)), model)
-    view = experiment.look(state, model, ranked)
+    state = views.settle(replace(STATE, layer="layer8", region=encode_region(mask)), model)
+    view = views.look(state, model, ranked)
     changed = (view.images[1] != view.images[0]).any(axis=-1)
     # Two more convolutions of 3 x 3 at 32 px and two at 64 px reach at most 2 * 2 + 2 + 2 pixels further.
     assert changed[48:].any()
@@ -62,9 +62,9 @@ def test_an_edit_of_a_region_leaves_what_is_far_away(model: Model, ranked: Ranke
 
 
 def test_insertion_is_measured_where_it_is_made(model: Model, ranked: Ranked) -> None:
-    state = experiment.settle(replace(STATE, mode="insert", number=0, count=16), model)
+    state = views.settle(replace(STATE, mode="insert", number=0, count=16), model)
     assert state.region  # an insertion everywhere would be no insertion: it begins in the middle
-    view = experiment.look(state, model, ranked)
+    view = views.look(state, model, ranked)
     assert view.measured.sum() == 32 * 32
     assert view.shares(9).sum(axis=1) == pytest.approx(1)
 
@@ -84,36 +84,36 @@ def test_the_levels_of_an_insertion_are_conditional_means(model: Model) -> None:
 
 
 def test_without_a_ranking_the_image_is_shown_alone(model: Model) -> None:
-    view = experiment.look(experiment.settle(STATE, model), model, Ranked())
+    view = views.look(views.settle(STATE, model), model, Ranked())
     assert len(view.images) == 1
     assert not view.edited
 
 
 def test_settling_replaces_what_a_model_does_not_have(model: Model) -> None:
-    state = experiment.settle(
+    state = views.settle(
         State(layer="nowhere", target="submarine", units=(5, 3, 9999), count=10_000, region="2x2:f0"), model
     )
     assert (state.layer, state.target, state.units, state.count) == ("layer8", "window", (5, 3), 2)
     assert state.region == encode_region(np.ones((32, 32), bool))
-    assert experiment.settle(state, model) == state
+    assert views.settle(state, model) == state
 
 
 def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, ranked: Ranked) -> None:
-    state = experiment.opening(model, ranked)
-    view = experiment.look(state, model, ranked)
+    state = views.opening(model, ranked)
+    view = views.look(state, model, ranked)
     k = model.segmenter.classes.index(state.target)
-    assert view.measured.mean() >= experiment.SIZABLE
+    assert view.measured.mean() >= views.SIZABLE
     assert view.shares(9)[1, k] != view.shares(9)[2, k]
 
 
 def test_the_next_image_has_the_object(model: Model) -> None:
-    state = experiment.settle(STATE, model)
+    state = views.settle(STATE, model)
     labels = model.segmenter(model.generator(model.latents(0, range(40))))
     share = (labels == model.segmenter.classes.index("rug")).float().mean(dim=(1, 2))
-    shown = [number for number in range(40) if share[number] >= experiment.SIZABLE]
-    assert experiment.neighbour(state, model, 1) == min(number for number in shown if number > state.number)
-    assert experiment.neighbour(replace(state, number=30), model, -1) == max(n for n in shown if n < 30)
-    assert experiment.neighbour(replace(state, number=0), model, -1) == 0
+    shown = [number for number in range(40) if share[number] >= views.SIZABLE]
+    assert views.neighbour(state, model, 1) == min(number for number in shown if number > state.number)
+    assert views.neighbour(replace(state, number=30), model, -1) == max(n for n in shown if n < 30)
+    assert views.neighbour(replace(state, number=0), model, -1) == 0
 
 
 def test_a_later_start_has_the_ranking_and_the_opening_at_once(planted: Model, planted_page: "Page") -> None:
@@ -133,7 +133,7 @@ def test_a_later_start_has_the_ranking_and_the_opening_at_once(planted: Model, p
 
 @pytest.mark.slow
 def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> None:
-    state = experiment.settle(State(target="a", hold="all"), planted)
+    state = views.settle(State(target="a", hold="all"), planted)
     got = list(tallies(planted, replace(state, units=(0,))))
     assert [tally.latents for tally in got] == list(range(STEP, LATENTS + 1, STEP))
     panel = Study(PlantedGenerator(), PlantedSegmenter(), "paint").run(
@@ -155,7 +155,7 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
 
 @pytest.mark.slow
 def test_an_insertion_is_counted_in_its_region(planted: Model) -> None:
-    state = experiment.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
+    state = views.settle(State(target="a", mode="insert", region=encode_region(np.ones((8, 8), bool))), planted)
     last = list(tallies(planted, replace(state, units=(0,))))[-1]
     assert set(last.rows["outcome"]) == {"inserted", "displaced"}
     found = last.rows.set_index("object")["tau_live"]
@@ -171,22 +171,22 @@ def test_the_edits_of_an_image_have_no_order(planted: Model) -> None:
         (inserted, State(target="b", units=(0, 1))),
     ):
         seen = [
-            experiment.look(experiment.settle(hand.beside([also]), planted), planted, Ranked())
+            views.look(views.settle(hand.beside([also]), planted), planted, Ranked())
             for hand, also in ((one, other), (other, one))
         ]
         assert (seen[0].images == seen[1].images).all()
         assert np.array_equal(seen[0].shares(4, 1), seen[1].shares(4, 0), equal_nan=True)
     # What is inserted for one object is not ablated for another; and of this one nothing is left then.
-    both = experiment.settle(State(target="b", units=(0,)).beside([inserted]), planted)
+    both = views.settle(State(target="b", units=(0,)).beside([inserted]), planted)
     with pytest.raises(UsageError, match="All of these b units"):
-        experiment.look(both, planted, Ranked())
+        views.look(both, planted, Ranked())
 
 
 def test_what_lies_around_is_what_is_seen_there(planted: Model) -> None:
-    state = experiment.settle(State(target="a", units=(0,), number=14, alpha=0.5, hold="all"), planted)
+    state = views.settle(State(target="a", units=(0,), number=14, alpha=0.5, hold="all"), planted)
 
     def seen(there: State) -> tuple[float, float]:
-        _, live, held = 1 - experiment.look(there, planted, Ranked()).shares(4)[:, 1]
+        _, live, held = 1 - views.look(there, planted, Ranked()).shares(4)[:, 1]
         return float(live), float(held)
 
     *_, strip = around.strip(planted, state)
@@ -196,8 +196,8 @@ def test_what_lies_around_is_what_is_seen_there(planted: Model) -> None:
     *_, [layer] = around.layers(planted, state)
     for one in (strip[3], strip[2], *doses, layer):
         assert (one.live, one.held) == pytest.approx(seen(replace(state, **one.turn)))
-    assert (strip[2].image == experiment.look(state, planted, Ranked()).images[0]).all()
-    never = experiment.settle(State(target="never", units=(0,)), planted)
+    assert (strip[2].image == views.look(state, planted, Ranked()).images[0]).all()
+    never = views.settle(State(target="never", units=(0,)), planted)
     assert all(np.isnan(one.live) for one in next(around.strip(planted, never)))
 
 
@@ -216,8 +216,8 @@ def test_any_network_has_the_layers_that_can_be_edited(tmp_path: Path) -> None:
     model = Model(load_generator(f"{own}:make"), load_segmenter(f"{own}:colours"), tmp_path)
     assert "net.0" in model.layers
     assert model.default_layer in model.layers
-    state = experiment.settle(State(), model)
-    view = experiment.look(state, model, model.rankings.wait(state.layer, 4, timeout=120))
+    state = views.settle(State(), model)
+    view = views.look(state, model, model.rankings.wait(state.layer, 4, timeout=120))
     assert view.edited
     model.rankings.close()
 

@@ -7,7 +7,7 @@ import pandas as pd
 from gandid import outcomes
 from gandid.estimation.bounds import SUPPORT, VISIBLE
 from gandid.estimation.plot import shown
-from gandid.panel.arms import LEARNED
+from gandid.panel.table import LEARNED
 from gandid.text import number, percent, points, signed
 from gandid.verdicts import CAUSED, PREVENTED, SOLID, UNSETTLED
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from gandid.files import replacing
 from gandid.outcomes import DONE
 from gandid.panel.store import explained
-from gandid.report import charts, evidence, findings, paper, pictures, relation
+from gandid.report import charts, evidence, findings, heatmap, paper, pictures
 from gandid.report.findings import Finding
 from gandid.report.run import Run, read
 from gandid.text import count, number, percent, slugs, type_of
@@ -124,7 +124,7 @@ def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) 
         "controls": _controls(run),
         "networks": any(regime.networks for regime in run.regimes),
         "outside": any(not run.supported(target, regime) for target in run.targets for regime in run.regimes),
-        "relation": relation.section(run),
+        "relation": heatmap.section(run),
         "figure": paper.draw(run, where / "paper") if paper.is_possible(run) else None,
         "types": _types(run),
         "checks": _checks(run),
@@ -243,7 +243,9 @@ def _checks(run: Run) -> dict[str, Any]:
     """By check, how often it is passed, and the lines that are not, those that failed first."""
     groups: list[dict[str, Any]] = []
     for name, rows in run.checks.groupby("check", sort=False):
-        bad = rows[rows["verdict"] != "ok"].sort_values("verdict", key=lambda said: said != "failed", kind="stable")
+        bad = rows[rows["verdict"] != "ok"].sort_values(
+            "verdict", key=lambda verdict: verdict != "failed", kind="stable"
+        )
         lines = [
             row | {key: f"{row[key]:.3g}".replace("-", "−") for key in ("value", "bound")}
             for row in bad.to_dict("records")

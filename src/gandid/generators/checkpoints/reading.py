@@ -23,7 +23,7 @@ import torch
 from gandid.errors import UsageError
 from gandid.files import read_safetensors
 from gandid.generators.checkpoints import inert
-from gandid.generators.checkpoints.networks import find_generator
+from gandid.generators.checkpoints.candidates import find_generator
 from gandid.generators.pggan import Generator
 from gandid.generators.storage import build_generator
 
