@@ -31,7 +31,7 @@ from gandid.segmenters import Segmenter, objects_of
 
 STAGES = (4, 16, 64, 128)  # latents of the ranking: a first one within seconds, then finer ones in the background
 FIRST = STAGES[1]  # latents of the ranking of layers that nobody has asked for
-ROWS = 64  # images made at once in the background: a burst of work that the hand hardly feels
+ROWS = 16  # images made at once in the background: a burst that the hand hardly feels, and as quick per image as larger ones
 MOST_LAYERS = 16
 QUIET = 0.6  # seconds that the ranking rests after a move of the hand, so that the next one has the machine for itself
 GLANCE = 64  # images of 64 x 64 pixels, or as many fewer of larger ones: what is made while somebody waits

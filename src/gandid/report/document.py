@@ -81,7 +81,7 @@ def build(folder: Path) -> Path:
         If the folder is not that of a finished run, or if a file in it cannot be read.
     """
     run = read(Path(folder))
-    found = findings.findings(run)
+    found = findings.by_verdict(findings.findings(run))
     page, where = run.path / "report.html", run.path / "figures"
     with explained(where):
         where.mkdir(exist_ok=True)

@@ -99,6 +99,14 @@ def findings(run: Run) -> list[Finding]:
     return found
 
 
+def by_verdict(found: Sequence[Finding]) -> list[Finding]:
+    """What is found first; among equals the panel's order stays."""
+    order = list(MARKS)
+    return sorted(
+        found, key=lambda one: max(0, order.index(one.worth[0][1]["verdict"]) - 1) if one.worth else len(order)
+    )
+
+
 def strongest(found: Sequence[Finding]) -> tuple[Finding, str] | None:
     """The largest effect that matters, with its outcome; None if there is none."""
     solid = [(one, outcome) for one in found for outcome, _ in one.solid]
@@ -217,11 +225,7 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
         lines.append(
             {"name": one.target, "slug": slugs[one.target], "effects": effects, "pictures": pair, "bars": bars}
         )
-    order = list(MARKS)  # what is found first; sorting keeps the panel's order among equals
-    return sorted(
-        lines,
-        key=lambda line: max(0, order.index(line["effects"][0]["verdict"]) - 1) if line["effects"] else len(order),
-    )
+    return lines
 
 
 def _doubt(run: Run, one: Finding, outcome: str, row: Row) -> str:
@@ -300,7 +304,7 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
         "outside": not run.supported(one.target, one.regime),
         "name": "Without normalization" if one.regime.networks else "Normalization held",
         "swap": "with and without" if one.regime.networks else f"{DONE[run.pair.own]} and held",
-        "which": f"the clearest of {count(len(examples.images), 'example')}",
+        "which": f"the clearest of {count(len(examples.images), 'example')}; bars: all images",
         "original": plain(
             images[0], "An image, unedited" if run.inserts else f"An image with {article(one.target)}, unedited"
         ),
