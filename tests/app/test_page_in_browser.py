@@ -148,7 +148,7 @@ def test_insertion_begins_in_the_middle(desk: Reader) -> None:
     desk.repainted(lambda: desk.find("#mode input[value=insert]").click())
     desk.says("#finding", "Inserting the 5 rug units makes")
     assert "mode=insert" in desk.driver.current_url and "region=32x32:" in desk.driver.current_url
-    desk.says("#keep", "does not insert")
+    desk.says("#keep", "--edit insert")
     desk.repainted(lambda: desk.find("#mode input[value=ablate]").click())
     assert "region=" not in desk.driver.current_url
 
