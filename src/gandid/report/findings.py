@@ -304,7 +304,7 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
         "outside": not run.supported(one.target, one.regime),
         "name": "Without normalization" if one.regime.networks else "Normalization held",
         "swap": "with and without" if one.regime.networks else f"{DONE[run.pair.own]} and held",
-        "which": f"the clearest of {count(len(examples.images), 'example')}; bars: all images",
+        "which": f"the clearest of {len(examples.images)}; bars: all images",
         "original": plain(
             images[0], "An image, unedited" if run.inserts else f"An image with {article(one.target)}, unedited"
         ),
