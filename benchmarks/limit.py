@@ -29,8 +29,8 @@ import gandid
 from gandid.generators.pggan import EqualConv2d
 from gandid.latents import latents
 from gandid.measure.diagnosis import CHECKED
-from gandid.measure.features import FEATURED
 from gandid.measure.worker import Task, Worker
+from gandid.panel.schema import FEATURED
 from gandid.ranking.journal import Journal
 from gandid.ranking.rankings import Ablations, area
 

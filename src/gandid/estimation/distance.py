@@ -14,6 +14,7 @@ import numpy as np
 from gandid.estimation.bounds import Bounds, Row, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.sums import Sums
+from gandid.panel.schema import FEATURED
 from gandid.panel.table import near
 
 FOLDS = 5
@@ -49,12 +50,13 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
     held = dict.fromkeys(one for one in (*contents.regimes, *contents.graded) if one.arm.network == "own")
     names = [("live", contents.names.index("reference")), *((one.name, contents.place(one.arm)) for one in held)]
     ends = [contents.place(contents.live), contents.place(other)]
-    few = contents.panel["features"].isel(latent=slice(len(sums.shown)))
+    count = int((contents.panel["latent"][: len(sums.shown)] < FEATURED).sum())  # the rest is blank
+    few, shown = contents.panel["features"].isel(latent=slice(count)), sums.shown[:count]
     values = (
         few.isel(arm=[*ends, *(place for _, place in names)]).transpose("target", "arm", "latent", "feature").values
     )
     for t, target in enumerate(contents.targets):
-        usable = sums.shown[:, t] & np.isfinite(values[t]).all(axis=(0, 2))
+        usable = shown[:, t] & np.isfinite(values[t]).all(axis=(0, 2))
         if (count := int(usable.sum())) < LEAST:
             continue
         live, other, *arms = values[t][:, usable].astype(np.float64)

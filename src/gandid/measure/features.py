@@ -12,7 +12,6 @@ from torch import Tensor
 from gandid.generators import Discriminator
 from gandid.panel.schema import FEATURES
 
-FEATURED = 128  # latents whose images have features: those of a study with a smaller number
 COLOURS, SHARES = 4, 2  # cells along each side of the grids on which colours and classes are averaged
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gandid.measure.executors import Failed, Local
-from gandid.measure.features import FEATURED
 from gandid.measure.filling import chunk_length
 from gandid.measure.memory import peak_memory
 from gandid.measure.placebos import possible_draws
 from gandid.measure.worker import Rows, Setting, Task, Worker
+from gandid.panel.schema import FEATURED
 from gandid.panel.store import read_panel
 from gandid.panel.table import extra_blocks, is_twin
 from gandid.ranking.figure import expected_images

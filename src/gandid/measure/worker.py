@@ -17,10 +17,10 @@ from gandid.interventions import REFERENCE, Readings, Runner, covered, register_
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
-from gandid.measure.features import FEATURED, features
+from gandid.measure.features import features
 from gandid.measure.memory import keep_freed_memory
 from gandid.outcomes.counts import pixels
-from gandid.panel.schema import FEATURES, NOT_MEASURED, PARTS
+from gandid.panel.schema import FEATURED, FEATURES, NOT_MEASURED, PARTS
 from gandid.panel.table import STUDY, Block, Coordinates
 from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.threads import copied

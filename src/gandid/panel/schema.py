@@ -13,6 +13,7 @@ from gandid.panel.table import DOSE, LATENTS, PLACEBOS, RANKING, SURFACE, Block,
 
 SCHEMA = 2
 QUANTILES = (0.01, 0.5, 0.99)
+FEATURED = 128  # latents whose images have features: those of a smaller number
 FEATURES = 128  # numbers by which an image is told from another arm's
 PARTS = 256  # of a pixel: probabilities are counted in whole numbers of them
 PRESENCE = 0.003  # share of the image from which a class counts as present
