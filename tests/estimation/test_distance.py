@@ -36,7 +36,7 @@ def test_kappa_is_a_share_of_what_another_dose_does():
         found["capped:all@k0.25"].kappa < 0.6 < found["capped:all@k0.5"].kappa < 1.5 < found["capped:all@k0.75"].kappa
     )
     # Two normal distributions a standard deviation apart have an area of 0.76; a classifier that was learned sees a little less.
-    assert found["capped:all@k0.5"].dose == pytest.approx(0.76, abs=0.08)
+    assert found["capped:all@k0.5"].dose == pytest.approx(0.76, abs=0.12)
     assert found["live"].area > 0.95  # from the unedited images
     for one in found.values():
         assert one.low <= one.kappa <= one.high
