@@ -271,9 +271,7 @@ def detectable(
     fewer than 3 / n of them cannot be told from nothing (rule of three, of shares at a level of 95 %). NaN below two latents.
     """
     degrees = _degrees(n, carriers)
-    quantiles = scipy.stats.t.ppf((1 + level) / 2, np.maximum(degrees, 1)) + scipy.stats.t.ppf(
-        POWER, np.maximum(degrees, 1)
-    )
+    quantiles = sum(scipy.stats.t.ppf(share, np.maximum(degrees, 1)) for share in ((1 + level) / 2, POWER))
     found = np.where(degrees > 0, quantiles, np.inf) * np.where(np.asarray(se) == 0, 1.0, se)
     found = np.where(np.asarray(se) == 0, np.minimum(3 / np.maximum(n, 1), 1.0), found)
     return np.where(np.asarray(n) > 1, found, np.nan)

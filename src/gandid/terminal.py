@@ -16,7 +16,6 @@ from rich.console import Console
 
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import read_effects
-from gandid.outcomes import DONE
 from gandid.report import build
 from gandid.report.compare import agreement, build_comparison, compare, differences, names_of
 from gandid.report.findings import Finding, doubts, findings, headline
@@ -149,7 +148,7 @@ def _screen(run: Run, found: Sequence[Finding], verbose: bool) -> None:
             echo(textwrap.fill(sentence, WIDTH) + "\n")
     echo(click.style(textwrap.fill(headline(run, found), WIDTH), bold=True))
     echo()
-    done = DONE[run.pair.own]
+    done = run.pair.done
     first = max(len(done) + 1, min(max(len(one.target) for one in found), 12) + 1)
     echo(f"{done:<{first}}{'outcome':<11}{'live %':>6}{'held %':>7}  {'live - held, points':<21}verdict")
     for one in found:

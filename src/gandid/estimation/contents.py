@@ -64,7 +64,7 @@ class Contents:
     @property
     def inserts(self) -> bool:
         """Whether the targets were inserted, so that their place is a region of every image."""
-        return self.pair == outcomes.PAIRS["insert"]
+        return self.pair.inserts
 
     @property
     def present(self) -> int:

@@ -72,7 +72,7 @@ def place_parts(
 ) -> Parts:
     """What became of a target's place as one of the outcomes of `gandid.outcomes.PAIRS`.
 
-    `classes` and their `kinds` are those of the panel, (C,); what they `truly` are as weights over what they are called, (C, C), if given.
+    `classes` and their `kinds` are those of the panel, (C,); `true`, if given, what they are as weights over what they are called, (C, C).
     """
     own = kinds == "target" if outcomes.WHOLE[outcome] == "target" else (kinds != "target") & (kinds != "")
     weights, objects, about = np.eye(len(kinds))[own], classes[own], kinds[own]

@@ -50,8 +50,8 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
     held = dict.fromkeys(one for one in (*contents.regimes, *contents.graded) if one.arm.network == "own")
     names = [("live", contents.names.index("reference")), *((one.name, contents.place(one.arm)) for one in held)]
     ends = [contents.place(contents.live), contents.place(other)]
-    count = int((contents.panel["latent"][: len(sums.shown)] < FEATURED).sum())  # the rest is blank
-    few, shown = contents.panel["features"].isel(latent=slice(count)), sums.shown[:count]
+    first = int((contents.panel["latent"][: len(sums.shown)] < FEATURED).sum())  # the rest is blank
+    few, shown = contents.panel["features"].isel(latent=slice(first)), sums.shown[:first]
     values = (
         few.isel(arm=[*ends, *(place for _, place in names)]).transpose("target", "arm", "latent", "feature").values
     )

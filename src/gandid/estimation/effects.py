@@ -82,18 +82,23 @@ class Effects:
         return list(dict.fromkeys(self.main["arm"]))
 
     @property
+    def pair(self) -> outcomes.Pair:
+        """The outcomes that say what became of a target's place."""
+        return outcomes.pair_of(self.attrs)
+
+    @property
     def control(self) -> str:
         """The control that the words speak about: capped (it removes amplification alone), of insertions frozen, if present."""
         controls = list(dict.fromkeys(self.main["control"]))
-        first = "capped" if outcomes.pair_of(self.attrs).own == "removed" else "frozen"
+        first = "frozen" if self.pair.inserts else "capped"
         return first if first in controls else controls[0] if controls else ""
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast, target, held arm, outcome and class; docs/inference.md describes contrasts and columns.
 
         `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
-        original pixels for `removed` and `inpainted`, of an insertion's region for `inserted` and `displaced`, of images for `emerged`); `did` is their difference; `se`, `ci_low`, `ci_high`
-        its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Yekutieli q-value (of the contrast `did`
+        original pixels for `removed` and `inpainted`, of an insertion's region for `inserted` and `displaced`, of images for `emerged`);
+        `did` is their difference; `se`, `ci_low`, `ci_high` its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Yekutieli q-value (of the contrast `did`
         only); `n` the latents that inform it; `verdict` is passed on the interval (`gandid.verdicts`).
 
         Returns
@@ -118,8 +123,8 @@ class Effects:
     def tidy(self) -> pd.DataFrame:
         """The whole effects: a row per target, held arm and outcome.
 
-        Outcomes are `removed` of the target and `inpainted` by all other objects, or `inserted` of it and `displaced` of them. Among the arms are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame`
-        has the effects class by class, and every other contrast.
+        Outcomes are `removed` of the target and `inpainted` by all other objects, or `inserted` of it and `displaced` of them. Among the arms
+        are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame` has the effects class by class, and every other contrast.
         """
         own = self.main.drop_duplicates("contrast")[["dose", "segmenter"]].to_records(index=False).tolist()
         more = self.frame["contrast"].eq("strength") & self.frame["strength"].lt(1)

@@ -32,7 +32,7 @@ def forest(effects: "Effects", control: str, kind: str | None = None) -> "Figure
     rows = [row for row in shown(effects) if row["arm"].split(":")[0] == control]
     lines = list(dict.fromkeys((row["target"], row["arm"]) for row in rows))
     arms = list(dict.fromkeys(arm for _, arm in lines))
-    kinds = [kind] if kind else outcomes.pair_of(effects.attrs)
+    kinds = [kind] if kind else effects.pair
     figure = Figure(figsize=(2 + 3 * len(kinds), 0.9 + 0.2 * len(lines)), layout="constrained")
     for axis, outcome in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
         axis.set_title(outcomes.NAMES[outcome].capitalize(), fontsize=9, loc="left")
@@ -60,7 +60,7 @@ def table(effects: "Effects") -> str:
     ends = [abs(row[end]) for row in rows if row["supported"] for end in ("ci_low", "ci_high", "did")]
     limit = max([end for end in ends if np.isfinite(end)], default=0.0) or 0.01
     heads = (
-        outcomes.DONE[outcomes.pair_of(effects.attrs).own],
+        effects.pair.done,
         "outcome",
         "held",
         "live %",

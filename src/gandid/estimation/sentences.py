@@ -65,7 +65,7 @@ def summary(effects: "Effects") -> str:
     width = max((len(row["arm"]) for row in shown(effects)), default=0)
     lines += [
         "",
-        f"{outcomes.DONE[outcomes.pair_of(effects.attrs).own]:<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points",
+        f"{effects.pair.done:<10}{'outcome':<11}{'held':<{width}}{'live %':>8}{'held %':>8}  live - held, points",
     ]
     for row in shown(effects):
         shares = "".join(f"{number(100 * row[name]):>8}" for name in ("tau_live", "tau_held"))
@@ -87,9 +87,9 @@ def out_of_support(checks: pd.DataFrame) -> str:
 
 def _live(effects: "Effects", target: str, rows: pd.DataFrame) -> str:
     """What the edit does with every normalization live."""
-    one, pair = rows[rows["arm"] == rows["arm"].iloc[0]], outcomes.pair_of(effects.attrs)
+    one, pair = rows[rows["arm"] == rows["arm"].iloc[0]], effects.pair
     own = one[one["outcome"] == pair.own].iloc[0]
-    units, inserts = effects.units.get(target), pair.own == "inserted"
+    units, inserts = effects.units.get(target), pair.inserts
     subject = f"the {units} units of {target}" if units else f"the units of {target}"
     images = f"({own['n']:,.0f} images)"
     text = f"Ablating {subject} removes {percent(own['tau_live'])} of its pixels {images}"

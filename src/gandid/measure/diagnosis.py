@@ -62,10 +62,10 @@ class Diagnosis:
             return
         strain = _strain(readings, self.runner.downstream, len(group), self.latents)
         self._by_block.setdefault("strain", []).append(strain[fresh])
-        self._by_block.setdefault("rescaling", []).append(self._rescaling(group, readings)[fresh])
+        live = next(arm for arm in self.experiment.study.arms if arm.edit)
+        self._by_block.setdefault("rescaling", []).append(self._rescaling(group, live, readings)[fresh])
         if "range" not in self._by_latent:
             self._by_latent["range"] = _own_range(readings, self.typical)
-        live = next(arm for arm in self.experiment.study.arms if arm.edit)
         edits = {
             t: (group.index((target, live)), edit, original == classes.index(target))
             for t, (target, edit) in enumerate(self.experiment.own.items())
@@ -76,14 +76,16 @@ class Diagnosis:
             for name, values in zip(GAINS, torch.stack(found, dim=2).cpu().numpy(), strict=True):
                 self._by_latent[name][:, list(edits)] = values
 
-    def _rescaling(self, group: Sequence[tuple[str | None, Coordinates]], readings: Readings) -> np.ndarray:
+    def _rescaling(
+        self, group: Sequence[tuple[str | None, Coordinates]], live: Coordinates, readings: Readings
+    ) -> np.ndarray:
         """Mean over positions of |log(what a site divides by / what it divides by in the live arm)|: (blocks, n, site); NaN unedited."""
         found = np.full((len(group), self.latents, len(self.runner.downstream)), np.nan, np.float32)
         for s, site in enumerate(self.runner.downstream):
             given = readings.held[site].float().flatten(2).log()
             for block, (target, arm) in enumerate(group):
                 if target is not None:
-                    if arm.held == "none":  # live, which comes first
+                    if arm == live:  # it comes first
                         self._live[target, site] = given[block]
                     gap = given[block] - self._live[target, site]
                     found[block, :, s] = gap.abs().mean(dim=1).cpu().numpy()

@@ -14,6 +14,16 @@ class Pair(NamedTuple):
     others: str
     """Of each other class, and of all other objects together."""
 
+    @property
+    def inserts(self) -> bool:
+        """Whether the targets are inserted, so that their place is a region of every image."""
+        return self.own == "inserted"
+
+    @property
+    def done(self) -> str:
+        """What the targets are: `ablated`, or `inserted`."""
+        return "inserted" if self.inserts else "ablated"
+
 
 PAIRS = {"ablate": Pair("removed", "inpainted"), "insert": Pair("inserted", "displaced")}  # by the edit
 # The kind of class that stands for the whole effect: the target, or all other objects together.
@@ -31,9 +41,6 @@ NAMES = {
     "inserted": "insertion",
     "displaced": f"displacement of {TOGETHER}",
 }
-
-
-DONE = {"removed": "ablated", "inserted": "inserted"}  # what the targets are, of which this is an outcome
 
 
 def pair_of(attrs: Mapping[str, Any]) -> Pair:

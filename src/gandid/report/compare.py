@@ -28,8 +28,8 @@ ALIKE = {
     "edit": "edits",
     "ablation": "ablations",
     "alpha": "doses",
+    "region": "regions",
 }
-ALIKE |= {"region": "regions"}
 
 
 def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
@@ -43,7 +43,8 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
     Returns
     -------
     table : pandas.DataFrame
-        A row for each run, target and outcome (`removed`, `inpainted`; `inserted`, `displaced`): `run`, `layer`, `units` (their number), `target`, `outcome`,
+        A row for each run, target and outcome (`removed`, `inpainted`; `inserted`, `displaced`): `run`, `layer`, `units`
+        (their number), `target`, `outcome`,
         `arm` (the held arm that speaks for the target), `tau_live`, `tau_held`, `did`, `ci_low`, `ci_high`, `n`, `verdict`, and
         `main`, whether the run's verdict on the target is about this effect; shares of the target's pixels.
     runs : list of Run

@@ -15,7 +15,6 @@ import yaml
 from markupsafe import Markup
 
 from gandid.files import replacing
-from gandid.outcomes import DONE
 from gandid.panel.store import explained
 from gandid.report import charts, evidence, findings, heatmap, paper, pictures
 from gandid.report.findings import Finding
@@ -93,7 +92,7 @@ def build(folder: Path) -> Path:
 
 def _values(run: Run, found: list[Finding], names: dict[str, str], where: Path) -> dict[str, Any]:
     """All that the page says; its charts and pictures are written into the folder `where`, too."""
-    scene, done = findings.scene(run, found), DONE[run.pair.own]
+    scene, done = findings.scene(run, found), run.pair.done
     if scene is not None:
         heads = ("original", f"{done}, live", f"{done}, {scene['regime']}", "difference")
         pictures.write_mosaic(where / "finding.png", [scene["sheet"]], heads)

@@ -177,11 +177,11 @@ def line(label: str, row: Row, ink: str, dots: Sequence[float] = ()) -> Line:
 
 def around_zero(title: str, groups: Groups, axis: str, relevant: float = 0.0) -> Chart:
     """Groups of estimates as a forest plot that says its numbers to those who do not see it."""
-    lines = [
+    texts = [
         f"{name}: {'; '.join(f'{one.label} {number(one.value)}, {one.text}' for one in lines)}"
         for name, lines in groups
     ]
-    return forest(title, f"Chart. {title}. {'. '.join(lines)}.", groups, axis, relevant)
+    return forest(title, f"Chart. {title}. {'. '.join(texts)}.", groups, axis, relevant)
 
 
 def _against(run: Run, target: str, panels: Sequence[tuple[str, list[tuple[Curve, list[Row]]]]], axis: str) -> Chart:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gandid.outcomes import DONE, FALLING, NAMES, PAIRS
+from gandid.outcomes import FALLING, NAMES, PAIRS
 from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.text import article, count, digits, listed, number, percent, points, signed, size, span
@@ -150,7 +150,7 @@ def claimed(row: Row, name: str) -> str:
 def _nothing(run: Run, found: Sequence[Finding]) -> str:
     """The finding where no effect matters and is settled."""
     limit = f"{number(100 * run.relevant).removesuffix('.0')}\u00a0%"
-    done, whole = DONE[run.pair.own], "the region" if run.inserts else "its pixels"
+    done, whole = run.pair.done, "the region" if run.inserts else "its pixels"
     settled = [one.target for one in found if one.verdict == NEGLIGIBLE]
     if len(settled) == len(found):
         which = f"any of the {len(found)} {done} objects" if len(found) > 1 else f"the {done} {found[0].target}"
@@ -217,7 +217,7 @@ def object_rows(run: Run, found: Sequence[Finding], slugs: dict[str, str]) -> li
         examples, pair, bars = run.examples.get(one.target), [], []
         if examples is not None:
             best, live = _example(run, examples, one, run.pair.own), examples.arms.index("live")
-            for arm, title in ((0, "original"), (live, DONE[run.pair.own])):
+            for arm, title in ((0, "original"), (live, run.pair.done)):
                 pair.append({"src": pictures.picture(examples.images[best, arm]), "alt": f"{one.target}, {title}"})
         if one.verdict != MISSING:
             bars = [_bar(run, one, side, name) for side, name in zip(("live", "held"), one.regime.words, strict=True)]
@@ -303,7 +303,7 @@ def scene(run: Run, found: Sequence[Finding]) -> dict[str, Any] | None:
         "regime": one.regime.label,
         "outside": not run.supported(one.target, one.regime),
         "name": "Without normalization" if one.regime.networks else "Normalization held",
-        "swap": "with and without" if one.regime.networks else f"{DONE[run.pair.own]} and held",
+        "swap": "with and without" if one.regime.networks else f"{run.pair.done} and held",
         "which": f"the clearest of {len(examples.images)}; bars: all images",
         "original": plain(
             images[0], "An image, unedited" if run.inserts else f"An image with {article(one.target)}, unedited"

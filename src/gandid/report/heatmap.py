@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy.cluster import hierarchy
 
-from gandid.outcomes import DONE
 from gandid.report import pictures
 from gandid.report.run import Run
 from gandid.text import number
@@ -68,7 +67,7 @@ def _target(run: Run, relation: pd.DataFrame, target: str) -> dict[str, Any]:
     share = 100 * positive[ablated].sum() / max(positive.sum(), 1e-12)
     return {
         "name": target,
-        "facts": f"the {ablated.sum()} {DONE[run.pair.own]} of {len(ace)} units carry {share:.0f}\u00a0% of the effects on it",
+        "facts": f"the {ablated.sum()} {run.pair.done} of {len(ace)} units carry {share:.0f}\u00a0% of the effects on it",
         "rows": [
             {
                 "unit": int(row["unit"]),

@@ -40,8 +40,11 @@ COLUMNS = {
 
 
 AGAIN = ": 'gandid report' writes it again, from the panel"
-REMEDIES = {"effects.csv": AGAIN, "checks.csv": AGAIN}
-REMEDIES["examples.npz"] = ": remove it, and the command that began the run makes it again"
+REMEDIES = {
+    "effects.csv": AGAIN,
+    "checks.csv": AGAIN,
+    "examples.npz": ": remove it, and the command that began the run makes it again",
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Run:
     @property
     def inserts(self) -> bool:
         """Whether the targets are inserted, in a region."""
-        return self.pair.own == "inserted"
+        return self.pair.inserts
 
     @property
     def pair(self) -> Pair:
