@@ -20,7 +20,7 @@ let stroke = null;            // what the brush in hand sets positions to
 let hovered = -1;             // class under the pointer
 let size = 1;                 // positions that the brush is wide
 let sent = 0;                 // when the region was sent last
-let painted = 0;              // when the pictures were painted last
+let moved = -Infinity;        // when an edit was last put into the history; that of the page's opening is none
 let flip = null;              // the timer of a press, and then the picture that shows another
 let flipped = false;          // whether the last press was a long one
 const HOLD = 220;             // milliseconds after which a press is a long one
@@ -250,7 +250,8 @@ const remember = () => {
   const address = view.query ? `?${view.query}` : location.pathname;
   const place = known ? known.place : 0;
   if (!known || known.query !== view.query) {
-    const next = known && performance.now() > painted + DRAG ? place + 1 : place;
+    const next = known && performance.now() > moved + DRAG ? place + 1 : place;
+    if (known) moved = performance.now();
     history[next > place ? 'pushState' : 'replaceState']({ gandid: { query: view.query, place: next } }, '', address);
     past.length = next;  // what was undone is gone
   }
@@ -295,7 +296,6 @@ const paint = () => {
     return make('li', {}, swatch, name);
   }));
   remember();
-  painted = performance.now();
   document.dispatchEvent(new CustomEvent('gandid-shown', { detail: value }));
   element.dataset.painted = Number(element.dataset.painted || 0) + 1;
   draw();
