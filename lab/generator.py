@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,30 @@ from gandid.generators.pggan import Discriminator, Generator
 from gandid.generators.storage import save_discriminator, save_generator
 from lab import rooms
 from lab.growing import Growing
+from lab.muon import Muon
 
 
 @dataclass(frozen=True)
 class Phase:
     """A part of the training, at one resolution.
 
-    `images` counts training images, `fade` those at the start over which the resolution fades in. The discriminator
-    alone is trained on the first `warm` images of a phase that is `contended`. After each number of images in `keep` the
-    generator as it is then is kept in a file of its own.
+    `images` counts training images, `fade` those at the start over which the resolution fades in, `cool` those at the end
+    over which the rate of learning falls to nothing. The discriminator alone is trained on the first `warm` images of a
+    phase that is `contended`. After each number of images in `keep` the generator as it is then is kept in a file of its own.
     """
 
     pixels: int
     images: int
     rate: float  # of learning
     fade: int = 0
+    cool: int = 0
     contended: bool = False
     warm: int = 0
     keep: tuple[int, ...] = ()
+
+    def slowed(self, seen: int) -> float:
+        """The part of the rate that is left after so many images."""
+        return min(1.0, (self.images - seen) / self.cool) if self.cool else 1.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,11 @@ class Schedule:
     channels: tuple[int, ...] = (128, 128, 64, 32, 24)  # at 4, 8, 16, ... px: 2.9 MB
     pixel_norm: bool = True
     phases: tuple[Phase, ...] = (
-        Phase(8, 160_000, 5e-3),
-        Phase(16, 240_000, 5e-3, fade=40_000),
-        Phase(32, 640_000, 4e-3, fade=40_000),
-        Phase(64, 960_000, 3e-3, fade=40_000, keep=(160_000, 480_000)),
-        Phase(64, 320_000, 1e-3),
-        Phase(64, 800_000, 1e-3, contended=True, warm=48_000, keep=(320_000,)),
+        Phase(8, 48_000, 2e-2),
+        Phase(16, 64_000, 2e-2, fade=16_000),
+        Phase(32, 96_000, 2e-2, fade=16_000),
+        Phase(64, 240_000, 2e-2, fade=16_000, cool=96_000, keep=(32_000, 96_000)),
+        Phase(64, 160_000, 1e-3, cool=80_000, contended=True, warm=32_000, keep=(80_000,)),
     )
     batch: int = 16
     copying: float = 10.0  # weight of the copying loss while contending
@@ -72,10 +77,13 @@ class Schedule:
     half_life: int = 10_000  # of the moving average of the weights, in images
     seed: int = 0
 
-    def steps(self) -> Iterator[tuple[int, int]]:
-        """Yield (number of the phase, step within it) for every step of the run."""
-        for number, phase in enumerate(self.phases):
-            yield from ((number, step) for step in range(phase.images // self.batch))
+    def plan(self) -> list[tuple[int, int, float]]:
+        """Tell of every step of the run the number of its phase, its own within it, and what is left of the rate."""
+        return [
+            (number, step, phase.slowed(step * self.batch))
+            for number, phase in enumerate(self.phases)
+            for step in range(phase.images // self.batch)
+        ]
 
 
 # At 32 px, networks small enough that many can be trained: several seeds, and the twin without normalization.
@@ -84,14 +92,16 @@ SCHEDULES = {
     32: Schedule(
         channels=(96, 96, 64, 32),
         phases=(
-            Phase(8, 160_000, 5e-3),
-            Phase(16, 160_000, 5e-3, fade=40_000),
-            Phase(32, 480_000, 3e-3, fade=40_000, keep=(120_000,)),
-            Phase(32, 160_000, 1e-3),
-            Phase(32, 400_000, 1e-3, contended=True, warm=32_000, keep=(160_000,)),
+            Phase(8, 48_000, 2e-2),
+            Phase(16, 64_000, 2e-2, fade=16_000),
+            Phase(32, 192_000, 2e-2, fade=16_000, cool=96_000, keep=(32_000,)),
+            Phase(32, 96_000, 1e-3, cool=48_000, contended=True, warm=24_000),
         ),
     ),
 }
+
+
+AHEAD = 4  # steps whose scenes are painted at once
 
 
 class Trainer:
@@ -105,22 +115,28 @@ class Trainer:
         self.discriminator = Discriminator(schedule.channels).to(**layout)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.done = 0  # steps
+        self.optimizers: list[list[torch.optim.Optimizer]] = []
+        self.painted: list[tuple[Tensor, Tensor]] = []
         self.reset_optimizers(schedule.phases[0])
 
     def reset_optimizers(self, phase: Phase) -> None:
-        """Start Adam afresh, as at the beginning of every phase."""
-        momentum = 0.0 if phase.contended else 0.9
-        self.optimizers = [
-            torch.optim.Adam(network.parameters(), lr=phase.rate, betas=(momentum, 0.99))
-            for network in (self.generator, self.discriminator)
-        ]
+        """Start the optimizers afresh, as at the beginning of every phase; those of `optimizers[i]` train network i."""
+        both = self.generator, self.discriminator
+        if phase.contended:
+            self.optimizers = [[torch.optim.Adam(network.parameters(), phase.rate, (0.0, 0.99))] for network in both]
+        else:
+            layers = [
+                own for name, own in self.generator.net.named_parameters() if own.dim() == 4 and "output" not in name
+            ]
+            others = [own for own in self.generator.parameters() if not any(own is layer for layer in layers)]
+            self.optimizers = [[Muon(layers, phase.rate), torch.optim.Adam(others, phase.rate / 4, (0.9, 0.99))], []]
 
     def state(self) -> dict[str, Any]:
         return {
             "schedule": asdict(self.schedule),
             "done": self.done,
             "networks": [network.state_dict() for network in (self.generator, self.discriminator, self.average)],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [optimizer.state_dict() for own in self.optimizers for optimizer in own],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -134,11 +150,12 @@ class Trainer:
         before, now = dict(state["schedule"]), asdict(self.schedule)
         phases = [Phase(**phase) for phase in before.pop("phases")]
         del now["phases"]
-        plan, done = list(self.schedule.steps()), state["done"]
-        behind = list(replace(self.schedule, phases=tuple(phases)).steps())[:done]
+        plan, done = self.schedule.plan(), state["done"]
+        behind = replace(self.schedule, phases=tuple(phases)).plan()[:done]
         begun = behind[-1][0] + 1 if behind else 0
         kinds, same = (
-            [replace(phase, images=0, keep=()) for phase in part[:begun]] for part in (phases, self.schedule.phases)
+            [replace(phase, images=0, cool=0, keep=()) for phase in part[:begun]]
+            for part in (phases, self.schedule.phases)
         )
         if before != now or plan[:done] != behind or kinds != same:
             raise UsageError("the checkpoint in the output folder was made with another schedule: choose another --out")
@@ -146,7 +163,7 @@ class Trainer:
             network.load_state_dict(saved)
         if begun:
             self.reset_optimizers(self.schedule.phases[begun - 1])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        for optimizer, saved in zip(chain(*self.optimizers), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.done = done
 
@@ -154,12 +171,11 @@ class Trainer:
         """Train on one batch, the phase's step number `step`; returns the losses."""
         if step == 0:
             self.reset_optimizers(phase)
+        for optimizer in chain(*self.optimizers):
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * phase.slowed(step * self.schedule.batch)
         stage, alpha = _stage(phase), self.alpha(phase, step)
-        # Seeds above a million: evaluations use small ones, so no scene is seen in both.
-        z = rooms.latents(self.schedule.batch, seed=1_000_000 + self.schedule.seed * 100_000_000 + self.done)
-        # Painted at 32 px at least: at 8 px, three samples a pixel would miss a table's foot in one place and not in the next.
-        painted = max(32, phase.pixels)
-        real = F.avg_pool2d(rooms.pictures(z, painted), painted // phase.pixels)
+        z, real = self.scenes(phase, step)
         if alpha < 1:
             real = torch.lerp(F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="nearest"), real, alpha)
         real = real.contiguous(memory_format=torch.channels_last)
@@ -180,6 +196,19 @@ class Trainer:
         self._move_average()
         self.done += 1
         return losses
+
+    def scenes(self, phase: Phase, step: int) -> tuple[Tensor, Tensor]:
+        """Latents and scenes of a step; several steps' are painted at once, which takes a third of the time each."""
+        batch, place = self.schedule.batch, step % AHEAD
+        if place == 0 or not self.painted:
+            # Seeds above a million: evaluations use small ones, so no scene is seen in both.
+            first = 1_000_000 + self.schedule.seed * 100_000_000 + self.done - place
+            z = torch.cat([rooms.latents(batch, first + number) for number in range(AHEAD)])
+            # Painted at 32 px at least: at 8 px, three samples a pixel would miss a table's foot in one place and not in the next.
+            pixels = max(32, phase.pixels)
+            pictures = F.avg_pool2d(rooms.pictures(z, pixels), pixels // phase.pixels)
+            self.painted = list(zip(z.split(batch), pictures.split(batch), strict=True))
+        return self.painted[place]
 
     def alpha(self, phase: Phase, step: int) -> float:
         return min(1.0, step * self.schedule.batch / phase.fade) if phase.fade else 1.0
@@ -207,8 +236,9 @@ class Trainer:
         return {"generator": adversarial.item(), "copy": copied.item()}
 
     def _update(self, number: int) -> None:
-        self.optimizers[number].step()
-        self.optimizers[number].zero_grad()
+        for optimizer in self.optimizers[number]:
+            optimizer.step()
+            optimizer.zero_grad()
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -250,10 +280,10 @@ def train(out: Path, schedule: Schedule, save_seconds: float = 120, sample_every
     trainer, checkpoint = Trainer(schedule), out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(load_checkpoint(checkpoint))
-    plan = list(schedule.steps())
+    plan = schedule.plan()
     saved = reported = time.monotonic()
     sums: dict[str, list[float]] = {}
-    for number, step in plan[trainer.done :]:
+    for number, step, _ in plan[trainer.done :]:
         phase = schedule.phases[number]
         for name, value in trainer.step(phase, step).items():
             sums.setdefault(name, []).append(value)

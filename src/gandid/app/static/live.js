@@ -26,7 +26,8 @@ document.addEventListener('click', (event) => {
 const write = (news) => {
   for (const [name, text] of Object.entries(news)) {
     const place = document.querySelector(`[data-part=${name}]`);
-    if (place) place.innerHTML = text;
+    if (!place || place.said === text) continue;  // a move changes few parts, and pictures would be decoded anew
+    place.innerHTML = place.said = text;
   }
   for (const [name, on] of [['stop', known.running], ['start', !known.running]]) {
     const button = document.getElementById(name);
