@@ -66,7 +66,7 @@ def render(n: int, resolution: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]
     return paint(latents(n, seed), resolution)
 
 
-def paint(z: Tensor, resolution: int = 64) -> tuple[Tensor, Tensor]:
+def paint(z: Tensor, resolution: int = 64, *, furnished: bool = True) -> tuple[Tensor, Tensor]:
     """Paint the scenes of latents.
 
     Parameters
@@ -75,6 +75,8 @@ def paint(z: Tensor, resolution: int = 64) -> tuple[Tensor, Tensor]:
         Only the direction of a latent counts, as in a generator that normalizes its latents.
     resolution : int
         Height and width in pixels.
+    furnished : bool
+        False leaves all objects out: the same wall and floor in the same light.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def paint(z: Tensor, resolution: int = 64) -> tuple[Tensor, Tensor]:
     labels = torch.empty(len(z), resolution, resolution, dtype=torch.int64)
     for start in range(0, len(z), _BATCH):
         rows = slice(start, start + _BATCH)
-        canvas = _scene(z[rows], resolution)
+        canvas = _scene(z[rows], resolution, furnished)
         images[rows], labels[rows] = canvas.image(), canvas.labels()
     return images, labels
 
@@ -271,7 +273,7 @@ class _Canvas:
         window[rows] = torch.where(mask, torch.tensor(part, dtype=torch.uint8), window[rows])
 
 
-def _scene(z: Tensor, resolution: int) -> _Canvas:
+def _scene(z: Tensor, resolution: int, furnished: bool = True) -> _Canvas:
     plan = _Plan(z)
     canvas = _Canvas(len(z), resolution, plan.light)
     always = canvas.everywhere
@@ -279,6 +281,8 @@ def _scene(z: Tensor, resolution: int) -> _Canvas:
     canvas.box("wall", plan.wall, 0.5, 0, 1, 1, always)
     canvas.box("floor", plan.floor, 0.5, horizon, 1, 1, always)
     canvas.box("wall", plan.wall * 0.4 + 0.6, 0.5, horizon - THIN, horizon, 1, always)  # the skirting
+    if not furnished:
+        return canvas
     for x, y, holds in zip(plan.place_x, plan.place_y, plan.holds, strict=True):
         winner = holds.argmax(dim=1)
         for number, paint_it in enumerate((_window, _painting, _shelf, _mirror)):

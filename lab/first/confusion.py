@@ -13,7 +13,8 @@ import torch
 
 from gandid.errors import UsageError
 from gandid.segmenters import NAMED, UNKNOWN, Segmenter, load_segmenter
-from lab.first import corruptions, rooms
+from lab import corruptions
+from lab.first import rooms
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
 SCENES = 480

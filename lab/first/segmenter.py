@@ -25,7 +25,8 @@ from gandid.segmenters.names import UNKNOWN
 from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
 from gandid.segmenters.pixelwise import Convolution, PixelNetwork
 from gandid.segmenters.protocol import Segmenter
-from lab.first import corruptions, rooms
+from lab import corruptions
+from lab.first import rooms
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
 SCENES = 12_000  # rendered once, before the first step

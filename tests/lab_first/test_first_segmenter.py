@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gandid.errors import UsageError
-from lab.first import corruptions, rooms
+from lab import corruptions
+from lab.first import rooms
 from lab.first.segmenter import CLASSES, evaluate_segmenter, quality_bars, train_segmenter
 
 TINY = {"seed": 5, "steps": 6, "batch": 2, "scenes": 16, "resolution": 32, "threads": 1, "save_every": 2}
@@ -24,7 +25,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
     script = f"""
 import time, torch
 from pathlib import Path
-from lab.first import corruptions, segmenter
+from lab import corruptions
+from lab.first import segmenter
 quick = corruptions.training_batch
 corruptions.training_batch = lambda *a: (time.sleep(1), quick(*a))[1]
 segmenter.train_segmenter(Path({str(tmp_path / "killed")!r}), **{TINY!r}, progress=False)
