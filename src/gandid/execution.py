@@ -294,7 +294,7 @@ class Execution:
             self.config = config.model_copy(update={"latents": next_look(config.latents, config.max_latents)})
             on_look()
             speed = self._fill(self.missing_latents(), "running the arms")
-        self._fill(self.missing_arms(), "testing the effects")
+        self._fill(self.missing_arms(), "running further arms")
         return speed
 
     def _fill(self, tasks: Sequence[Task], label: str) -> float:

@@ -122,7 +122,8 @@ def _changed(config: StudyConfig) -> dict[str, Any]:
 
 def usual_name(state: State) -> str:
     """The name of a study that was given none."""
-    return f"{state.target}-{state.layer}-{state.control}-{state.hold}"
+    inserted = "inserted-" if state.mode == "insert" else ""
+    return f"{inserted}{state.target}-{state.layer}-{state.control}-{state.hold}"
 
 
 def free_name(runs: Path, wanted: str) -> str:

@@ -274,7 +274,7 @@ def progress(job: Job | None, done: int, whole: int) -> str:
     if job.running:
         if not whole:
             return f"<p role='status'>{name}: starting …</p>"
-        what = f"{done} of {whole} latents measured" if done < whole else "testing the effects, and writing the report"
+        what = f"{done} of {whole} latents measured" if done < whole else "running further arms, and writing the report"
         bar = f"<progress max='{whole}' value='{done}' aria-label='Progress of {name}'></progress>"
         return f"<p role='status'>{name}: {what} …</p>{bar}"
     if job.failed:
