@@ -113,7 +113,7 @@ def run(ctx: click.Context, out: Path, file: Path | None, dry_run: bool, **given
 )
 @click.pass_context
 def relate(ctx: click.Context, out: Path, **given: Any) -> None:
-    """Measure IoU, ACE and energy of every unit of a layer for every class.
+    """Measure IoU, ACE and energy of every unit for every class.
 
     A ranking that was interrupted goes on with the same command.
     """
@@ -145,9 +145,9 @@ def relate(ctx: click.Context, out: Path, **given: Any) -> None:
 
 
 @app.command(cls=Command, example="gandid report runs/latest", params=[*SHOWN])
-@click.argument("folder", type=FILE)
+@click.argument("folder", type=FILE, help="Folder of the run, finished or not.")
 def report(folder: Path, **given: Any) -> None:
-    """Estimate a run again from its panel, finished or not, and write its report."""
+    """Estimate a run again from its panel and write its report."""
     from gandid.runs import open_panel, write_estimates
     from gandid.terminal import display, reporting, show
 
@@ -162,9 +162,9 @@ def report(folder: Path, **given: Any) -> None:
     example="gandid merge runs/part-1 runs/part-2 --out runs/whole",
     params=[Option("--out", "Output", "New folder for the whole run.", type=FILE, required=True), *SHOWN],
 )
-@click.argument("runs", nargs=-1, required=True, type=FILE)
+@click.argument("runs", nargs=-1, required=True, type=FILE, help="Folders of runs of one study (--chunk K/N).")
 def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
-    """Join runs of one study whose latents were measured apart (--chunk K/N)."""
+    """Join runs of one study whose latents were measured apart."""
     from gandid.runs import merge as join
     from gandid.terminal import display, reporting, show
 
@@ -178,9 +178,12 @@ def merge(runs: tuple[Path, ...], out: Path, **given: Any) -> None:
     example="gandid compare runs/demo runs/other --out compare.html",
     params=[Option("--out", "Output", "Page to write.  [default: compare.html]", type=FILE, default="compare.html")],
 )
-@click.argument("runs", nargs=-1, required=True, type=FILE)
+@click.argument("runs", nargs=-1, required=True, type=FILE, help="Folders of two finished runs or more.")
 def compare(runs: tuple[Path, ...], out: Path) -> None:
-    """Put runs side by side, of other layers, generators, seeds, units or controls: a table, a chart and a page."""
+    """Put runs side by side in a table, a chart and a page.
+
+    They may be of other layers, generators, seeds, units or controls.
+    """
     from gandid.terminal import show_comparison
 
     show_comparison(runs, out)
@@ -195,7 +198,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
         DEVICE,
         Option("--runs", "Page", "Folder of runs, the only one shown.  [default: runs]", type=FILE, default="runs"),
         Option("--port", "Page", "Port; the first free one from 7860 by default.", type=click.IntRange(1, 65535)),
-        Option("--host", "Page", "Address to listen on.", default="127.0.0.1"),
+        Option("--host", "Page", "Address to listen on.  [default: 127.0.0.1]", default="127.0.0.1"),
         Option(
             "--token", "Page", "Token that visitors must give; by default a random one, kept in the folder of runs."
         ),
@@ -204,7 +207,7 @@ def compare(runs: tuple[Path, ...], out: Path) -> None:
 )
 @click.pass_context
 def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any) -> None:
-    """Open a page on which an effect is found by hand and turned into a study."""
+    """Open a page to find an effect by hand and turn it into a study."""
     from gandid.app import serve
 
     config = StudyConfig.check(**_fields(ctx))
@@ -223,9 +226,9 @@ def app_command(ctx: click.Context, device: str, no_browser: bool, **given: Any)
 
 
 @app.command(cls=Command, example="gandid models rooms", params=[field_option("segmenter")])
-@click.argument("name", required=False)
+@click.argument("name", required=False, help="A model, or a checkpoint; all models that have a name by default.")
 def models(name: str | None, segmenter: str | None) -> None:
-    """List the models that have a name; with a name or a file, its layers, sites and classes."""
+    """List models, or the layers, sites and classes of one."""
     from gandid.generators import NAMED
     from gandid.generators.download import cache_folder, cached_file
 
@@ -256,9 +259,10 @@ def models(name: str | None, segmenter: str | None) -> None:
 )
 @click.pass_context
 def distil(ctx: click.Context, placebo: bool, batches: int, device: str, out: Path, **given: Any) -> None:
-    """Learn again, without normalization, what follows a layer: for --control distilled.
+    """Learn again, without normalization, what follows a layer.
 
-    An interrupted training goes on with the same command. A study wants several seeds of it, and as many placebos.
+    The control distilled compares with such networks. An interrupted training goes on with the same command. A study
+    wants several seeds of it, and as many placebos.
     """
     from gandid.measure.distillation import Distillation, Schedule
     from gandid.measure.distillation import distil as learn
@@ -274,10 +278,10 @@ def distil(ctx: click.Context, placebo: bool, batches: int, device: str, out: Pa
 
 
 @app.command(cls=Command, example="gandid convert proggan_bedroom.pth bedroom.safetensors")
-@click.argument("source")
-@click.argument("target", type=FILE)
+@click.argument("source", help="Checkpoint of any public format, or the name of a model.")
+@click.argument("target", type=FILE, help="File (.safetensors) to write.")
 def convert(source: str, target: Path) -> None:
-    """Write a PG-GAN's generator as safetensors, from any public format."""
+    """Write the generator of a PG-GAN's checkpoint as safetensors."""
     from gandid.generators import Generator, load_generator
     from gandid.generators.storage import save_generator
 

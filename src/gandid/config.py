@@ -26,7 +26,7 @@ def _field(default: Any, group: str, description: str, **rules: Any) -> Any:
 
 
 class TypeBounds(BaseModel):
-    """What makes a target `type-1`, `type-2` or `disentangled` (THEORY, "Unit-object relation"); all are shares.
+    """What makes a target `type-1`, `type-2` or `disentangled` (docs/relation.md, "Concentration and types"); all are shares.
 
     A target is `type-1` if less than `removed` of it is removed, or the edited units carry less than `concentration` of the positive
     ACE on it. Otherwise it is `type-2` if other objects in-paint at least `inpainted` of its original pixels, and `disentangled` if not.
@@ -144,7 +144,10 @@ class StudyConfig(BaseModel):
         (), "Credibility", "Also edit partially, at doses from 0 to 1; 0, 0.1, ..., 1 without values."
     )
     strength: tuple[Share, ...] | None = _field(
-        None, "Controls", "Also hold partly, from 0 (live) to 1 (fully held); 0.1, 0.25, 0.5, 0.75 without values."
+        None,
+        "Controls",
+        "Also hold partly, from 0 (live) to 1 (fully held): by default one held set at 0.25 and 0.5; without values all at "
+        "0.1, 0.25, 0.5 and 0.75.",
     )
     placebos: Annotated[int, Field(ge=0)] = _field(
         0, "Credibility", "Number of random sets of units to edit as well, matched in size and energy."
@@ -294,7 +297,8 @@ class StudyConfig(BaseModel):
             text = path.read_text(encoding="utf-8")
             values, twice = yaml.safe_load(text) or {}, _key_given_twice(yaml.compose(text, yaml.SafeLoader))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the configuration {path}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"cannot read the configuration {path}: {reason}") from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is no YAMLError
             raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if twice:

@@ -46,7 +46,7 @@ def call_factory(name: str) -> Any:
     path, _, factory = name.rpartition(":")
     file = Path(path).absolute()
     if not file.is_file():
-        raise UsageError(f"{path} is not a file: what is your own is named FILE.py:FACTORY")
+        raise UsageError(f"{path} is not a file: write FILE.py:FACTORY, a file and the function in it")
     with _own_errors(path, file), _importable(file.parent):
         module = _run(file)
         if not callable(getattr(module, factory, None)):

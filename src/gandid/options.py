@@ -33,7 +33,7 @@ class Command(click.Command):
         """Write the options, group by group."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
-            if record := option.get_help_record(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
                 groups.setdefault(getattr(option, "group", "Output"), []).append(record)
         for name, records in groups.items():
             with formatter.section(name):
@@ -78,7 +78,13 @@ RAY = [
     Option("--executor", "Machine", "In this process, or on a Ray cluster.", type=EXECUTORS, default="local"),
     Option("--address", "Machine", "Address of a running Ray cluster, or auto; one is started here by default."),
     Option("--workers", "Machine", "Number of Ray workers.  [default: 1]", type=click.IntRange(1), default=1),
-    Option("--gpus-per-worker", "Machine", "GPUs of each Ray worker; may be a fraction.", type=float, default=0.0),
+    Option(
+        "--gpus-per-worker",
+        "Machine",
+        "GPUs of each Ray worker; may be a fraction.  [default: 0]",
+        type=float,
+        default=0.0,
+    ),
 ]
 SHOWN = [
     Option("-v --verbose", "Output", "Print every arm, sentence and check.", is_flag=True),

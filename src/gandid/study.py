@@ -303,7 +303,7 @@ class Study:
             )
         names = short_names(list(twins)) if len(twins) > 1 else ["all"]
         if not all(map(is_twin, names)):
-            raise UsageError("a twin is called as distilled networks are: rename its file")
+            raise UsageError("a twin has the name of a distilled network: rename its file")
         return learned | dict(zip(names, twins.values(), strict=True))
 
     @cached_property

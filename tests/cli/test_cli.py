@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from gandid.cli import main
+from gandid.cli import app, main
 from gandid.estimation import COLUMNS
 from gandid.verdicts import verdict
 
@@ -244,12 +244,18 @@ def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
         assert done.status == 2 and "Traceback" in done.err
 
 
-@pytest.mark.parametrize("command", ["run", "relate", "report", "merge", "models", "convert", "distil", "app"])
+@pytest.mark.parametrize("command", list(app.commands))
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_explains_itself_with_an_example(tmp_path, command, flag):
     done = gandid(command, flag, cwd=tmp_path)
     assert done.status == 0 and f"Example: gandid {command}" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_commands_are_summed_up_in_whole_sentences_and_arguments_explained(tmp_path):
+    summaries = gandid("--help", cwd=tmp_path).out.partition("Commands:\n")[2].splitlines()[: len(app.commands)]
+    assert all(line.endswith(".") and not line.endswith("...") for line in summaries)
+    assert all(getattr(param, "help", "") for command in app.commands.values() for param in command.params)
 
 
 def test_the_options_of_a_run_stand_in_groups(tmp_path):
