@@ -55,3 +55,14 @@ def test_one_image_by_hand():
     assert left[1] < 0.5 * left[0] and known["gain"].min() > 0.999
     labels = [known["segmenter"](images) for images in known["images"]]
     assert [int((one == known["segmenter"].classes.index("plant")).sum()) for one in labels] == [32, 105]
+
+
+def test_pages_and_sections_that_the_code_cites_exist():
+    cited = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        cited |= set(re.findall(r'(docs/[\w-]+\.md)(?:, "([^"]+)")?', text))
+    assert len(cited) > 10
+    for page, section in cited:
+        headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
+        assert any(heading.startswith(section) for heading in headings), f"{page} has no section {section}"

@@ -1,4 +1,4 @@
-"""Distance: how far an arm's images are from the live ones, in units of a change of dose (THEORY part 2).
+"""Distance: how far an arm's images are from the live ones, in units of a change of dose (docs/inference.md, "Distance").
 
 A linear classifier that is cross-fitted over latents tells two arms apart. With the area A under its receiver operating curve, held
 against live, and A' of the live arms at two doses, ``kappa = (A - 1/2) / (A' - 1/2)``: at 1 holding moves the images as far as the change

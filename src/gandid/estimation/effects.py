@@ -98,8 +98,9 @@ class Effects:
 
         `tau_live` and `tau_held` are effects of the edit, shares in -1 .. 1 (of the image for `area` and `collateral`, of the target's
         original pixels for `removed` and `inpainted`, of an insertion's region for `inserted` and `displaced`, of images for `emerged`);
-        `did` is their difference; `se`, `ci_low`, `ci_high` its linearized error and t interval; `p` its sign-flip p-value and `q` the Benjamini-Yekutieli q-value (of the contrast `did`
-        only); `n` the latents that inform it; `verdict` is passed on the interval (`gandid.verdicts`).
+        `did` is their difference; `se`, `ci_low`, `ci_high` its linearized error and t interval; `p` its sign-flip p-value and `q` the
+        Benjamini-Yekutieli q-value (of the contrast `did` only); `n` the latents that inform it; `verdict` is passed on the interval
+        (`gandid.verdicts`).
 
         Returns
         -------
@@ -123,8 +124,9 @@ class Effects:
     def tidy(self) -> pd.DataFrame:
         """The whole effects: a row per target, held arm and outcome.
 
-        Outcomes are `removed` of the target and `inpainted` by all other objects, or `inserted` of it and `displaced` of them. Among the arms
-        are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame` has the effects class by class, and every other contrast.
+        Outcomes are `removed` of the target and `inpainted` by all other objects, or `inserted` of it and `displaced` of them. Among the
+        arms are those that were held in part, and distilled networks together (`distilled`), whose `n` are networks. `to_frame` has the
+        effects class by class, and every other contrast.
         """
         own = self.main.drop_duplicates("contrast")[["dose", "segmenter"]].to_records(index=False).tolist()
         more = self.frame["contrast"].eq("strength") & self.frame["strength"].lt(1)
@@ -154,7 +156,7 @@ class Effects:
 
     def __repr__(self) -> str:
         return (
-            f"<gandid.Effects: {len(self.targets)} targets ({', '.join(self.targets)}), {self.latents:,} latents, "
+            f"<gandid.estimation.Effects: {len(self.targets)} targets ({', '.join(self.targets)}), {self.latents:,} latents, "
             f"live against {', '.join(self.arms)}, {len(self.frame):,} estimates>"
         )
 

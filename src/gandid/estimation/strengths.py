@@ -1,4 +1,4 @@
-"""Graded hold: what normalization does, against how far it is held (THEORY part 2).
+"""Graded hold: what normalization does, against how far it is held (docs/inference.md, "Graded hold").
 
 ``psi(k) = R(live) - R(held at strength k)`` is a curve with ``psi(0) = 0``. All strengths of a held set are measured on the same latents,
 so that their errors go together, and a band that holds everywhere at once is hardly wider than the intervals are one by one.

@@ -73,10 +73,10 @@ def types(panel: xr.Dataset, relation: xr.Dataset, thresholds: Thresholds) -> pd
     """The type of every target of a study, with the probability of each type over latents and segmenters.
 
     The type is that on which all segmenters that know the target agree, and not identified where they do not; a probability is the mean
-    of theirs, as if one of them were drawn at random. Shares in the table are those of the first. Both sets of latents are resampled: those of the effects, jointly for `removed` and `inpainted`, in groups where there are many
-    (docs/inference.md, "Large panels"), and, independently, those on which the units were ranked, for the concentration. The probability
-    of a type is the share of `RESAMPLES` resamples of that type (Efron and Tibshirani 1998, "The problem of regions", of which this is
-    the first-order answer).
+    of theirs, as if one of them were drawn at random. Shares in the table are those of the first. Both sets of latents are resampled:
+    those of the effects, jointly for `removed` and `inpainted`, in groups where there are many (docs/inference.md, "Large panels"), and,
+    independently, those on which the units were ranked, for the concentration. The probability of a type is the share of `RESAMPLES`
+    resamples of that type (Efron and Tibshirani 1998, "The problem of regions", of which this is the first-order answer).
 
     Parameters
     ----------

@@ -31,10 +31,8 @@ from gandid.interventions.normalizations import Statistic, check_mode
 from gandid.interventions.sites import Site, average, find_sites, governed
 
 _NAMED = 20  # layers that an error names
-BEYOND, BYTES = (
-    3,
-    16,
-)  # size of colours from which on they are warned of, and from which on they are no colours in [-1, 1]
+BEYOND = 3  # size of colours from which on they are warned of
+BYTES = 16  # and from which on they are no colours in [-1, 1]
 ADVICE = (
     "what normalizes there is a function, so make it a module, and register that (gandid.interventions.register_site)"
 )
@@ -82,7 +80,7 @@ class Runner:
         Whether the statistic of a downstream site depends on its input (`Site.responds`).
     closed_form : bool
         Whether the first site divides by the root mean square over channels of the layer's own output, as pixel
-        normalization does. Then the gain has a closed form (THEORY), and an ablation towards zero can only lower the
+        normalization does. Then the gain has a closed form (docs/theory.md), and an ablation towards zero can only lower the
         statistic: `capped` and `frozen` agree at this site.
     units, map_size : int, tuple of int
         Channels of the layer's output, and its height and width.
@@ -367,11 +365,11 @@ class Runner:
                 "of the batch away (batch normalization in evaluation mode has stored ones)"
             )
         low, high = float(images.min()), float(images.max())
-        told_range = f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected"
+        fault = f"the generator's images range from {low:.3g} to {high:.3g}, and colours in [-1, 1] are expected"
         if low > -1 and high > BYTES:
-            raise UsageError(f"{told_range}: rescale them, as images / 127.5 - 1 does where they are 0 to 255")
+            raise UsageError(f"{fault}: rescale them, as images / 127.5 - 1 does where they are 0 to 255")
         if low >= 0 or max(-low, high) > BEYOND:
-            warnings.warn(f"{told_range}: rescale them, or the segmenter sees other pictures than meant", stacklevel=2)
+            warnings.warn(f"{fault}: rescale them, or the segmenter sees other pictures than meant", stacklevel=2)
 
     def _pairs(self, z: Tensor, images: Tensor) -> bool:
         """Whether the reference arm, and an arm that holds every site without an edit, are what the generator makes alone."""

@@ -139,7 +139,7 @@ def _adapter(module: nn.Module) -> Adapter | None:
 def held_statistic(
     control: str, reference: Statistic, taken: Statistic, constant: Statistic | None = None, strength: float = 1.0
 ) -> Statistic:
-    """The statistic that a held site is given (THEORY: "Objects", control).
+    """The statistic that a held site is given (docs/theory.md, "Identification").
 
     Parameters
     ----------

@@ -123,7 +123,8 @@ def typical_statistics(runner: Runner, z: Tensor) -> dict[str, Tensor]:
 def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
     """How far each site's statistic differs between two latents' unedited images: (n, site).
 
-    The 98 % quantile over positions (the larger of two ends of 1 % each) of the absolute log-ratio to the statistic of another latent, `typical` (n, ...).
+    The 98 % quantile over positions (the larger of two ends of 1 % each) of the absolute log-ratio to the statistic of another
+    latent, `typical` (n, ...).
     """
     columns = [
         _quantiles((readings.taken[site][0] / of_others).flatten(1).log().abs(), (0.98,))[:, 0]
@@ -136,7 +137,7 @@ def _gain(readings: Readings, site: str, block: int, edit: Edit, original: Tenso
     """Measured gain of a live arm at the first site: `GAINS` (3, n), where it was made.
 
     Means on the target's original pixels `original` (n, H, W) and on the others, and the largest relative deviation from the closed
-    form (THEORY, "Closed form at the first site"); NaN where there is none.
+    form (docs/theory.md, "The gain at the first site"); NaN where there is none.
     """
     energy = readings.layer.float().square()
     measured = readings.gain(site, block)

@@ -69,10 +69,11 @@ def first_order(
     positions of gradient times activation (Simonyan et al. 2014). One backward pass gives the effects of all units on
     one class per latent, and a class only needs one for the latents that show it.
 
-    `networks` are copies of the same, one for each thread, `numbers` (k,) says which classes, `shown` (n, k) whether the unedited images of `z` (n, latent_dim) show them,
-    `rows` how many images may be made at once without differentiating them. The effects (n, units, k), float32, are the
-    losses of area, shares of the image, that ablating the unit would cause if the area were linear in it; 0 where the
-    class is not there. `advance` is called with the number of latents done.
+    `networks` are copies of the same, one for each thread, `numbers` (k,) says which classes, `shown` (n, k) whether the
+    unedited images of `z` (n, latent_dim) show them, `rows` how many images may be made at once without differentiating
+    them. The effects (n, units, k), float32, are the losses of area, shares of the image, that ablating the unit would
+    cause if the area were linear in it; 0 where the class is not there. `advance` is called with the number of latents
+    done.
     """
     effect = np.zeros((len(z), networks[0][0].units, len(numbers)), np.float32)
     # Latents with as many classes go together: the passes of a batch are those of the latent that shows most.
