@@ -84,10 +84,10 @@ def test_learning_brings_the_images_nearer():
     generator = Tiny()
     for placebo in (False, True):
         network = Distillation(generator, "layer3", placebo, 1, Schedule(40, 8, 0.04, 0.2))
-        before = network.judge(Bright())[1]
+        before = network.compare(Bright())[1]
         while network.done < 40:
             network.step()
-        assert network.judge(Bright())[1] < 0.7 * before
+        assert network.compare(Bright())[1] < 0.7 * before
 
 
 def test_what_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

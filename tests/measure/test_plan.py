@@ -4,7 +4,6 @@ from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid.config import StudyConfig
 from gandid.measure.plan import plan
-from gandid.measure.worker import Worker
 from gandid.study import Study
 
 
@@ -12,7 +11,8 @@ class Counting(PlantedSegmenter):
     images = 0
 
     def __call__(self, images):
-        self.images += len(images)
+        # Two by themselves are looked at again after each task, to see that the networks keep no state.
+        self.images += len(images) if len(images) > 2 else 0
         return super().__call__(images)
 
 
@@ -27,8 +27,7 @@ def measured(**asked):
     return segmenter.images
 
 
-def test_it_counts_the_images_of_every_kind_of_arm(monkeypatch):
-    monkeypatch.setattr(Worker, "_check_unchanged", lambda worker: None)  # looks at two images again after each task
+def test_it_counts_the_images_of_every_kind_of_arm():
     study = Study(PlantedGenerator(), PlantedSegmenter(), layer="paint", seed=3)
     plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
     # The reference; live and three held arms, since capped:first is frozen:first. Then another dose, and two strengths.

@@ -17,7 +17,7 @@ from gandid.stats import bonferroni, signed_z
 from gandid.verdicts import SEEN
 
 SPLITS = 20  # random halves of the ranking's latents
-ALIKE = 0.6  # share of the units on which two halves should agree; of the rooms' objects they do from some 64 to 128 latents on
+AGREEMENT = 0.6  # share of the units on which two halves should agree; of the rooms' objects they do from some 64 to 128 latents on
 SEED = 0
 
 
@@ -122,9 +122,9 @@ def ranking(panel: xr.Dataset, relation: xr.Dataset) -> Iterator[Row]:
         sets = split(relation, target, own, SPLITS)
         if not sets:
             continue
-        alike = [len({*one} & {*other}) / len(own) for one, other in zip(sets[::2], sets[1::2], strict=True)]
+        agreement = [len({*one} & {*other}) / len(own) for one, other in zip(sets[::2], sets[1::2], strict=True)]
         seen = int((relation["area"].sel(object=target) > 0).sum())
         detail = f"share of the {len(own)} units that halves of the ranking's {relation.sizes['latent']} latents choose alike, "
-        detail += f"at least {min(alike):.0%} in {SPLITS} splits; {seen} of the latents show it"
-        good = bool(np.mean(alike) >= ALIKE) and seen >= SEEN
-        yield row("ranking", float(np.mean(alike)), ALIKE, good, target=target, detail=detail)
+        detail += f"at least {min(agreement):.0%} in {SPLITS} splits; {seen} of the latents show it"
+        good = bool(np.mean(agreement) >= AGREEMENT) and seen >= SEEN
+        yield row("ranking", float(np.mean(agreement)), AGREEMENT, good, target=target, detail=detail)

@@ -92,7 +92,7 @@ def shown(effects: "Effects") -> list[dict[str, Any]]:
     for arm, numbers in arms.items():
         if LEARNED[0] not in arms or arm == LEARNED[0] or arm.split(":")[0] not in LEARNED:
             together.setdefault(tuple(numbers), []).append(arm)
-    names = {alike[0]: ", ".join(alike) for alike in together.values()}
+    names = {same[0]: ", ".join(same) for same in together.values()}
     return [row | {"arm": names[row["arm"]]} for row in rows if row["arm"] in names]
 
 

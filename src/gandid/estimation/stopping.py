@@ -16,6 +16,7 @@ from gandid.estimation.sums import gather
 from gandid.outcomes import FULL
 from gandid.stats import CARRIERS, sequence_half_width, share_at_most
 
+LEVEL = 0.95  # coverage of each confidence sequence
 GROWTH = 4  # a look comes after a quarter more latents: no study is more than a quarter longer than it need be
 COLUMNS = ["target", "outcome", "object", "control", "held", "arm", "did", "half_width", "n", "carriers"]
 
@@ -25,7 +26,7 @@ def next_look(latents: int, most: int) -> int:
     return min(latents + max(latents // GROWTH, 1), most)
 
 
-def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
+def half_widths(panel: xr.Dataset) -> pd.DataFrame:
     """How precisely a panel knows what ``--until`` waits for: per target and held arm, its two whole effects.
 
     The half-width is that of the confidence sequence of the DID, from `gandid.stats.CARRIERS` latents on in which live and held differ.
@@ -42,8 +43,6 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     ----------
     panel
         As docs/panel.md describes it; read once, some latents at a time.
-    level
-        Coverage of each sequence.
 
     Returns
     -------
@@ -58,11 +57,11 @@ def half_widths(panel: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     for t, target in enumerate(contents.targets if held else []):
         for o, outcome in enumerate(contents.pair):
             part = together(parts(contents, sums, t, outcome))
-            estimate, _ = study_contrast(part, live, held, level)
+            estimate, _ = study_contrast(part, live, held, LEVEL)
             discordant, n = sums.discordant[o, t, held], np.minimum(sums.informing[t, live], sums.informing[t, held])
             value, carriers = np.abs(estimate.value[:, 0]), estimate.carriers[:, 0]
-            few = value + share_at_most(discordant / contents.size, sums.weight[t, held] / contents.size, level)
-            many = sequence_half_width(estimate.se[:, 0], sums.either[t, held], carriers, level)
+            few = value + share_at_most(discordant / contents.size, sums.weight[t, held] / contents.size, LEVEL)
+            many = sequence_half_width(estimate.se[:, 0], sums.either[t, held], carriers, LEVEL)
             half = np.where(n == 0, np.inf, np.where(carriers < CARRIERS, few, many))
             columns = {"did": estimate.value, "half_width": half[:, None], "n": n[:, None]}
             columns["carriers"] = carriers[:, None]

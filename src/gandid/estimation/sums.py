@@ -72,24 +72,23 @@ class Sums:
         return np.eye(len(self.arms))[self.index(arms)]
 
 
-def slices(panel: xr.Dataset, names: Sequence[str], rows: int | None = None, values: int = VALUES) -> list[slice]:
-    """Cut the first `rows` latents into blocks of about `values` values of some variables, whole chunks of their storage each."""
+def slices(panel: xr.Dataset, names: Sequence[str], rows: int) -> list[slice]:
+    """Cut the first `rows` latents into blocks of about `VALUES` values of some variables, whole chunks of their storage each."""
     total = panel.sizes["latent"]
-    last = total if rows is None else rows
-    if not last:
+    if not rows:
         return []
     each = sum(panel[name].size for name in names) // total
     chunks = [panel[name].encoding.get("preferred_chunks", {}).get("latent", 1) for name in names]
-    step = max(values // max(each, 1) // max(chunks), 1) * max(chunks)
-    return [slice(start, min(start + step, last)) for start in range(0, last, step)]
+    step = max(VALUES // max(each, 1) // max(chunks), 1) * max(chunks)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def stream(work: Callable[[slice], Result], blocks: Sequence[slice], threads: int = THREADS) -> Iterator[Result]:
+def stream(work: Callable[[slice], Result], blocks: Sequence[slice]) -> Iterator[Result]:
     """Apply `work` to blocks in threads; results come in the blocks' order, at most two per thread under way or waiting."""
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque = deque()
         for block in blocks:
-            if len(waiting) == 2 * threads:
+            if len(waiting) == 2 * THREADS:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(work, block))
         while waiting:

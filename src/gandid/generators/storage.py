@@ -63,10 +63,10 @@ def check_architecture(architecture: dict[str, Any]) -> None:
     channels, latent_dim = architecture.get("channels"), architecture.get("latent_dim")
     if not isinstance(channels, list | tuple) or not 1 <= len(channels) <= STAGES:
         raise UsageError(f"is of no PG-GAN, which makes images of 4, 8, 16, ... or {4 * 2 ** (STAGES - 1)} px")
-    for width, of in [(latent_dim, "numbers in a latent"), *((width, "channels in a stage") for width in channels)]:
+    for width, noun in [(latent_dim, "numbers in a latent"), *((width, "channels in a stage") for width in channels)]:
         if type(width) is not int or not 1 <= width <= WIDEST:
             count = width if type(width) is int else "no number of"
-            raise UsageError(f"has {count} {of}, where 1 to {WIDEST} can be read")
+            raise UsageError(f"has {count} {noun}, where 1 to {WIDEST} can be read")
     for name in ("eps", "slope"):
         number = architecture.get(name, 0.0)
         if type(number) not in (int, float) or not 0 <= number <= 1:

@@ -2,8 +2,8 @@
 
 Whatever runs up to the layer is frozen, so that its units and their ablation are the same. Without normalizations, each site divides by
 a constant, its average over unedited latents. Either kind starts from the generator's own weights with the same noise and learns by the
-same schedule, from unedited latents alone: what differs between them is the normalization, not the re-learning (THEORY, "Distilled
-networks"; Heimersheim 2024, "You can remove GPT2's LayerNorm by fine-tuning").
+same schedule, from unedited latents alone: what differs between them is the normalization, not the re-learning (Heimersheim 2024,
+"You can remove GPT2's LayerNorm by fine-tuning").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.segmenters import Segmenter, labelled
 
-JUDGED = 512  # latents on which the network is compared with its generator
+COMPARED = 512  # latents on which the network is compared with its generator
 CALIBRATED = 128  # latents over which the constants are taken
 WARM = 50  # batches in which the learning rate rises
 POOL = 16  # batches whose examples are kept at a time
@@ -133,7 +133,7 @@ class Distillation:
         return float(loss.detach())
 
     @torch.no_grad()
-    def judge(self, segmenter: Segmenter) -> tuple[float, float]:
+    def compare(self, segmenter: Segmenter) -> tuple[float, float]:
         """Round the weights to half precision and compare unedited images with the generator's.
 
         Returns
@@ -144,10 +144,10 @@ class Distillation:
         for value in self.trained.values():
             value.copy_(value.half())
         same = square = 0.0
-        for z in latents(0, range(JUDGED), self.teacher.latent_dim).to(self.device).split(self.schedule.batch):
+        for z in latents(0, range(COMPARED), self.teacher.latent_dim).to(self.device).split(self.schedule.batch):
             wanted, made = self.teacher(z), self.network(z)
-            same += float((labelled(segmenter, wanted) == labelled(segmenter, made)).float().mean()) * len(z) / JUDGED
-            square += float((wanted - made).square().mean()) * len(z) / JUDGED
+            same += float((labelled(segmenter, wanted) == labelled(segmenter, made)).float().mean()) * len(z) / COMPARED
+            square += float((wanted - made).square().mean()) * len(z) / COMPARED
         return same, math.sqrt(square)
 
     def _examples(self) -> tuple[Tensor, Tensor]:
@@ -188,7 +188,7 @@ def distil(
 ) -> tuple[Path, float, float]:
     """Let a network learn and write it to the file `out` (.safetensors), or into the folder `out` by its kind and seed.
 
-    Returns the file, and the agreement and the difference, see `Distillation.judge`. What is learned is kept in a hidden file beside
+    Returns the file, and the agreement and the difference, see `Distillation.compare`. What is learned is kept in a hidden file beside
     it every `EVERY` seconds, from which the same call goes on.
 
     Raises
@@ -215,7 +215,7 @@ def distil(
         if time.monotonic() - saved >= EVERY or distillation.done == distillation.schedule.batches:
             save_checkpoint(kept, distillation.state())
             saved = time.monotonic()
-    agreement, difference = distillation.judge(segmenter)
+    agreement, difference = distillation.compare(segmenter)
     if agreement < AGREEMENT or difference > DIFFERENCE:
         raise GandidError(
             f"the network does not make the generator's images: labels agree on {agreement:.1%} of the pixels (at least "

@@ -18,18 +18,16 @@ EXAMPLES = 6
 AMONG = 1024  # latents among which they are looked for: those that the panel has first
 
 
-def choose(
-    inside: xr.DataArray, latents: np.ndarray, target: str, arms: list[str], count: int = EXAMPLES
-) -> np.ndarray:
-    """Latents (count,) on whose target's pixels live and some held `arms` disagree most, the most first; -1 pads.
+def choose(inside: xr.DataArray, latents: np.ndarray, target: str, arms: list[str]) -> np.ndarray:
+    """Latents (EXAMPLES,) on whose target's pixels live and some held `arms` disagree most, the most first; -1 pads.
 
     `inside` (latent, target, arm, object) are the counts of the latents of these numbers.
     """
     inside = inside.sel(target=target)
     moved = abs(inside.sel(arm=arms) - inside.sel(arm="live")).sum(("arm", "object")).values
     shown = inside.sel(arm="reference").sum("object").values > 0
-    order = [i for i in np.argsort(-moved, kind="stable") if shown[i]][:count]
-    chosen = np.full(count, -1)
+    order = [i for i in np.argsort(-moved, kind="stable") if shown[i]][:EXAMPLES]
+    chosen = np.full(EXAMPLES, -1)
     chosen[: len(order)] = latents[order]
     return chosen
 
@@ -46,7 +44,7 @@ def collect(
     study = [*own, *(arm for arm in partly if arm._replace(strength=1.0) == graded(experiment.study))]
     names = [arm.name(experiment.dose) for arm in study]
     first = own[2]
-    alike = [
+    compared = [
         arm
         for arm in own[2:]
         if arm.edit and (arm.control, arm.network == "own") == (first.control, first.network == "own")
@@ -54,7 +52,7 @@ def collect(
     inside = panel["inside"].isel(segmenter=0, latent=slice(AMONG)).sel(arm=names).load()
     numbers = panel["latent"].values[:AMONG]
     chosen = np.stack(
-        [choose(inside, numbers, target, [arm.name(experiment.dose) for arm in alike]) for target in targets]
+        [choose(inside, numbers, target, [arm.name(experiment.dose) for arm in compared]) for target in targets]
     )
     images = np.zeros((len(targets), EXAMPLES, len(names), *runner.image_size, 3), np.uint8)
     labels = np.zeros(images.shape[:-1], np.uint8)

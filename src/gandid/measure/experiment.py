@@ -14,7 +14,7 @@ from gandid.interventions import Arm, Edit, Rectangle, Runner
 from gandid.panel.schema import Classes, empty_panel
 from gandid.panel.table import EXACT_CONTROLS, REFERENCE, Block, Coordinates
 
-Edits = Mapping[str, Edit]  # by target
+TargetEdits = Mapping[str, Edit]  # by target
 
 
 class RowBlocks(NamedTuple):
@@ -44,7 +44,7 @@ class Experiment:
     ----------
     blocks : tuple of Block
         The block of the study is the first.
-    edits : mapping of (network, draw) to Edits
+    edits : mapping of (network, draw) to TargetEdits
         Draw 0 has the target's own units, at the study's dose; other draws as in `gandid.panel.table.Coordinates`.
     downstream : tuple of str
         The sites after the edited layer, in the order of the network.
@@ -59,7 +59,7 @@ class Experiment:
     """
 
     blocks: tuple[Block, ...]
-    edits: Mapping[tuple[str, int], Edits]
+    edits: Mapping[tuple[str, int], TargetEdits]
     downstream: tuple[str, ...]
     inert: frozenset[str] = frozenset()
     shrinking: bool = False
@@ -71,7 +71,7 @@ class Experiment:
         return self.blocks[0]
 
     @property
-    def own(self) -> Edits:
+    def own(self) -> TargetEdits:
         """The study's edits of the generator itself."""
         return self.edits["own", 0]
 

@@ -25,11 +25,10 @@ from zarr.errors import ZarrUserWarning
 
 from gandid.errors import GandidError, UsageError
 from gandid.files import is_aside, replacing
-from gandid.panel.schema import SCHEMA, fill
+from gandid.panel.schema import FEATURED, SCHEMA, fill
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
 WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
-FEATURED = {"latent": 128}  # of features, which no later latents have
 GROWING = {"segmenter": 1, "draws": 64}  # chunks along what may be added later
 ARMS_PER_SMALL_CHUNK = 4096  # of a coordinate
 # No filter: before a shuffling compressor it would leave nothing to shuffle.
@@ -87,7 +86,7 @@ class PanelStore:
                 "latent": LATENTS_PER_CHUNK if wide else LATENTS_PER_SMALL_CHUNK,
                 "arm": arms if "latent" in variable.dims else ARMS_PER_SMALL_CHUNK,
             }
-            chunk |= FEATURED if name == "features" else {}
+            chunk |= {"latent": FEATURED} if name == "features" else {}
             shape = tuple(chunk.get(str(dim), max(size, 1)) for dim, size in variable.sizes.items())
             encoding[name] = {"chunks": shape, "compressors": COMPRESSOR}
             if "latent" in variable.dims and name != "latent":

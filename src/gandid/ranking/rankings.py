@@ -24,7 +24,7 @@ from gandid.segmenters import Segmenter, labelled
 from gandid.threads import in_threads
 
 PAIR = ("unit", "object")
-Networks = tuple[Runner, Segmenter]
+Replica = tuple[Runner, Segmenter]
 
 
 def area(labels: Tensor, classes: int) -> Tensor:
@@ -36,7 +36,7 @@ def area(labels: Tensor, classes: int) -> Tensor:
 class Ablations:
     """Ablations of single units on the latents of a ranking."""
 
-    networks: Sequence[Networks]
+    networks: Sequence[Replica]
     """Copies of the same, one for each thread."""
     z: Tensor
     """(n, latent_dim)."""
@@ -65,7 +65,7 @@ class Ablations:
         device, classes = self.z.device, self.area.shape[1]
 
         @torch.inference_mode()
-        def after(networks: Networks, part: slice) -> np.ndarray:
+        def after(networks: Replica, part: slice) -> np.ndarray:
             runner, segmenter = networks
             distinct, place = np.unique(latent[part], return_inverse=True)
             units = torch.from_numpy(unit[part]).to(device)

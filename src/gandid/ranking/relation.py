@@ -18,7 +18,7 @@ from gandid.ranking.gradients import check_gradients
 from gandid.ranking.journal import Journal
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
 from gandid.ranking.passes import pictures
-from gandid.ranking.rankings import Ablations, Networks, area
+from gandid.ranking.rankings import Ablations, Replica, area
 from gandid.segmenters import Segmenter, labelled, objects_of
 from gandid.threads import can_be_copied, copied, in_threads
 
@@ -96,7 +96,7 @@ def relate(
     return xr.Dataset(ablated | measured | overlapping, coords=coords, attrs=about | attributes)
 
 
-def replicas(runner: Runner, segmenter: Segmenter, threads: int) -> list[Networks]:
+def replicas(runner: Runner, segmenter: Segmenter, threads: int) -> list[Replica]:
     """The networks, and copies of them for other threads where they can be copied."""
     several = threads if can_be_copied([runner.generator, segmenter]) else 1
     copies = [(Runner(copied(runner.generator), runner.layer), copied(segmenter)) for _ in range(several - 1)]
@@ -113,7 +113,7 @@ def top_units(relation: xr.Dataset, target: str, count: int) -> tuple[int, ...]:
 
 
 def _measure(
-    networks: Sequence[Networks], z: Tensor, rows: int, shares: Sequence[float]
+    networks: Sequence[Replica], z: Tensor, rows: int, shares: Sequence[float]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, float]:
     """First pass: area and energy, thresholds (shares, units), each unit's most active latents (units, places), the largest activation."""
     runner, segmenter = networks[0]
@@ -136,7 +136,7 @@ def _measure(
 
 
 def _overlap(
-    networks: Sequence[Networks], z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray, largest: float
+    networks: Sequence[Replica], z: Tensor, rows: int, thresholds: np.ndarray, top: np.ndarray, largest: float
 ) -> dict[str, Any]:
     """Second pass: the IoU with these thresholds, and each unit's activations and the images of its `top` latents."""
     runner, segmenter = networks[0]
@@ -160,10 +160,10 @@ def _overlap(
     }
 
 
-def _unedited(networks: Sequence[Networks], z: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+def _unedited(networks: Sequence[Replica], z: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """(which latents, images, labels, activations) of batches of unedited images."""
 
-    def make(replica: Networks, start: int) -> tuple[slice, Tensor, Tensor, Tensor]:
+    def make(replica: Replica, start: int) -> tuple[slice, Tensor, Tensor, Tensor]:
         runner, segmenter = replica
         (images,), readings = runner.read(z[start : start + rows], [REFERENCE])
         return slice(start, start + len(images)), images, labelled(segmenter, images), readings.layer.float()

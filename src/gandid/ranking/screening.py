@@ -80,8 +80,8 @@ def doubts(known: Prediction, count: int) -> tuple[np.ndarray, np.ndarray]:
     among = drawn >= np.partition(drawn, units - count, axis=2)[..., units - count, None]
     best = np.where(among, drawn, 0).sum(axis=2)
     chosen = np.argsort(-known.ace, axis=0, kind="stable")[:count].T
-    carried = np.take_along_axis(drawn, chosen[:, None, :], axis=2).sum(axis=2)
-    missed = np.divide(best - carried, best, out=np.zeros_like(best), where=best > 0)
+    chosen_sum = np.take_along_axis(drawn, chosen[:, None, :], axis=2).sum(axis=2)
+    missed = np.divide(best - chosen_sum, best, out=np.zeros_like(best), where=best > 0)
     return np.quantile(missed, 1 - (1 - CONFIDENCE) / classes, axis=1), among.mean(axis=1).T
 
 

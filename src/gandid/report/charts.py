@@ -234,9 +234,9 @@ class Scale:
         """Digits after the point that the ticks need."""
         return max(0, *(len(f"{self.step * factor:.6f}".rstrip("0").split(".")[1]) for factor in (1, 3)))
 
-    def ticks(self, most: int = 5) -> list[float]:
+    def ticks(self) -> list[float]:
         """Round values within the scale, 0 among them if it is."""
-        step = self.step * (1 if (self.high - self.low) / self.step <= most else 2)
+        step = self.step * (1 if (self.high - self.low) / self.step <= 5 else 2)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [place * step for place in range(first, last + 1)]
 

@@ -22,7 +22,7 @@ from gandid.text import count, listed, points
 from gandid.verdicts import SOLID
 
 # What runs that are compared should have in common, as their panels' attributes say it, and how it is called.
-ALIKE = {
+SHARED = {
     "generator": "generators",
     "segmenter": "segmenters",
     "edit": "edits",
@@ -71,7 +71,7 @@ def compare(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
 def differences(runs: Sequence[Run]) -> list[str]:
     """In what the runs differ beside what they are compared for, in a sentence each."""
     notes = []
-    for name, plural in ALIKE.items():
+    for name, plural in SHARED.items():
         values = list(dict.fromkeys(str({"edit": "ablate", **run.attrs}.get(name, "none")) for run in runs))
         if len(values) > 1:
             notes.append(f"The {plural} differ: {listed(values)}.")
@@ -124,13 +124,13 @@ def agreement(runs: Sequence[Run]) -> str:
     for one in itertools.chain.from_iterable(map(findings, runs)):
         verdicts.setdefault(one.target, []).append(one.verdict)
     shared = {target: set(found) for target, found in verdicts.items() if len(found) > 1}
-    alike = [f"{target} ({found.pop()})" for target, found in shared.items() if len(found) == 1]
-    apart = len(shared) - len(alike)
+    agreed = [f"{target} ({found.pop()})" for target, found in shared.items() if len(found) == 1]
+    apart = len(shared) - len(agreed)
     if not shared:
         return f"{len(runs)} runs have no object in common."
-    if not alike:
+    if not agreed:
         return f"The verdicts of {len(runs)} runs differ on {'each of ' * (apart > 1)}{count(apart, 'object')}."
-    return f"{len(runs)} runs agree on {listed(alike)}{f', and differ on {apart} of {len(shared)} objects' if apart else ''}."
+    return f"{len(runs)} runs agree on {listed(agreed)}{f', and differ on {apart} of {len(shared)} objects' if apart else ''}."
 
 
 def _chart(outcome: str, targets: Sequence[str], by_run: dict[str, dict[str, Finding]], relevant: float) -> Markup:

@@ -13,7 +13,7 @@ from gandid.report.findings import MARKS, VERBS, Finding, claimed, ways, wider
 from gandid.report.run import Comparison, Row, Run
 from gandid.text import count, ends, listed, number, percent, points
 from gandid.verdicts import CAUSED, PREVENTED, SOLID
-from gandid.verdicts import verdict as judge
+from gandid.verdicts import verdict as verdict_of
 
 AXIS = "live minus held, percentage points"
 # Other ways of measuring an effect, by their contrast in effects.csv.
@@ -193,7 +193,7 @@ def _against(run: Run, target: str, panels: Sequence[tuple[str, list[tuple[Curve
             values = [f"{at:g} {points(row)}" for at, row in zip(curve.at[-len(rows) :], rows, strict=True)]
             lines.append(f"{_name(outcome)}, live minus {curve.label} by {name}: {', '.join(values)}")
             for at, row in zip(curve.at[-len(rows) :], rows, strict=True):
-                if abs(row["did"]) > largest[0] and judge(row, run.relevant) in SOLID:
+                if abs(row["did"]) > largest[0] and verdict_of(row, run.relevant) in SOLID:
                     verb = VERBS[outcome, CAUSED if row["did"] > 0 else PREVENTED].removeprefix("Normalization ")
                     text = f"at {at:g} normalization {verb} {claimed(row, f'the {target}')} ({curve.label})"
                     largest = (abs(row["did"]), text)

@@ -13,7 +13,7 @@ from gandid.report import pictures
 from gandid.report.run import Comparison, Examples, Row, Run
 from gandid.text import article, count, digits, listed, number, percent, points, signed, size, span
 from gandid.verdicts import CAUSED, MISSING, NEGLIGIBLE, OUTSIDE, PREVENTED, SOLID, UNSETTLED, interval, never_differed
-from gandid.verdicts import verdict as judge
+from gandid.verdicts import verdict as verdict_of
 
 # How a verdict is marked: a class of the page's style, and a sign that needs no colour.
 MARKS = {
@@ -70,8 +70,8 @@ class Finding:
     @property
     def main(self) -> tuple[str, Row] | None:
         """The effect, with its outcome, that the verdict on the target is about; None where none was estimated."""
-        alike = ((outcome, row) for outcome, row in self.rows.items() if row["verdict"] == self.verdict)
-        return next(iter(self.solid), None) or next(alike, None)
+        first = ((outcome, row) for outcome, row in self.rows.items() if row["verdict"] == self.verdict)
+        return next(iter(self.solid), None) or next(first, None)
 
     @property
     def worth(self) -> list[tuple[str, Row]]:
@@ -119,14 +119,14 @@ def headline(run: Run, found: Sequence[Finding]) -> str:
     if best is None:
         return _nothing(run, found)
     outcome, verdict = best[1], best[0].rows[best[1]]["verdict"]
-    alike = [one for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
-    alike.sort(key=lambda one: -abs(one.rows[outcome]["did"]))
-    named = [claimed(one.rows[outcome], article(one.target)) for one in alike[:3]]
-    if len(alike) > 3:
-        named.append(f"{'' if run.inserts else 'of '}{count(len(alike) - 3, 'other object')}")
+    agreeing = [one for one in found if outcome in one.rows and one.rows[outcome]["verdict"] == verdict]
+    agreeing.sort(key=lambda one: -abs(one.rows[outcome]["did"]))
+    named = [claimed(one.rows[outcome], article(one.target)) for one in agreeing[:3]]
+    if len(agreeing) > 3:
+        named.append(f"{'' if run.inserts else 'of '}{count(len(agreeing) - 3, 'other object')}")
     kinds: dict[str, list[str]] = {}
     for one in found:
-        if one not in alike:
+        if one not in agreeing:
             kinds.setdefault("another effect" if one.solid else one.verdict, []).append(one.target)
     words = {
         "another effect": "another effect on {}",
@@ -254,7 +254,7 @@ def doubts(run: Run, one: Finding) -> list[str]:
         units = {"ci_low": row.get("ci_units_low", np.nan), "ci_high": row.get("ci_units_high", np.nan)}
         if not np.isnan(units["ci_low"]):
             halvings = {each["draw"] for each in run.whole("ranking", one.target, outcome)}
-            other = judge(row | units, run.relevant)
+            other = verdict_of(row | units, run.relevant)
             changed = f", by which the verdict would be: {other}" if other != row["verdict"] else ""
             clauses[0] += f" ({count(len(halvings), 'halving')} of the ranking’s latents){changed}"
         slopes = [

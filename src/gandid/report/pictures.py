@@ -100,9 +100,9 @@ def heat(values: np.ndarray, low: float, high: float, colours: str) -> str:
     return _uri(Image.fromarray((_colormap(colours, scaled) * 255).round().astype(np.uint8)), "WEBP", **FAST)
 
 
-def gradient(colours: str, steps: int = 17) -> str:
+def gradient(colours: str) -> str:
     """The same colours as a CSS gradient, for the bar beside a map."""
-    rgb = (_colormap(colours, np.linspace(0, 1, steps)) * 255).round().astype(int)
+    rgb = (_colormap(colours, np.linspace(0, 1, 17)) * 255).round().astype(int)
     return "linear-gradient(90deg," + ",".join("#{:02x}{:02x}{:02x}".format(*ink) for ink in rgb) + ")"
 
 

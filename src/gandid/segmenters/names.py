@@ -50,9 +50,9 @@ def name_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(names), tuple(background)
 
 
-def check_classes(classes: Any, background: Any, of: str) -> None:
+def check_classes(classes: Any, background: Any, name: str) -> None:
     """Raise `UsageError` unless the classes of a segmenter are names of one line, all different, and its background some of them."""
-    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    named = isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)
     if (
         not named
         or not classes
@@ -60,9 +60,9 @@ def check_classes(classes: Any, background: Any, of: str) -> None:
         or any(len(f"{n}.".splitlines()) > 1 for n in classes)
     ):
         shown = list(classes) if named else classes
-        raise UsageError(f"the classes of {of} must be a tuple of names of one line, all different, not {shown!r}")
+        raise UsageError(f"the classes of {name} must be a tuple of names of one line, all different, not {shown!r}")
     if not isinstance(background, str | list | tuple | set | frozenset):
-        raise UsageError(f"the background of {of} must be a tuple of its classes, perhaps (), not {background!r}")
+        raise UsageError(f"the background of {name} must be a tuple of its classes, perhaps (), not {background!r}")
     check_background(background, classes)
 
 
