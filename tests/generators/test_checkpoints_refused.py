@@ -277,11 +277,11 @@ def test_other_contents(tmp_path):
     renamed = {f"block{name}": value for name, value in dissect().items()}
     assert "its weights are called blocklayer1.conv.weight" in told(saved(renamed, tmp_path / "a"))
     discriminator = {"discriminator": {"layer0.weight": torch.ones(1)}}
-    assert told(saved(discriminator, tmp_path / "b")) == "holds a discriminator, and no generator"
-    assert told(saved({"epoch": 3}, tmp_path / "c")) == "holds no network"
+    assert "a discriminator" in told(saved(discriminator, tmp_path / "b"))
+    assert "no network" in told(saved({"epoch": 3}, tmp_path / "c"))
     loop: dict = {}
     loop |= {str(n): loop for n in range(100)}
-    assert told(saved(loop, tmp_path / "d")) == "holds no network"
+    assert "no network" in told(saved(loop, tmp_path / "d"))
     assert told(written(tmp_path / "e", b"")) == "is empty"
     assert "is not a checkpoint" in told(written(tmp_path / "f", b"cat\ndog\nfish\n"))
     assert "is a folder" in told(tmp_path)

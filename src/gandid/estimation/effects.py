@@ -25,6 +25,7 @@ from gandid.estimation.strengths import strengths, surface
 from gandid.estimation.sums import Sums, gather
 from gandid.files import TEXT, read_table
 from gandid.stats import bootstrap, detectable, false_discovery, permutation, sequence_half_width, t_interval
+from gandid.text import count
 from gandid.verdicts import RELEVANT, SOLID
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Effects:
 
     def __repr__(self) -> str:
         return (
-            f"<gandid.estimation.Effects: {len(self.targets)} targets ({', '.join(self.targets)}), {self.latents:,} latents, "
+            f"<gandid.estimation.Effects: {count(len(self.targets), 'target')} ({', '.join(self.targets)}), {self.latents:,} latents, "
             f"live against {', '.join(self.arms)}, {len(self.frame):,} estimates>"
         )
 
