@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gandid.config import StudyConfig
+from gandid.config import NETWORKS, StudyConfig
 from gandid.errors import GandidError, UsageError
 from gandid.options import DEVICE, FILE, MEMORY, RAY, SHOWN, Command, Option, field_option
 
 if TYPE_CHECKING:
     from gandid.study import Study
 
-NETWORKS = ("generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
 LEAST_MEMORY = 16 * 2**20  # bytes
 COMPLETION = 'Shell completion: eval "$(_GANDID_COMPLETE=bash_source gandid)", or zsh_source, or fish_source'
 

@@ -17,6 +17,8 @@ Threshold = Literal["quantile", "maximizing"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
+# The fields that name the networks and the layer.
+NETWORKS = ("generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer")
 # What `--dose` and `--strength` mean without values.
 USUAL = {"dose": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "strength": (0.1, 0.25, 0.5, 0.75, 1.0)}
 

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from gandid import runs
-from gandid.config import Dtype, Ranking, StudyConfig, Threshold
+from gandid.config import NETWORKS, Dtype, Ranking, StudyConfig, Threshold
 from gandid.errors import UsageError, did_you_mean
 from gandid.execution import Execution, ProgressLine
 from gandid.generators import NAMED, load_discriminator, load_generator
@@ -34,10 +34,7 @@ from gandid.segmenters import SECOND, Segmenter, check_segmenter, load_segmenter
 Result = TypeVar("Result")
 
 UNITS = 20  # as in Liu et al.; a fifth of the layer's units if that is fewer
-SETTLED = (
-    "generator", "inputs", "segmenter", "segmenter_size", "segmenter_scales", "background", "layer",
-    "seed", "dtype", "twin", "distilled",
-)  # fmt: skip
+SETTLED = (*NETWORKS, "seed", "dtype", "twin", "distilled")  # by the study, of a configuration
 
 
 class Study:

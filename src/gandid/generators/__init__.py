@@ -10,15 +10,8 @@ from gandid.lazy import attach
 if TYPE_CHECKING:
     from gandid.generators.loading import load_discriminator, load_generator
     from gandid.generators.pggan import Discriminator, Generator
-    from gandid.generators.storage import save_generator
 
-__all__ = [
-    "NAMED", "Discriminator", "Generator", "NamedModel", "load_discriminator", "load_generator", "save_generator",
-]  # fmt: skip
+__all__ = ["NAMED", "Discriminator", "Generator", "NamedModel", "load_discriminator", "load_generator"]
 
-_MODULES = {
-    "loading": ("load_discriminator", "load_generator"),
-    "pggan": ("Discriminator", "Generator"),
-    "storage": ("save_generator",),
-}
+_MODULES = {"loading": ("load_discriminator", "load_generator"), "pggan": ("Discriminator", "Generator")}
 __getattr__ = attach(__name__, {name: module for module, names in _MODULES.items() for name in names})

@@ -25,10 +25,10 @@ from gandid.generators import Generator
 from gandid.generators.distilled import AGREEMENT, DIFFERENCE, KINDS, without, write_distilled
 from gandid.interventions import Runner
 from gandid.latents import latents
+from gandid.measure.worker import CALIBRATED
 from gandid.segmenters import Segmenter, labelled
 
 COMPARED = 512  # latents on which the network is compared with its generator
-CALIBRATED = 128  # latents over which the constants are taken
 WARM = 50  # batches in which the learning rate rises
 POOL = 16  # batches whose examples are kept at a time
 ECHOES = 4  # times that each is shown

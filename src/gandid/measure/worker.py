@@ -26,7 +26,7 @@ from gandid.segmenters import Segmenter, labelled, name_of
 from gandid.threads import copied
 
 COUNTED = ("pixels", "inside", "shared")
-CALIBRATED = 128  # latents over which the constants of the control `mean` are taken
+CALIBRATED = 128  # latents over which constants are taken, those of the control `mean` and of distilled networks
 LATENTS_TOGETHER = 256  # latents of a batch at most
 
 Rows = dict[str, np.ndarray]

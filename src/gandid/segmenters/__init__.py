@@ -5,25 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gandid.lazy import attach
-from gandid.segmenters.names import BACKGROUND, UNKNOWN
+from gandid.segmenters.names import UNKNOWN
 from gandid.segmenters.protocol import Segmenter, objects_of
 
 if TYPE_CHECKING:
     from gandid.segmenters.first_batch import check_segmenter, labelled, name_of
     from gandid.segmenters.function import FunctionSegmenter
     from gandid.segmenters.loading import NAMED, SECOND, confusion, load_segmenter
-    from gandid.segmenters.network import NetworkSegmenter, read_segmenter, save_segmenter
 
 _MODULES = {
     "first_batch": ("check_segmenter", "labelled", "name_of"),
     "function": ("FunctionSegmenter",),
     "loading": ("NAMED", "SECOND", "confusion", "load_segmenter"),
-    "network": ("NetworkSegmenter", "read_segmenter", "save_segmenter"),
 }
 
 __all__ = [
-    "BACKGROUND", "NAMED", "SECOND", "UNKNOWN", "FunctionSegmenter", "NetworkSegmenter", "Segmenter", "check_segmenter",
-    "confusion", "labelled", "load_segmenter", "name_of", "objects_of", "read_segmenter", "save_segmenter",
+    "NAMED", "SECOND", "UNKNOWN", "FunctionSegmenter", "Segmenter", "check_segmenter", "confusion", "labelled",
+    "load_segmenter", "name_of", "objects_of",
 ]  # fmt: skip
 
 __getattr__ = attach(__name__, {name: module for module, names in _MODULES.items() for name in names})
