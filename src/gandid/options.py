@@ -79,11 +79,7 @@ RAY = [
     Option("--address", "Machine", "Address of a running Ray cluster, or auto; one is started here by default."),
     Option("--workers", "Machine", "Number of Ray workers.  [default: 1]", type=click.IntRange(1), default=1),
     Option(
-        "--gpus-per-worker",
-        "Machine",
-        "GPUs of each Ray worker; may be a fraction.  [default: 0]",
-        type=float,
-        default=0.0,
+        "--gpus-per-worker", "Machine", "GPUs of each Ray worker, or a share.  [default: 0]", type=float, default=0.0
     ),
 ]
 SHOWN = [
