@@ -168,7 +168,7 @@ class Execution:
         how: dict[str, Any] = {"alpha": config.alpha, "region": self.region}
         if config.edit == "insert":
             known = self._aims(network)
-            return {target: insert(tuple(own), known.of(target), **how) for target, own in units.items()}
+            return {target: insert(tuple(own), known.shown(target), **how) for target, own in units.items()}
         how |= {"kind": config.ablation, "means": self._aims(network) if config.ablation == "mean" else None}
         return {target: ablate(tuple(own), **how) for target, own in units.items()}
 

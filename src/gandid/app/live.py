@@ -144,9 +144,9 @@ class _Tab:
     async def _measure(self, scope: CancelScope, part: str, work: Callable[..., Iterator[Any]], state: State) -> None:
         """Tell what is found for a part of the page, as it is found."""
 
-        async def tell(found: Any, of: State, waiting: str = "") -> None:
+        async def tell(found: Any, asked: State, waiting: str = "") -> None:
             self._stale.discard(part)
-            await self._tell(**{part: words.measured(part, found, of, waiting)}, stale=sorted(self._stale))
+            await self._tell(**{part: words.measured(part, found, asked, waiting)}, stale=sorted(self._stale))
 
         with scope:
             if not all(each.units for each in state.edits()):

@@ -118,7 +118,7 @@ class Model:
         self._moved = time.monotonic()
 
     def levels(self, layer: str, target: str) -> Tensor:
-        """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (THEORY, "Objects").
+        """Each unit's mean (C,) over the positions where an object is seen: what insertion sets it to (docs/relation.md, "Insertion").
 
         Raises
         ------
@@ -128,7 +128,7 @@ class Model:
         if layer not in self._levels:
             z = self.latents(0, range(self.glance), "ranking")
             self._levels[layer] = levels(self.runner(layer), self.segmenter, z, PRESENCE, self.rows)
-        return self._levels[layer].of(target)
+        return self._levels[layer].shown(target)
 
     def rest(self) -> None:
         """Wait until the hand has been still for a while."""

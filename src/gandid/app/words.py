@@ -145,9 +145,9 @@ def numbers_here(view: View, classes: Sequence[str], background: Sequence[str]) 
         verb, whole = "stays or becomes", "the region’s pixels"
     for place, each in enumerate(state.edits()[1:], start=1):
         if view.counted[place].any():
-            of = view.shares(len(classes), place)[1:, list(classes).index(each.target)]
+            there = view.shares(len(classes), place)[1:, list(classes).index(each.target)]
             name = f"{each.target} removed" if each.mode == "ablate" else f"{each.target} in its region"
-            rows.append(_row("object", name, *(1 - of if each.mode == "ablate" else of)))
+            rows.append(_row("object", name, *(1 - there if each.mode == "ablate" else there)))
     for i in np.argsort(-shares[1:].max(axis=0), kind="stable"):
         if i != k and shares[1:, i].max() >= WORTH:
             kind = "background" if classes[i] in background or classes[i] == "unknown" else "object"
@@ -175,8 +175,8 @@ def _strip(found: Sequence[Effect], state: State) -> str:
         image = f"<img src='{picture(one.image)}' alt='Image {one.turn['number']}:'>" if one.image is not None else ""
         items += f"<li>{_turn(f'{image}<span>{size}</span>', style, **one.turn)}</li>"
     items += "<li><button type='button' disabled><i></i><span>…</span></button></li>" * (STRIP - len(found))
-    of = f"each {escape(state.target)}" if state.mode == "ablate" else "the region"
-    return f"<p class='note'>Live − held, in points of {of}. Click one to go there.</p><ol class='strip'>{items}</ol>"
+    unit = f"each {escape(state.target)}" if state.mode == "ablate" else "the region"
+    return f"<p class='note'>Live − held, in points of {unit}. Click one to go there.</p><ol class='strip'>{items}</ol>"
 
 
 def _curve(found: Sequence[Effect], state: State) -> str:

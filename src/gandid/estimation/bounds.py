@@ -43,10 +43,10 @@ class Bounds:
 
 DEFAULTS = Bounds()
 
-Row = dict[str, Any]
+CheckRow = dict[str, Any]
 
 
-def row(check: str, value: float, bound: float, good: bool, bad: str = "flagged", **labels: str) -> Row:
+def row(check: str, value: float, bound: float, good: bool, bad: str = "flagged", **labels: str) -> CheckRow:
     """A row of checks.csv, its verdict `ok` or `bad`; `labels` are its target, arm and detail, where it has them."""
     where = {"target": "", "arm": "", "detail": ""} | labels
     verdict = "ok" if good else bad

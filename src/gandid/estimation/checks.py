@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gandid.estimation.bounds import CHECKS, Bounds, Row, row
+from gandid.estimation.bounds import CHECKS, Bounds, CheckRow, row
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.contrast import Parts, contrast, parts
 from gandid.estimation.distance import Distance, distance_rows
@@ -71,7 +71,7 @@ def _held(contents: Contents) -> list[Regime]:
     return [regime for regime in contents.regimes if regime.arm.network == "own"]
 
 
-def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[CheckRow]:
     total = len(sums.shown)
     for target, count in zip(contents.targets, sums.shown.sum(0), strict=True):
         if count < 2:
@@ -83,7 +83,7 @@ def _target_seen(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row
         yield row("target_seen", count, bounds.seen, count >= bounds.seen, bad, target=target, detail=detail)
 
 
-def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[CheckRow]:
     panel, held = contents.panel, _held(contents)
     if "strain" not in panel or "range" not in panel or panel.sizes["site"] == 0 or not held:
         return
@@ -105,7 +105,7 @@ def _strain(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
             yield row("strain", value, bound, value <= bound, target=target, arm=regime.name, detail=detail)
 
 
-def _undone(contents: Contents, sums: Sums) -> Iterator[Row]:
+def _undone(contents: Contents, sums: Sums) -> Iterator[CheckRow]:
     """How much of what holding a single site displaces the next live site takes back.
 
     A live network's output has a root mean square of 1; holding multiplies it by a scale, and so does what comes next: the value is the
@@ -130,7 +130,7 @@ def _undone(contents: Contents, sums: Sums) -> Iterator[Row]:
             yield row("undone", share, np.nan, True, target=target, arm=regime.name, detail=detail)
 
 
-def _responds(contents: Contents) -> Iterator[Row]:
+def _responds(contents: Contents) -> Iterator[CheckRow]:
     panel = contents.panel
     if "responds" not in panel.coords or panel["responds"].all():
         return
@@ -147,7 +147,7 @@ def _responds(contents: Contents) -> Iterator[Row]:
         yield row("responds", value, 1, value > 0, arm=regime.name, detail=detail)
 
 
-def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
+def _exact(contents: Contents, bounds: Bounds) -> Iterator[CheckRow]:
     """What the experiment must do exactly: `baseline_gap`, `placebo_site` and `gain`."""
     panel = contents.panel
     if "baseline_gap" in panel:
@@ -177,7 +177,7 @@ def _exact(contents: Contents, bounds: Bounds) -> Iterator[Row]:
                 yield row("gain", value, bounds.gain_error, good, target=target, detail=detail)
 
 
-def _stability(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[Row]:
+def _stability(contents: Contents, sums: Sums, bounds: Bounds) -> Iterator[CheckRow]:
     live, *held = sums.at(contents.compared)
     for t, target in enumerate(contents.targets):
         every = {outcome: parts(contents, sums, t, outcome) for outcome in contents.pair}

@@ -8,7 +8,7 @@ from scipy import stats
 
 from gandid import outcomes
 from gandid.estimation import bounds as limits
-from gandid.estimation.bounds import Bounds, Row, row
+from gandid.estimation.bounds import Bounds, CheckRow, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.contrast import Parts, contrast
 from gandid.estimation.families import invert
@@ -23,7 +23,7 @@ LATENTS = 4096  # of which a placebo object is dealt out to the holes
 
 def credibility(
     contents: Contents, sums: Sums, frame: pd.DataFrame, confusion: pd.DataFrame | None, bounds: Bounds
-) -> list[Row]:
+) -> list[CheckRow]:
     """Check what the rows of `frame` (as `gandid.estimation.effects.did` makes them) say of the study's effects."""
     frame = frame[frame["contrast"] != "did"]
     about = frame[outcomes.whole(frame)]
@@ -58,7 +58,7 @@ def permuted(rows: pd.DataFrame) -> tuple[float, np.ndarray, float]:
     return own, others, (1 + int((np.abs(others) >= abs(own) - 1e-12).sum())) / (1 + len(others))
 
 
-def _placebo_object(contents: Contents) -> Iterator[Row]:
+def _placebo_object(contents: Contents) -> Iterator[CheckRow]:
     """Whether the intervals of this panel exclude a true 0 as rarely as they say.
 
     A placebo object is dealt out at random: each pixel of every arm's image belongs to it with the probability q, the mean area of the
@@ -94,7 +94,7 @@ def _placebo_object(contents: Contents) -> Iterator[Row]:
             yield row("placebo_object", share, bound, share <= bound, target=target, arm=arm, detail=detail)
 
 
-def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
+def _baseline_area(contents: Contents, sums: Sums) -> Iterator[CheckRow]:
     """Whether both regimes show as much of the target, of controls with a baseline of their own: the ratio of its mean areas."""
     totals = (
         sums.pixels[:, 0].sum(axis=0) if contents.targets else sums.pixels[:0]
@@ -112,7 +112,7 @@ def _baseline_area(contents: Contents, sums: Sums) -> Iterator[Row]:
                 yield row("baseline_area", value, bound, good, target=target, arm=regime.name, detail=detail)
 
 
-def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> CheckRow:
     """Whether the DIDs of the whole effects grow with the dose, in the direction in which they are largest.
 
     The value is the largest step against that direction, in its own standard errors; the bound that of `Bounds.stability` for as many
@@ -151,7 +151,7 @@ def _dose(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
     return row("dose", value, bound, value <= bound, detail=f"{detail}{100 * peak['did']:+.1f} points", **about)
 
 
-def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> CheckRow:
     """Whether live and a control with its own baseline move alike at the lowest dose above 0, where the edit hardly acts.
 
     If normalization acts at all it acts there too, so that a DID of 0 is not what parallel trends imply; what they imply is the DID of
@@ -170,7 +170,7 @@ def _parallel_trends(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) 
     return row("parallel_trends", value, bound, value <= bound, target=target, arm=arm, detail=detail)
 
 
-def _shapley_efficiency(some: pd.DataFrame, target: str) -> Row:
+def _shapley_efficiency(some: pd.DataFrame, target: str) -> CheckRow:
     """Whether the shares sum to the DID of holding all sites on the same latents."""
     summed = some.groupby(["outcome", "object"], sort=False).agg(
         {"did": "sum", "tau_live": "first", "tau_held": "first"}
@@ -180,7 +180,7 @@ def _shapley_efficiency(some: pd.DataFrame, target: str) -> Row:
     return row("shapley_efficiency", gap, limits.EXACT, gap <= limits.EXACT, "failed", target=target, detail=detail)
 
 
-def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> Row:
+def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> CheckRow:
     """Whether random units would do the same: the permutation p-value of the own units' DID.
 
     Flagged if the own DID's interval excludes 0 although random units do as much: the DID is then what any edit of that energy does
@@ -201,7 +201,7 @@ def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> R
     return row("placebo_units", p, limits.UNLIKELY, not (same or loose), target=target, arm=arm, detail=detail)
 
 
-def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -> Row:
+def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -> CheckRow:
     """The smallest recall among the object classes, on renders."""
     kept = contents.known() & ~contents.panel["background"].values[0].astype(bool) & (contents.classes != "unknown")
     recalls = pd.Series({name: confusion.loc[name, name] for name in contents.classes[kept]}, dtype=float).fillna(0.0)
@@ -211,7 +211,7 @@ def _ground_truth(contents: Contents, confusion: pd.DataFrame, bounds: Bounds) -
     return row("ground_truth", recalls[worst], bounds.recall, bool(recalls[worst] >= bounds.recall), detail=detail)
 
 
-def _second_segmenter(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> Row:
+def _second_segmenter(some: pd.DataFrame, bounds: Bounds, target: str, arm: str) -> CheckRow:
     """Whether another segmenter confirms the DIDs: both intervals exclude 0 on the same side, or both contain it.
 
     The value is the largest difference of the two, in its own paired standard errors, among those that are not confirmed (0 where all

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gandid.estimation.bounds import Bounds, Row, row
+from gandid.estimation.bounds import Bounds, CheckRow, row
 from gandid.estimation.contents import Contents
 from gandid.estimation.sums import Sums
 from gandid.panel.schema import FEATURED
@@ -69,7 +69,7 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
             yield Distance(target, name, area, dose, kappa, float(ends_of[0]), float(ends_of[1]), count)
 
 
-def distance_rows(apart: Sequence[Distance], bounds: Bounds) -> Iterator[Row]:
+def distance_rows(apart: Sequence[Distance], bounds: Bounds) -> Iterator[CheckRow]:
     """The check `distance`: whether an arm is no further from live than a change of dose brings it; the estimate decides."""
     for one in apart:
         what = "the unedited images are told from it" if one.arm == "live" else "told from live"

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from gandid.estimation.bounds import Bounds, Row, row
+from gandid.estimation.bounds import Bounds, CheckRow, row
 from gandid.estimation.contents import Contents, Regime
 from gandid.estimation.contrast import parts
 from gandid.estimation.families import labels, rows, sides, together, visible
@@ -99,7 +99,7 @@ def with_choice(frame: pd.DataFrame, level: float) -> pd.DataFrame:
     return frame.assign(se_units=units, ci_units_low=frame["did"] - half, ci_units_high=frame["did"] + half)
 
 
-def halvings_rows(frame: pd.DataFrame, bounds: Bounds) -> Iterator[Row]:
+def halvings_rows(frame: pd.DataFrame, bounds: Bounds) -> Iterator[CheckRow]:
     """The check `ranking` of an effect: whether the units of two halves of the ranking's latents do alike, in paired standard errors."""
     for (target, arm), some in frame[frame["contrast"] == "ranking"].groupby(["target", "arm"], sort=False):
         z = np.abs(signed_z(some["did"].to_numpy(), some["p_t"].to_numpy()))
@@ -110,7 +110,7 @@ def halvings_rows(frame: pd.DataFrame, bounds: Bounds) -> Iterator[Row]:
         yield row("ranking", value, bound, value <= bound, target=str(target), arm=str(arm), detail=detail)
 
 
-def ranking(panel: xr.Dataset, relation: xr.Dataset) -> Iterator[Row]:
+def ranking(panel: xr.Dataset, relation: xr.Dataset) -> Iterator[CheckRow]:
     """Whether another ranking would have chosen the same units: the check `ranking`, of every target whose units have the largest ACE.
 
     The value is the share of units that two halves of the ranking's latents choose alike, on average over `SPLITS` random halves. It is

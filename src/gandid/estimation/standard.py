@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gandid.estimation.bounds import EXACT, Row, row
+from gandid.estimation.bounds import EXACT, CheckRow, row
 from gandid.estimation.contents import Contents
 from gandid.panel.coalitions import exact_weights
 from gandid.panel.table import Coordinates
@@ -27,7 +27,7 @@ ARMS = ("did", "second", "strength", "dose", "surface", "placebo")  # contrasts 
 SITES = (FIRST, SECOND)
 
 
-def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[Row]:
+def truths(contents: Contents, frame: pd.DataFrame) -> Iterator[CheckRow]:
     """Hold each effect against its truth: of `removed` and `inpainted`, under every segmenter, control, dose, strength and set of units.
 
     An effect has a row where its truth or its estimate is not 0. The value is the estimate, the bound the truth, and the row is ok

@@ -44,7 +44,7 @@ class Levels:
     images: int
     """On how many they were measured."""
 
-    def of(self, target: str) -> Tensor:
+    def shown(self, target: str) -> Tensor:
         """What units are set to for an object to be inserted, (units,); raises `UsageError` where it was never seen."""
         means = self.means[list(self.classes).index(target)]
         if not means.isfinite().all():

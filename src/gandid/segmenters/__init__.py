@@ -9,14 +9,14 @@ from gandid.segmenters.names import UNKNOWN
 from gandid.segmenters.protocol import Segmenter, objects_of
 
 if TYPE_CHECKING:
+    from gandid.segmenters.by_name import NAMED, SECOND, confusion, load_segmenter
     from gandid.segmenters.first_batch import check_segmenter, labelled, name_of
     from gandid.segmenters.function import FunctionSegmenter
-    from gandid.segmenters.loading import NAMED, SECOND, confusion, load_segmenter
 
 _MODULES = {
     "first_batch": ("check_segmenter", "labelled", "name_of"),
     "function": ("FunctionSegmenter",),
-    "loading": ("NAMED", "SECOND", "confusion", "load_segmenter"),
+    "by_name": ("NAMED", "SECOND", "confusion", "load_segmenter"),
 }
 
 __all__ = [
