@@ -11,7 +11,7 @@ from planted import PlantedGenerator, PlantedSegmenter
 from gandid import Study, did, load_generator, load_segmenter
 from gandid.app import around, views
 from gandid.app.models import Model, Ranked, Rankings
-from gandid.app.state import LATENTS, State, encode_region
+from gandid.app.state import LATENTS, STRIP, State, encode_region
 from gandid.app.stream import STEP, tallies
 from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, ablate, hold
@@ -151,6 +151,14 @@ def test_the_numbers_that_stream_in_end_as_those_of_a_study(planted: Model) -> N
     positive = float((planted.latents(0, range(LATENTS)) > 0).float().mean())
     assert shares["inpainted", "b"] == pytest.approx(positive)  # in closed form, see `planted`
     assert got[-1].images == LATENTS
+    seen = [
+        each
+        for page in range(0, LATENTS, STRIP)
+        for each in list(around.strip(planted, replace(state, units=(0,), number=page)))[-1]
+    ]
+    gaps = np.array([each.live - each.held for each in seen[:LATENTS]])
+    number, gap = got[-1].strongest
+    assert abs(gap) == np.nanmax(np.abs(gaps)) and gap == gaps[number]
 
 
 @pytest.mark.slow

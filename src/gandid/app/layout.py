@@ -39,7 +39,7 @@ class Components:
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Experiment", id="experiment"):
                 _html(_place("finding", "<h1>Making a first image …</h1>"), "finding")
-                _html(_place("status"), "status")
+                _html(_place("range") + _place("status"), "status")
                 self._bench(model)
                 _html("".join(_place(name) for name in ("strip", "doses", "layers")), "around")
                 with gr.Column(elem_classes="panel-card"):

@@ -30,7 +30,7 @@ class Live:
     """Serves the web socket of every tab. A hidden tab closes its own, and nothing is measured for it.
 
     A tab sends the address of what it shows; before the `?` of it `fresh`, if it waits for an effect to begin with. It is sent
-    objects: HTML by the part of the page where it belongs (`numbers`, `strip`, `doses`, `layers`, `status`, `progress`); `stale`, those
+    objects: HTML by the part of the page where it belongs (`numbers`, `range`, `strip`, `doses`, `layers`, `status`, `progress`); `stale`, those
     of them that are measured anew; `running`, whether a study runs; `ranked`, the generator, the layer, and the latents on which its
     units are ranked by now; and `opening`, the address of the effect to begin with.
     """
@@ -146,14 +146,15 @@ class _Tab:
 
         async def tell(found: Any, asked: State, waiting: str = "") -> None:
             self._stale.discard(part)
-            await self._tell(**{part: words.measured(part, found, asked, waiting)}, stale=sorted(self._stale))
+            news = {part: words.measured(part, found, asked, waiting), "stale": sorted(self._stale)}
+            await self._tell(**news, **({"range": words.range_left(found)} if part == "numbers" else {}))
 
         with scope:
             if not all(each.units for each in state.edits()):
                 await tell(None, state, "Waiting for the first ranking of the units …")
                 return
             self._stale.add(part)
-            await self._tell(stale=sorted(self._stale))
+            await self._tell(stale=sorted(self._stale), **({"range": ""} if part == "numbers" else {}))
             await sleep(PAUSE)
             try:
                 model, _, settled = await to_thread.run_sync(self.page.settled, state)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from gandid.app.models import Model
 from gandid.app.state import LATENTS, State, decode_region
-from gandid.app.views import edit
+from gandid.app.views import SIZABLE, edit
 from gandid.estimation import did
 from gandid.estimation.bounds import SUPPORT
 from gandid.measure.experiment import Experiment
@@ -38,6 +38,8 @@ class Tally:
     """What is shown of the effects (`gandid.did`), and `solid`: whether the verdict is that normalization causes or prevents it."""
     strange: tuple[str, ...]
     """The support checks that flag the held arm: then nothing is claimed from it."""
+    strongest: tuple[int, float]
+    """The number of the image in which live and held differ most in the edited object, and by which share; NaN if none shows it."""
 
 
 def tallies(model: Model, state: State) -> Iterator[Tally]:
@@ -104,4 +106,18 @@ def _tally(panel: xr.Dataset, state: State) -> Tally:
     flagged = checks[checks["check"].isin(SUPPORT) & (checks["verdict"] != "ok") & (checks["arm"] != "live")]
     seen = checks.loc[checks["check"] == "target_seen", "value"]
     shown = rows[kept].assign(solid=rows["verdict"].isin(SOLID))
-    return Tally(effects.latents, int(seen.sum()), shown, tuple(dict.fromkeys(flagged["check"])))
+    return Tally(
+        effects.latents, int(seen.sum()), shown, tuple(dict.fromkeys(flagged["check"])), _strongest(panel, state)
+    )
+
+
+def _strongest(panel: xr.Dataset, state: State) -> tuple[int, float]:
+    inside = panel["inside"].isel(segmenter=0, target=0).astype(float)
+    carrying, whole = inside.sel(object=state.target), inside.sum("object").sel(arm="reference")
+    live, held = (carrying.isel(arm=arm) for arm in (1, 2))
+    wide = whole >= SIZABLE * panel.attrs["image_pixels"]
+    gap = ((live - held) / whole.where(wide)).values * (-1 if state.mode == "ablate" else 1)
+    if np.isnan(gap).all():
+        return 0, float("nan")
+    most = int(np.nanargmax(np.abs(gap)))
+    return most, float(gap[most])

@@ -69,15 +69,16 @@ def finding(view: View, classes: Sequence[str], objects: Sequence[str], units: i
         )
         nothing = ": here normalization has no part in it."
     else:
-        within = " in the region" if state.region else ""
+        nothing, within = ": here normalization changes nothing of it.", " in the region" if state.region else ""
         text = f"Ablating {what}{within} removes {percent(1 - live)} of this {state.target}. {held_at}"
         if same:
             text += " as much goes"
+            if max(live, held) < WORTH and not turns:
+                nothing = ": all of it, either way. Fewer units or a lower dose may show more."
         elif live > held:
             text += f", {percent(1 - held)} goes: normalization paints {gap} of it back."
         else:
             text += f", only {percent(1 - held)} goes: normalization removes {gap} more."
-        nothing = ": here normalization changes nothing of it."
     if same:
         text += f". But normalization {turns}" if turns else nothing
     elif turns:
@@ -126,7 +127,9 @@ def ranking(ranked: Ranked, layer: str, *, fresh: bool = False) -> str:
     elif ranked.finished:
         text = f"Units of {layer} ranked on {ranked.latents} images."
     else:
-        text = f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({done}) …"
+        text = (
+            f"Units of {layer} ranked on {ranked.latents} images; the ranking goes on ({done}), and may choose others …"
+        )
     then = " Then the page turns to an effect to begin with." if fresh else ""
     return f"<p role='status'>{escape(text)}{then}</p>"
 
@@ -214,15 +217,27 @@ def _numbers(tally: Tally, state: State) -> str:
     for one in tally.rows.to_dict("records"):
         kind = "target" if one["object"] == state.target else "object" if one["kind"] == "object" else "background"
         mark = " shown" if one["solid"] and not tally.strange else ""
-        interval = f"<span>{signed(100 * one['ci_low'])} to {signed(100 * one['ci_high'])}</span>"
+        known = np.isfinite([one["ci_low"], one["ci_high"]]).all()
+        interval = f"{signed(100 * one['ci_low'])} to {signed(100 * one['ci_high'])}" if known else "too few images"
+        interval = f"<span>{interval}</span>"
         name = NAMES[one["outcome"]].format(one["object"])
         rows.append(_row(kind + mark, name, one["tau_live"], one["tau_held"], one["did"], interval))
     whole = "their original pixels" if state.mode == "ablate" else "the region"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
-    if tally.strange:
-        why = escape(", ".join(tally.strange))
-        note += f" <b class='flag'>The held images leave the network’s range ({why}): nothing is claimed from them.</b>"
-    return _table(caption, "live − held, 95 % interval", rows) + f"<p class='note'>{note}</p>"
+    most, gap = tally.strongest
+    turn = _turn(f"Go to the strongest: image {most}, {signed(100 * gap)}", number=most) if gap == gap else ""
+    return turn + _table(caption, "live − held, 95 % interval", rows) + f"<p class='note'>{note}</p>"
+
+
+def range_left(tally: Tally | None) -> str:
+    """What stands under the finding while the held images of the first latents leave the network's range."""
+    if tally is None or not tally.strange:
+        return ""
+    why = escape(", ".join(tally.strange))
+    return (
+        f"<p class='flag' role='status'>Over the first {tally.latents} images what is held here leaves the network’s range "
+        f"(checks: {why}): nothing is claimed from it.</p>"
+    )
 
 
 def units(target: str, ticked: int, *, by_hand: bool) -> str:
