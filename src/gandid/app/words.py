@@ -224,8 +224,8 @@ def _numbers(tally: Tally, state: State) -> str:
         rows.append(_row(kind + mark, name, one["tau_live"], one["tau_held"], one["did"], interval))
     whole = "their original pixels" if state.mode == "ablate" else "the region"
     note = f"Bold: caused or prevented by normalization, by more than a point. Shares of {whole}."
-    most, gap = tally.strongest
-    turn = _turn(f"Go to the strongest: image {most}, {signed(100 * gap)}", number=most) if gap == gap else ""
+    (most, gap), name = tally.strongest, escape(state.target[:1].upper() + state.target[1:])
+    turn = _turn(f"{name} differs most in image {most}: {signed(100 * gap)}", number=most) if gap == gap else ""
     return turn + _table(caption, "live − held, 95 % interval", rows) + f"<p class='note'>{note}</p>"
 
 
