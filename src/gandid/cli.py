@@ -239,8 +239,8 @@ def models(name: str | None, segmenter: str | None) -> None:
     for model in NAMED.values():
         where = "here" if cached_file(model).is_file() else "to be downloaded"
         click.echo(f"{model.name:<22} {model.resolution:>4} px {model.megabytes:>6.0f} MB  {where}")
-        if model.distilled is not None:
-            names = sorted(path.stem for path in model.distilled.glob("*.safetensors"))
+        if model.distilled:
+            names = sorted(Path(one).stem for one in model.distilled)
             click.echo(f"{'':<22} distilled after {model.default_layer}: {', '.join(names)}")
     click.echo(f"\nDownloads are kept in {cache_folder()}; the environment variable GANDID_CACHE names another folder.")
 

@@ -112,6 +112,8 @@ class Execution:
         }
         if config.edit != "ablate":
             attrs["edit"] = config.edit
+        if others := list(self.networks.items())[1:]:
+            attrs["networks"] = [f"{name}: {getattr(one.generator, 'name', None) or ''}" for name, one in others]
         if config.region:
             attrs["region"] = config.region if isinstance(config.region, str) else list(config.region)
         if config.soft:

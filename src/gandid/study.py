@@ -395,13 +395,13 @@ class Study:
     def _known_distilled(self) -> dict[str, Runner]:
         """The distilled networks and their placebos by name: those that were given, or else the generator's own."""
         model = NAMED.get(self.name)
-        if not self.distilled and (model is None or model.distilled is None or model.default_layer != self.layer):
+        if not self.distilled and (model is None or not model.distilled or model.default_layer != self.layer):
             raise UsageError(
                 f"the control distilled needs networks that were distilled after {self.layer}: make them with 'gandid distil' "
                 "and name them with --distilled"
             )
         if not self._learned:
-            for path in distilled_files(self.distilled or [model.distilled]):  # type: ignore[union-attr, list-item]
+            for path in distilled_files(self.distilled) or model.distilled:  # type: ignore[union-attr]
                 name, network = read_distilled(path, self.generator, self.layer)
                 if name in self._learned:
                     raise UsageError(f"{path}: another network is {name} already: distil it with another --seed")

@@ -7,7 +7,7 @@ import torch
 
 import gandid
 from gandid.generators import NAMED, load_discriminator
-from gandid.generators.distilled import AGREEMENT, KINDS, distilled_files, read_distilled
+from gandid.generators.distilled import AGREEMENT, KINDS, read_distilled
 from gandid.interventions import Runner, find_sites
 from gandid.latents import latents
 from lab.first.quality import evaluate_generator
@@ -44,7 +44,7 @@ def test_the_distilled_networks_make_the_same_images():
     generator, segmenter, model = gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), NAMED["rooms"]
     z = latents(0, range(64), generator.latent_dim)
     wanted, found = generator(z), set()
-    for path in distilled_files([model.distilled]):
+    for path in model.distilled:
         name, network = read_distilled(path, generator, model.default_layer)
         made = network(z)
         assert float((segmenter(made) == segmenter(wanted)).float().mean()) > AGREEMENT, name

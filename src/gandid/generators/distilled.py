@@ -15,8 +15,10 @@ from torch import nn
 
 from gandid.errors import UsageError
 from gandid.files import read_safetensors, write_safetensors
+from gandid.generators.planted import planted
 from gandid.interventions import Statistic, find_sites
 from gandid.interventions.normalizations import Constant
+from gandid.truth import NETWORKS
 
 KINDS = ("distilled", "placebo")  # without the normalizations, and re-learned with them
 AGREEMENT = 0.97  # of the labels of unedited images with the generator's, at least
@@ -64,14 +66,19 @@ def distilled_files(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def read_distilled(path: Path, generator: Any, layer: str) -> tuple[str, nn.Module]:
+def read_distilled(path: str | Path, generator: Any, layer: str) -> tuple[str, nn.Module]:
     """The name (`distilled-1`, `placebo-1`: kind and seed) and the network that a file makes of a generator.
+
+    `path` may be a name of the planted standard, whose networks are written down and not in a file.
 
     Raises
     ------
     UsageError
         If the file is something else, of another layer, or of another generator: its unedited images differ from the generator's.
     """
+    if path in NETWORKS:
+        return str(path).rpartition("/")[2], planted(str(path)).to(next(generator.parameters()).device)
+    path = Path(path)
     about, weights = read_safetensors(path)
     if about.get("kind") not in KINDS:
         raise UsageError(f"{path} is no network that 'gandid distil' made")
@@ -88,6 +95,7 @@ def read_distilled(path: Path, generator: Any, layer: str) -> tuple[str, nn.Modu
         raise UsageError(f"{path} was distilled from another generator") from error
     device = next(iter(tensors(generator).values())).device
     network = network.to(device).eval().requires_grad_(False)
+    network.name = path.stem
     z = torch.randn(16, generator.latent_dim, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         gap = float((network(z) - generator(z)).square().mean().sqrt())

@@ -18,6 +18,7 @@ from gandid.generators.pggan import Discriminator, Generator
 from gandid.generators.planted import planted
 from gandid.generators.storage import read_discriminator
 from gandid.interventions import adapted, read_inputs
+from gandid.truth import NETWORKS
 
 
 def load_generator(
@@ -56,8 +57,8 @@ def load_generator(
     if inputs:
         raise UsageError(f"{name} takes latents alone: leave out --input")
     path, network = Path(name), ""
-    if name == "planted":
-        return planted().to(device=device)
+    if name in NETWORKS:
+        return planted(name).to(device=device)
     if name in NAMED:
         path = fetch(NAMED[name])
     elif not path.exists() and "#" in name:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gandid.errors import UsageError
+from gandid.truth import NETWORKS
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -35,8 +36,8 @@ class NamedModel:
         How many units a study edits for each target unless told otherwise, where that is not the usual number.
     twin : str, optional
         The model of the same data and schedule that was trained without pixel normalization.
-    distilled : Path, optional
-        Folder of networks distilled after the default layer (`gandid.generators.distilled`).
+    distilled : tuple
+        Networks distilled after the default layer: files (`gandid.generators.distilled`), or names of the planted standard's.
     url, sha256 : str
         Where the file of a public model is, and the hexadecimal digits with which its SHA-256 begins.
     """
@@ -53,7 +54,7 @@ class NamedModel:
     segmenter: str | None = None
     units: int | None = None
     twin: str | None = None
-    distilled: Path | None = None
+    distilled: tuple[str | Path, ...] = ()
     url: str = ""
     sha256: str = ""
 
@@ -92,7 +93,7 @@ NAMED = {
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
             segmenter="rooms",
             twin="rooms-twin",
-            distilled=WEIGHTS / "rooms-distilled",
+            distilled=tuple(sorted((WEIGHTS / "rooms-distilled").glob("*.safetensors"))),
             default_layer="layer4",
             why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
         ),
@@ -116,8 +117,22 @@ NAMED = {
             weights=Path(__file__).with_name("planted.py"),
             segmenter="planted",
             units=1,
+            twin="planted-twin",
+            distilled=tuple(name for name in NETWORKS if "/" in name),
             default_layer="layer1",
             why="its units are planted there, one for each object",
+        ),
+        NamedModel(
+            name="planted-twin",
+            resolution=8,
+            megabytes=Path(__file__).with_name("planted.py").stat().st_size / 1e6,
+            source="this package: written down by formula, not trained",
+            licence="MIT",
+            weights=Path(__file__).with_name("planted.py"),
+            segmenter="planted",
+            units=1,
+            default_layer="layer1",
+            why="as of planted, whose twin without pixel normalization it is",
         ),
         _public("dissect/bedroom", "proggan_bedroom-d8a89ff1.pth"),
         _public("dissect/church", "proggan_churchoutdoor-7e701dd5.pth"),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gandid.generators.pggan import EqualConv2d, Generator
-from gandid.truth import CHANCE, EDITED, EPS, PLAN, UNITS, layers, plan_units
+from gandid.truth import CHANCE, EDITED, EPS, NETWORKS, PLAN, UNITS, layers, plan_units
 
 
-def planted() -> Generator:
-    """Build the generator, latents of length 3, images of 8 px."""
-    generator = Generator((UNITS, UNITS), 3, unnormalized=("layer4", "output"), eps=EPS, slope=0.0, dense_bias=True)
-    generator.name = "planted"
+def planted(network: str = "planted") -> Generator:
+    """Build the generator, or another of `gandid.truth.NETWORKS`: latents of length 3, images of 8 px."""
+    how: dict[str, Any] = {"eps": EPS, "slope": 0.0, "dense_bias": True}
+    generator = Generator((UNITS, UNITS), 3, NETWORKS[network][0], unnormalized=("layer4", "output"), **how)
+    generator.name = network
     for parameter in generator.parameters():
         parameter.data.zero_()
     # Layer 1: the plan. Its convolution puts weight[., ., i, j] at row 3 - i, column 3 - j of the map.
@@ -25,11 +27,9 @@ def planted() -> Generator:
             bias[:, row, column] = fixed + weak / 2  # from 0 to 1, since a latent number is from -sqrt(3) to sqrt(3)
             for name, (_, number) in CHANCE.items():
                 weight[EDITED.index(name), number, 3 - row, 3 - column] = weak[EDITED.index(name)] / 2 / math.sqrt(3)
-    second, third, output = (map(torch.from_numpy, parts) for parts in layers())
-    written = {"layer1": (weight, bias), "layer2": second, "layer3": third, "output": output}
-    for name, parts in (written | {"layer4": (torch.eye(UNITS), torch.zeros(UNITS))}).items():
-        conv = generator.get_submodule(f"{name}.conv")
-        _write(conv, *parts)
+    rest = [map(torch.from_numpy, parts) for parts in layers(network)]
+    for layer, parts in zip((*generator.layers, "output"), [(weight, bias), *rest], strict=True):
+        _write(generator.get_submodule(f"{layer}.conv"), *parts)
     return generator.eval().requires_grad_(False)
 
 

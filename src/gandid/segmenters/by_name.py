@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMED = {name: WEIGHTS / f"{name}.safetensors" for name in ("rooms", "rooms-dilated")}
-PLANTED = ("planted", "planted-careful")  # of the planted standard, `gandid.truth`
-PAIRS = (("rooms", "rooms-dilated"), PLANTED)
+PLANTED = ("planted", "planted-careful", "planted-unsure")  # of the planted standard, `gandid.truth`
+PAIRS = (("rooms", "rooms-dilated"), PLANTED[:2])
 SECOND = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}  # which of the others checks a segmenter
+SECOND["planted-unsure"] = "planted-careful"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.safetensors)")
 
 
@@ -42,7 +43,8 @@ def load_segmenter(
         One of
 
         - `"rooms"` or `"rooms-dilated"`, the segmenters that ship with the package, built and trained apart;
-        - `"planted"` or `"planted-careful"`, those of the planted standard, which differ in one pair of classes;
+        - `"planted"`, `"planted-careful"` or `"planted-unsure"`, those of the planted standard: what is a mirror to the first is wall
+          to the second and unknown to the third;
         - a `.safetensors` file that `save_segmenter` wrote;
         - a model of the Hugging Face library `transformers`: a folder, or an id on its hub such as
           `nvidia/segformer-b0-finetuned-ade-512-512`; see `gandid.segmenters.huggingface.load_huggingface`;

@@ -1,4 +1,4 @@
-"""The two segmenters of the planted standard (`gandid.truth`): by the nearest colour, exact but for one pair of classes."""
+"""The segmenters of the planted standard (`gandid.truth`): by the nearest colour, exact but for one pair of classes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from gandid.segmenters.function import FunctionSegmenter
-from gandid.truth import BACKGROUND, CLASSES, COLOURS
+from gandid.segmenters.names import UNKNOWN
+from gandid.truth import BACKGROUND, CLASSES, COLOURS, DIM
 
 
 def planted_segmenter(name: str) -> FunctionSegmenter:
-    """Build the segmenter `planted`, which takes a stain for a mirror, or `planted-careful`, which knows that it is wall."""
+    """Build a segmenter: `planted` takes a stain for a mirror, `planted-careful` knows that it is wall, `planted-unsure` does not know."""
+    if name == "planted-unsure":
+        return FunctionSegmenter(unsure, (*CLASSES, UNKNOWN), BACKGROUND)
     return FunctionSegmenter({"planted": careless, "planted-careful": careful}[name], CLASSES, BACKGROUND)
 
 
@@ -23,6 +26,14 @@ def careful(images: Tensor) -> Tensor:
     """Label images (N, 3, H, W) by the nearest colour, (N, H, W), and know that a stain is wall."""
     labels = _nearest(images, (*CLASSES, "stain"))
     return torch.where(labels == len(CLASSES), CLASSES.index("wall"), labels)
+
+
+def unsure(images: Tensor) -> Tensor:
+    """Label images (N, 3, H, W) by the nearest colour, (N, H, W); a stain is unknown, and so is the wall in one row of pixels."""
+    labels = _nearest(images, (*CLASSES, "stain"))
+    row = labels[:, 2 * DIM]
+    row[row == CLASSES.index("wall")] = len(CLASSES)
+    return labels
 
 
 def _nearest(images: Tensor, names: tuple[str, ...]) -> Tensor:
