@@ -19,9 +19,9 @@ unit of layer 2 becomes `sqrt(UNITS)` at the second site, however small it is: a
 | chair | it goes; if a weak unit is beyond 0.7 the wall has a stain, which one segmenter of two calls mirror: **30 % that are nobody's** | wall |
 | plant | it goes | the same; but with the second site *frozen* a glow like a lamp's: **an artefact of strain** |
 
-Other networks make the same images, and ablate otherwise (`NETWORKS`). Three have both normalizations and let weak units through a little
-earlier or later. Four have none: their layer 2 is a threshold that is `SHARP`, and 1 less what is above 0, twice over, cuts at 1 what is
-drawn. In one of these, the twin, everything just goes.
+Other networks make the same images of what is not edited (`NETWORKS`). Three have both normalizations and let weaker units through. Four
+have none: their layer 2 is a threshold that is `SHARP`, and 1 less what is above 0, twice over, cuts at 1 what is drawn. Three of them let
+only stronger units through; in the fourth, the twin, everything just goes.
 
 Why the glow: without the plant a unit of layer 2 that it inhibited is free, four times as strong as anything else. A live site keeps
 every value at `sqrt(UNITS)` or less, and the glow needs twice that. Frozen at what it was, the second site lets 3.2 times

@@ -1,5 +1,7 @@
 """The planted standard does what is written of it: latent by latent, and on average."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,21 @@ class TestAStudyOfIt:
             assert rows["detail"].str.contains(words).any(), words
         assert {"capped:first", "frozen:all", "mean:all", "capped:all@k0.25"} <= set(rows["arm"])
 
+    def test_checks_find_what_is_planted_and_nothing_else(self, effects):
+        rows = {name: some.set_index(["target", "arm"]) for name, some in effects.checks.groupby("check")}
+        bad = {name: set(some.index[some["verdict"] != "ok"]) for name, some in rows.items()}
+        assert set(rows["target_seen"]["value"]) == {64} and set(rows["placebo_site"]["value"]) == {0}
+        exact = ["capped:first", "capped:all", "frozen:first", "frozen:all"]
+        assert set(rows["baseline_gap"].loc[("", exact), "value"]) == {0}
+        for name in ("gain", "shapley_efficiency", "parallel_trends", "placebo_object", "ranking"):
+            assert len(rows[name]) and not bad[name], name
+        # Without the plant, 2 and 1 and 1 leave 1 and 1; what was free to be as strong as it likes is so all the same.
+        assert rows["strain"].loc[("plant", "capped:first"), "value"] == pytest.approx(math.log(3) / 2, rel=1e-5)
+        assert rows["undone"].loc[("plant", "capped:first"), "value"] == pytest.approx(1)
+        # Of what is held exactly only the artefact is out of range, and only the stain is seen otherwise.
+        assert {place for place in bad["distance"] if place[1] in exact} == {("plant", "frozen:all")}
+        assert {target for target, _ in bad["second_segmenter"]} == {"chair"}
+
     def test_an_estimate_that_is_wrong_is_told(self, panel):
         wrong = panel.sel(target=["rug"]).copy(deep=True)
         names = list(panel["arm"].values)
@@ -242,15 +259,24 @@ def unrecognized():
     return study.run(["rug", "painting", "chair", "plant"], latents=64, **how)
 
 
-def truths(panel):
-    """The rows `truth`, with what is planted in points."""
-    rows = gandid.did(panel, flips=9, resamples=2).checks.query("check == 'truth'")
+def checks(panel):
+    """All checks, with their bound in points: of a row `truth`, what is planted."""
+    rows = gandid.did(panel, flips=9, resamples=2).checks
     return rows.assign(points=(100 * rows["bound"]).round(6))
 
 
+def truths(panel):
+    return checks(panel).query("check == 'truth'")
+
+
 @pytest.fixture(scope="module")
-def judged(unrecognized):
-    return truths(unrecognized)
+def checked(unrecognized):
+    return checks(unrecognized)
+
+
+@pytest.fixture(scope="module")
+def judged(checked):
+    return checked.query("check == 'truth'")
 
 
 class TestOtherNetworksAndBounds:
@@ -282,6 +308,10 @@ class TestOtherNetworksAndBounds:
             assert list(rows.loc[rows["detail"].str.startswith(where), "points"]) == [points], words
         # What the other two segmenters say lies within: a mirror in 30 % of the latents, or none.
         assert truth("chair", "planted")["mirror"] == 0.3 and truth("chair", "planted-careful")["mirror"] == 0
+
+    def test_networks_show_the_same_unedited_images(self, checked):
+        rows = checked.query("check == 'baseline_area'")
+        assert len(rows) == 4 * 7 and set(rows["value"]) == {1.0}
 
     def test_networks_that_are_wrong_are_told(self, unrecognized):
         wrong = unrecognized.sel(target=["rug"]).copy(deep=True)
