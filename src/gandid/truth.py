@@ -163,7 +163,8 @@ def _labels(colours: np.ndarray, segmenter: str) -> np.ndarray:
     """
     names = [*CLASSES] if segmenter == "planted" else [*CLASSES, "stain"]
     palette = np.array([COLOURS[name] for name in names])
-    labels = np.square(colours[..., None, :] - palette).sum(axis=-1).argmin(axis=-1)[..., None].repeat(2, axis=-1)
+    away = np.square(palette).sum(axis=-1) - 2 * colours @ palette.T  # squared distances, less the colours' own squares
+    labels = away.argmin(axis=-1)[..., None].repeat(2, axis=-1)
     if segmenter != "planted-unsure":
         return labels % len(CLASSES)
     upper = labels.reshape(len(PLAN), -1, 2)[DIM, :, 0]

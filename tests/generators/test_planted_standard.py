@@ -16,7 +16,7 @@ from gandid.interventions import REFERENCE, Arm, Runner, ablate
 from gandid.segmenters.planted import careful, careless, unsure
 from gandid.truth import BEYOND, CLASSES, EDITED, NETWORKS, OBJECTS, PLAN, UNKNOWN, shares
 
-N = 500
+N = 300
 NAMES = (*CLASSES, "unknown")
 KINDS = ("placebo", "distilled")
 SEGMENTERS = {"planted": careless, "planted-careful": careful, "planted-unsure": unsure}
@@ -256,7 +256,7 @@ def unrecognized():
     """A study of it by the segmenter that does not recognize everything, with every other network."""
     study = gandid.Study(gandid.load_generator("planted"), gandid.load_segmenter("planted-unsure"))
     how = {"control": ["capped", "twin", "distilled"], "hold": "first", "ranking_latents": 16}
-    return study.run(["rug", "painting", "chair", "plant"], latents=64, **how)
+    return study.run(["rug", "chair"], latents=64, **how)
 
 
 def checks(panel):
@@ -311,7 +311,7 @@ class TestOtherNetworksAndBounds:
 
     def test_networks_show_the_same_unedited_images(self, checked):
         rows = checked.query("check == 'baseline_area'")
-        assert len(rows) == 4 * 7 and set(rows["value"]) == {1.0}
+        assert len(rows) == 2 * 7 and set(rows["value"]) == {1.0}
 
     def test_networks_that_are_wrong_are_told(self, unrecognized):
         wrong = unrecognized.sel(target=["rug"]).copy(deep=True)
