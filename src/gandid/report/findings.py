@@ -25,7 +25,11 @@ MARKS = {
     MISSING: ("missing", "–"),
 }
 # Intervals that cover more than other latents, by their columns in effects.csv.
-WIDER = {"ci_units": "with other units", "next": "in the next networks"}
+WIDER = {
+    "ci_units": "with other units",
+    "next": "in the next networks",
+    "ci_paired": "whatever the pixels are that are not recognized",
+}
 # What normalization is compared with, by the control.
 CONTROLS = {
     "capped": "normalization may not amplify beyond what it does without the edit",
