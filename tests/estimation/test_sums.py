@@ -49,6 +49,7 @@ def test_parts_are_those_of_the_outcomes_definitions():
         np.testing.assert_array_equal(together, found.numerator[:, place][:, found.kinds == "object"].sum(1))
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(st.integers(1, 60), st.integers(1, 4000), st.integers(1, 3), st.integers(0, 100))
 def test_neither_blocks_nor_threads_nor_order_matter(latents, values, threads, seed):

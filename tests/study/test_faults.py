@@ -257,7 +257,8 @@ print("then:", panel.sizes["latent"], int(panel["inside"].sum()))
 """
 
 
-@pytest.mark.parametrize("size", [100, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100, 200])
 def test_a_full_disk(truth, tmp_path, size):
     """A disk of some hundred KiB fills up; when it is made larger, the same call goes on."""
     script = FULL.format(path=sys.path, small=str(tmp_path), size=size)
