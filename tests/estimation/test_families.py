@@ -289,7 +289,7 @@ class TestRandomUnits:
 
     def test_too_few_random_units_cannot_show_anything(self):
         rows = check(self.make([0.0] * 5), "placebo_units")
-        assert (rows["verdict"] == "flagged").all()
+        assert (rows["verdict"] == "flagged").all() and rows["detail"].str.contains("too few").all()
         np.testing.assert_allclose(rows["value"], 1 / 6)
 
     def test_sets_that_do_as_much_count_whatever_rounding_says(self):

@@ -196,7 +196,8 @@ def _placebo_units(some: pd.DataFrame, target: str, arm: str, outcome: str) -> C
         f"{outcome}: {100 * own['did']:+.1f} points, {len(random)} sets of random units {100 * random['did'].min():+.1f} to "
         f"{100 * random['did'].max():+.1f}, with {random['energy'].min():.0%} to {random['energy'].max():.0%} of the energy"
     )
-    detail = f"random units do as much: {detail}" if same else detail
+    few = 1 / (len(random) + 1) > limits.UNLIKELY  # the smallest p that so many sets can give
+    detail = f"{'too few sets to tell' if few else 'random units do as much'}: {detail}" if same else detail
     detail += f"; {unmatched.mean():.0%} of the sets miss the energy by more than {limits.ENERGY:.0%}" if loose else ""
     return row("placebo_units", p, limits.UNLIKELY, not (same or loose), target=target, arm=arm, detail=detail)
 
