@@ -11,7 +11,6 @@ probabilities say how much of an object is left. And of generators' own images, 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +28,14 @@ from gandid.segmenters.names import UNKNOWN
 from gandid.segmenters.network import ARCHITECTURES, NetworkSegmenter, save_segmenter
 from lab import corruptions, rooms
 from lab.corruptions import IGNORED, Draw
-from lab.first.segmenter import fold_blocks, folded
+from lab.first.segmenter import fold_blocks, folded, price_unknown, rate
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
 SCENES = 12_000  # painted once, before the first step
 BATCH = 32
 STEPS = {"unet": 3_600, "dilated": 2_400}
-RATE = 4e-3  # the largest, after a twentieth of the steps; then half a cosine to 0
 AVERAGING = 0.995  # decay of the moving average of the weights, which is what is kept
 SPOILT = 0.8  # difference of a colour channel (of 2) at which a generated pixel does not show its scene
-IMPERFECT_UNKNOWN = 0.002  # share of worn renders' pixels that "unknown" may take
 EVALUATION = 990_001  # seed of the scenes that measure; training takes others
 BINS = 10  # of the reliability diagram
 
@@ -132,7 +129,7 @@ def train(
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGING), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate(0.0), weight_decay=1e-3)
     source = (seed + 1) * 1_000_000
     rendered = painted(scenes, resolution, source), painted(scenes, resolution, source, furnished=False)
     made = generated(generators, scenes // (2 * len(generators)), source + 1) if generators else None
@@ -145,32 +142,14 @@ def train(
         loss = (loss + share * F.cross_entropy(scores, other, reduction="none")).sum() / (named != IGNORED).sum()
         optimizer.zero_grad()
         loss.backward()
-        done = step / steps
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(done / 0.05, 1) * 0.5 * (1 + math.cos(math.pi * max(0.0, (done - 0.05) / 0.95)))
+            group["lr"] = rate(step / steps)
         optimizer.step()
         average.update_parameters(network)
     segmenter = NetworkSegmenter(folded(average.module), CLASSES, rooms.BACKGROUND)
-    price_unknown(segmenter, *_worn(min(scenes, 500), resolution, source + 2))
+    price_unknown(segmenter, _worn(min(scenes, 500), resolution, source + 2)[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     save_segmenter(out, segmenter)
-
-
-@torch.inference_mode()
-def price_unknown(segmenter: NetworkSegmenter, images: Tensor, labels: Tensor) -> None:
-    """Shift the score of "unknown" until it takes a share `IMPERFECT_UNKNOWN` of worn renders.
-
-    How readily training makes it say "unknown" depends on how many corruptions it showed.
-    """
-    unknown, margins = CLASSES.index(UNKNOWN), []
-    for some in images.split(64):
-        scores = segmenter.network(some)
-        margins.append((scores[..., unknown] - scores[..., :unknown].amax(dim=-1)).flatten())
-    margin = torch.cat(margins)
-    bias = segmenter.network.score.bias
-    assert bias is not None
-    limit = margin.kthvalue(math.ceil(len(margin) * (1 - IMPERFECT_UNKNOWN))).values
-    bias.view(4, len(CLASSES))[:, unknown] -= limit
 
 
 @torch.inference_mode()

@@ -165,7 +165,7 @@ def train_segmenter(
             optimizer.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:
-                group["lr"] = RATE * _schedule(step / steps)
+                group["lr"] = rate(step / steps)
             optimizer.step()
             step += 1
             _update_average(average, network, min(AVERAGING, step / (step + 10)))
@@ -227,17 +227,21 @@ def fold_blocks(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.view(n, height // 2, 2, width // 2, 2).transpose(2, 3)
 
 
-@torch.inference_mode()
 def _calibrate(segmenter: NetworkSegmenter, scenes: int, resolution: int, seed: int) -> None:
+    """Price `unknown` on worn scenes."""
+    images, labels = rooms.render(scenes, resolution, _scene_seed(seed, 900_000))
+    draw = corruptions.Draw(torch.Generator().manual_seed(seed), scenes, resolution)
+    price_unknown(segmenter, corruptions.worn(images, labels, draw, len(rooms.CLASSES))[0])
+
+
+@torch.inference_mode()
+def price_unknown(segmenter: NetworkSegmenter, images: torch.Tensor) -> None:
     """Shift the score of `unknown` until it takes a share `IMPERFECT_UNKNOWN` of imperfect renders.
 
     How readily training makes it say `unknown` depends on how many corruptions it showed. This fixes the
     price instead: how many sound, if imperfect, pixels it may cost to find what is not of a room.
     """
-    images, labels = rooms.render(scenes, resolution, _scene_seed(seed, 900_000))
-    draw = corruptions.Draw(torch.Generator().manual_seed(seed), scenes, resolution)
-    images, _ = corruptions.worn(images, labels, draw, len(rooms.CLASSES))
-    unknown, margins = CLASSES.index(UNKNOWN), []
+    unknown, margins = segmenter.classes.index(UNKNOWN), []
     for some in images.split(64):
         scores = segmenter.network(some)
         margins.append((scores[..., unknown] - scores[..., :unknown].amax(dim=-1)).flatten())
@@ -245,7 +249,7 @@ def _calibrate(segmenter: NetworkSegmenter, scenes: int, resolution: int, seed: 
     limit = margin.kthvalue(math.ceil(len(margin) * (1 - IMPERFECT_UNKNOWN))).values
     bias = segmenter.network.score.bias
     assert bias is not None
-    bias.view(4, len(CLASSES))[:, unknown] -= limit
+    bias.view(4, len(segmenter.classes))[:, unknown] -= limit
 
 
 def _render(scenes: int, resolution: int, seed: int, bar: Progress) -> tuple[torch.Tensor, torch.Tensor]:
@@ -269,9 +273,9 @@ def _scene_seed(seed: int, part: int) -> int:
     return (seed + 1) * 1_000_000 + part
 
 
-def _schedule(done: float) -> float:
-    """Give the share of the maximal learning rate at a share `done` of the steps."""
-    return min(done / 0.05, 1.0) * 0.5 * (1 + math.cos(math.pi * max(0.0, (done - 0.05) / 0.95)))
+def rate(done: float) -> float:
+    """Give the learning rate at a share `done` of the steps."""
+    return RATE * (min(done / 0.05, 1.0) * 0.5 * (1 + math.cos(math.pi * max(0.0, (done - 0.05) / 0.95))))
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gandid.errors import UsageError
 from gandid.truth import NETWORKS
@@ -80,58 +81,50 @@ def _public(name: str, file: str, resolution: int = 256, megabytes: float = 92.1
     return NamedModel(name, resolution, megabytes, *about, url=source + file, sha256=digits)
 
 
+def _own(name: str, weights: Path, **about: Any) -> NamedModel:
+    """A model of this package, whose weights are a file of it."""
+    about = {"source": "this package"} | about
+    return NamedModel(name, megabytes=weights.stat().st_size / 1e6, licence="MIT", weights=weights, **about)
+
+
+_ROOMS: dict[str, Any] = {"resolution": 64, "segmenter": "rooms", "default_layer": "layer4"}
+_PLANTED = _own(
+    "planted",
+    Path(__file__).with_name("planted.py"),
+    source="this package: written down by formula, not trained",
+    resolution=8,
+    segmenter="planted",
+    units=1,
+    twin="planted-twin",
+    distilled=tuple(name for name in NETWORKS if "/" in name),
+    default_layer="layer1",
+    why="its units are planted there, one for each object",
+)
+
 NAMED = {
     model.name: model
     for model in (
-        NamedModel(
-            name="rooms",
-            resolution=64,
-            megabytes=(WEIGHTS / "rooms.safetensors").stat().st_size / 1e6,
-            source="this package",
-            licence="MIT",
-            weights=WEIGHTS / "rooms.safetensors",
+        _own(
+            "rooms",
+            WEIGHTS / "rooms.safetensors",
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
-            segmenter="rooms",
             twin="rooms-twin",
             distilled=tuple(sorted((WEIGHTS / "rooms-distilled").glob("*.safetensors"))),
-            default_layer="layer4",
             why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
+            **_ROOMS,
         ),
-        NamedModel(
-            name="rooms-twin",
-            resolution=64,
-            megabytes=(WEIGHTS / "rooms-twin.safetensors").stat().st_size / 1e6,
-            source="this package",
-            licence="MIT",
-            weights=WEIGHTS / "rooms-twin.safetensors",
-            segmenter="rooms",
-            default_layer="layer4",
+        _own(
+            "rooms-twin",
+            WEIGHTS / "rooms-twin.safetensors",
             why="as of rooms, whose twin without pixel normalization it is",
+            **_ROOMS,
         ),
-        NamedModel(
-            name="planted",
-            resolution=8,
-            megabytes=Path(__file__).with_name("planted.py").stat().st_size / 1e6,
-            source="this package: written down by formula, not trained",
-            licence="MIT",
-            weights=Path(__file__).with_name("planted.py"),
-            segmenter="planted",
-            units=1,
-            twin="planted-twin",
-            distilled=tuple(name for name in NETWORKS if "/" in name),
-            default_layer="layer1",
-            why="its units are planted there, one for each object",
-        ),
-        NamedModel(
+        _PLANTED,
+        replace(
+            _PLANTED,
             name="planted-twin",
-            resolution=8,
-            megabytes=Path(__file__).with_name("planted.py").stat().st_size / 1e6,
-            source="this package: written down by formula, not trained",
-            licence="MIT",
-            weights=Path(__file__).with_name("planted.py"),
-            segmenter="planted",
-            units=1,
-            default_layer="layer1",
+            twin=None,
+            distilled=(),
             why="as of planted, whose twin without pixel normalization it is",
         ),
         _public("dissect/bedroom", "proggan_bedroom-d8a89ff1.pth"),
