@@ -67,8 +67,8 @@ class Schedule:
         Phase(8, 48_000, 2e-2),
         Phase(16, 64_000, 2e-2, fade=16_000),
         Phase(32, 96_000, 2e-2, fade=16_000),
-        Phase(64, 240_000, 2e-2, fade=16_000, cool=96_000, keep=(32_000, 96_000)),
-        Phase(64, 160_000, 1e-3, cool=80_000, contended=True, warm=32_000, keep=(80_000,)),
+        Phase(64, 160_000, 2e-2, fade=16_000, cool=80_000, keep=(32_000, 80_000)),
+        Phase(64, 64_000, 1e-3, cool=32_000, contended=True, warm=16_000, keep=(32_000,)),
     )
     batch: int = 16
     copying: float = 10.0  # weight of the copying loss while contending
@@ -107,13 +107,14 @@ AHEAD = 4  # steps whose scenes are painted at once
 class Trainer:
     """The networks, the moving average of the generator, and the optimizers; `step` trains on one batch."""
 
-    def __init__(self, schedule: Schedule):
+    def __init__(self, schedule: Schedule, compiled: bool = False):
         torch.manual_seed(schedule.seed)
         layout: Any = dict(memory_format=torch.channels_last)
         self.schedule = schedule
         self.generator = Growing(schedule.channels, rooms.LATENT, schedule.pixel_norm).to(**layout)
         self.discriminator = Discriminator(schedule.channels).to(**layout)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.draw = torch.compile(self.generator) if compiled else self.generator
         self.done = 0  # steps
         self.optimizers: list[list[torch.optim.Optimizer]] = []
         self.painted: list[tuple[Tensor, Tensor]] = []
@@ -189,7 +190,8 @@ class Trainer:
             if not warm:
                 losses |= self._step_generator(real, fake, stage, alpha)
         else:
-            loss = copying(self.generator(z, stage, alpha), real)
+            # What fades in has another blend at every step, for each of which it would be compiled.
+            loss = copying((self.draw if alpha == 1 else self.generator)(z, stage, alpha), real)
             loss.backward()
             losses["copy"] = loss.item()
             self._update(0)
@@ -261,7 +263,9 @@ def copying(images: Tensor, scenes: Tensor) -> Tensor:
     return error.abs().mean() + (across + down) / 2 + 2 * error.square().mean()
 
 
-def train(out: Path, schedule: Schedule, save_seconds: float = 120, sample_every: int = 1000) -> None:
+def train(
+    out: Path, schedule: Schedule, save_seconds: float = 120, sample_every: int = 1000, compiled: bool = False
+) -> None:
     """Train in the folder `out`, going on from the checkpoint there if one is.
 
     Writes `checkpoint.pt` every `save_seconds`, and every `sample_every` steps a line of `log.csv`, a grid of samples,
@@ -277,7 +281,7 @@ def train(out: Path, schedule: Schedule, save_seconds: float = 120, sample_every
     for path in out.iterdir():
         if is_aside(path.name):  # half of what was being written when a run was killed
             remove(path)
-    trainer, checkpoint = Trainer(schedule), out / "checkpoint.pt"
+    trainer, checkpoint = Trainer(schedule, compiled), out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(load_checkpoint(checkpoint))
     plan = schedule.plan()
@@ -355,6 +359,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, choices=sorted(SCHEDULES), default=64, help="in pixels (64)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and latents (0)")
     parser.add_argument("--without-normalization", action="store_true", help="train the twin without pixel norm")
+    parser.add_argument("--compile", action="store_true", help="copy with compiled layers (takes a C++ compiler)")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -362,7 +367,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(given.out / ".lock", timeout=0):  # the kernel frees it when the process dies
-            train(given.out, schedule)
+            train(given.out, schedule, compiled=given.compile)
     except filelock.Timeout:
         parser.exit(1, f"another process is training in {given.out}\n")
     except UsageError as error:
