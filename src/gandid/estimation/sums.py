@@ -19,7 +19,7 @@ import xarray as xr
 
 from gandid.estimation.contents import COUNTS, Contents
 from gandid.panel.store import read_counts
-from gandid.panel.table import Coordinates
+from gandid.panel.table import APART, Coordinates
 
 GROUPS = 1024  # half of them in each half of the latents
 VALUES = 2**19  # values of a block, all variables together: the blocks under way are few megabytes
@@ -44,6 +44,7 @@ class Sums:
     late: np.ndarray
     """Whether a group is in the upper half of the latents by number, (G,)."""
     pixels: np.ndarray
+    """Of the whole image."""
     inside: np.ndarray
     """Of the target's original pixels."""
     shared: np.ndarray | None
@@ -60,6 +61,8 @@ class Sums:
     """The larger of the arm's and live's hole, summed over latents, (target, arm)."""
     discordant: np.ndarray
     """Pixels that count in the arm or in live only, for `removed` and for `inpainted` by all objects, (2, target, arm)."""
+    whole: bool
+    """Whether `pixels` is known of all arms: it is 0 of those that are run `APART`, of which not all images are made."""
     shown: np.ndarray
     """Which latents' unedited images show which target, at least an original pixel of it, as stored, (N, target)."""
 
@@ -141,6 +144,7 @@ class _Counter:
         self.group = np.where(late, upper, self.place * numbers[0] // max(halves[0], 1))
         groups, shape = int(numbers.sum()), (len(targets), len(arms))
         zeros = {name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")}
+        self.apart = np.isin(contents.panel["block"].values[arms].astype(str), APART)
         self.sharing = "shared" in contents.panel and set(arms) <= set(contents.study)
         self.sums = Sums(
             arms=arms,
@@ -154,6 +158,7 @@ class _Counter:
             either=np.zeros(shape, np.int64),
             weight=np.zeros(shape, np.int64),
             discordant=np.zeros((2, *shape), np.int64),
+            whole=not self.apart.any(),
             shown=np.zeros((rows, shape[0]), bool),
         )
 
@@ -167,6 +172,8 @@ class _Counter:
     def count(self, block: slice) -> dict:
         """Sums of one block of latents."""
         pixels, inside = (read_counts(self.panel, name, block, self.sums.arms, self.segmenter) for name in COUNTS)
+        if self.apart.any():
+            pixels = np.where(self.apart[:, None], 0, pixels)
         order = np.argsort(self.group[block], kind="stable")
         if (np.diff(order) != 1).any():
             pixels, inside = pixels[order], inside[order]

@@ -131,9 +131,14 @@ class Experiment:
         networks = dict.fromkeys(arm.network for arm in block.arms)
         return [self._layout(block, network, targets) for network in networks for targets in groups]
 
-    def images(self, block: Block) -> int:
-        """Images that are made of each latent."""
-        return sum(len(layout.blocks) for layout in self.layouts(block))
+    def images(self, block: Block, shown: Sequence[float] | None = None) -> float:
+        """Images that are made of each latent; where targets are run apart, of one that shows a share `shown` of each (all of it by default)."""
+        layouts = self.layouts(block)
+        if not block.apart or self.inserts:
+            return sum(len(layout.blocks) for layout in layouts)
+        unedited = {layout.network: sum(target is None for target, _ in layout.blocks) for layout in layouts}
+        parts = [1.0 if shown is None else shown[layout.targets[0]] for layout in layouts]
+        return sum(unedited.values()) + sum(p * len(layout.blocks) for p, layout in zip(parts, layouts, strict=True))
 
     def batch(self, block: Block, rows: int, most: int) -> int:
         """Latents that are taken together: as many as make `rows` images, at most `most`."""

@@ -88,7 +88,7 @@ def fill(
             if not appended:
                 rows = {name: rows[name] for name in (*COUNTED, "features") if name in rows}
             panel.write([arm.name(experiment.dose) for arm in block.arms], task.segmenters, start, rows)
-            advance(len(task.numbers) * experiment.images(block))
+            advance(round(len(task.numbers) * experiment.images(block)))
     if not panel.latents:
         raise GandidError(f"no latent could be measured: {reason}")
     if broken:

@@ -45,7 +45,8 @@ class Plan:
     rows: int
     """Measurements in the panel: for every arm its latents times the targets."""
     images: int
-    """Images that are made: arms that are one and the same are made once; the ranking and the figure are counted in."""
+    """Images that are made: arms that are one and the same are made once, and those of arms beside the study's own on about as many
+    latents as show the target; the ranking and the figure are counted in."""
     seconds: float
     """Time of the whole run, its report included."""
     disk: float
@@ -103,13 +104,10 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         parts = -(-FEATURED // count) + 1
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}", "strength": ()})
         study.execute(later, store=Path(folder) / "later", executor=plain)
-        shown = (
-            read_panel(store / "panel.zarr")["pixels"]
-            .isel(segmenter=0, target=0, arm=0)
-            .sel(object=list(study.objects))
-        )
+        first_ones = read_panel(store / "panel.zarr").isel(segmenter=0, arm=0)
+        shown = (first_ones["inside"].sum("object") > 0).mean("latent").values
         disk = _size(store) + each * (n - 1 - count)
-        seen = float((shown > 0).sum("object").mean())
+        seen = float((first_ones["pixels"].isel(target=0).sel(object=list(study.objects)) > 0).sum("object").mean())
     if ranked and (config.ranking or study.default_ranking) != "exact":
         _differentiate(study)
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0
@@ -125,8 +123,11 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     )
     own = experiment.images(experiment.study)
     numbers = [min(n, block.latents or n) for block in blocks]
-    extra = sum(number * experiment.images(block) for number, block in zip(numbers, blocks, strict=True))
-    images = n * own + extra + _ranking(study, config, named, seen) * (ranked + sum(map(is_twin, experiment.networks)))
+    extra = sum(
+        number * experiment.images(block, shown.tolist()) for number, block in zip(numbers, blocks, strict=True)
+    )
+    ranking = _ranking(study, config, named, seen) * (ranked + sum(map(is_twin, experiment.networks)))
+    images = n * own + extra + ranking
     images += config.ranking_latents * (config.edit == "insert")
     if config.figure:
         edited, held = [len(own) for own in targets.values()], len(experiment.exact_held())
@@ -140,7 +141,7 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
     return Plan(
         arms=len(experiment.study.arms) + sum(len(block.arms) for block in blocks),
         rows=arms * len(named),
-        images=images,
+        images=round(images),
         seconds=judged * clock.each(count) + (images - judged) * plain.each(count) + after,
         disk=disk,
         memory=round(GROWN * peak_memory()),

@@ -191,20 +191,59 @@ class Worker:
             halves = [self._batch(block, half, segmenters, diagnosed) for half in (numbers[:middle], numbers[middle:])]
             return _joined(halves)
         try:
-            return self._measured(block, numbers, segmenters, diagnosed)
+            if block.apart and not self.experiment.inserts:
+                return self._shown(block, numbers, segmenters)
+            return self._measured(block, numbers, segmenters, diagnosed, self.experiment.layouts(block))
         except torch.OutOfMemoryError:
             self.rows = fewer_rows(self.rows, self.device)
             return self._batch(block, numbers, segmenters, diagnosed)
 
-    def _measured(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter], diagnosed: bool) -> Rows:
-        """A batch of latents in every arm of a block."""
+    def _shown(self, block: Block, numbers: Sequence[int], segmenters: Sequence[Segmenter]) -> Rows:
+        """A batch of latents in every arm of a block, each target's on those alone whose unedited images show it.
+
+        On the others nothing of the target can be removed or in-painted: `inside` is 0 there, and `pixels` is not measured.
+        """
+        shape = len(segmenters), len(numbers), len(self.experiment.targets), len(block.arms), len(self._objects)
+        rows: Rows = {"pixels": np.full(shape, NOT_MEASURED, np.int32), "inside": np.zeros(shape, np.int32)}
+        rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
+        seen: dict[str, list[Tensor]] = {}
+        for layout in self.experiment.layouts(block):
+            [target] = layout.targets
+            if layout.network not in seen:
+                unedited = [own for own in layout.blocks if own[0] is None]
+                images = [found for _, _, found, _ in self._images(layout._replace(blocks=unedited), numbers, False)]
+                seen[layout.network] = [_labelled(segmenter, torch.cat(images)) for segmenter in segmenters]
+            shown = np.zeros(len(numbers), bool)
+            for segmenter, maps in zip(segmenters, seen[layout.network], strict=True):
+                hole = self.experiment.place(self.experiment.targets[target], segmenter.classes, maps, self._within)
+                shown |= hole.flatten(2).any(2).any(0).cpu().numpy()
+            if shown.any():
+                some = self._measured(block, np.array(numbers)[shown].tolist(), segmenters, False, [layout])
+                latents, places = np.flatnonzero(shown)[:, None], np.array(layout.places)
+                for name in ("pixels", "inside"):
+                    rows[name][:, latents, target, places] = some[name][:, :, target, places]
+        return rows
+
+    @cached_property
+    def _within(self) -> Tensor:
+        """Which pixels (H, W) lie in the region of the edits."""
+        size = self.runner.image_size
+        return covered(self.experiment.region, size).reshape(size).to(self.device) >= 0.5
+
+    def _measured(
+        self,
+        block: Block,
+        numbers: Sequence[int],
+        segmenters: Sequence[Segmenter],
+        diagnosed: bool,
+        layouts: Sequence[RowBlocks],
+    ) -> Rows:
+        """A batch of latents in the arms of some layouts of a block."""
         n, arms = len(numbers), len(block.arms)
         shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
         rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
         rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
-        size = self.runner.image_size
-        within = covered(self.experiment.region, size).reshape(size).to(self.device) >= 0.5
-        for layout in self.experiment.layouts(block):
+        for layout in layouts:
             labels: list[list[Tensor]] = [[] for _ in segmenters]
             chances: list[list[Tensor]] = [[] for _ in segmenters]
             featured = block.featured and layout.network == "own" and segmenters[0] is self.setting.segmenters[0]
@@ -217,7 +256,7 @@ class Worker:
                     if diagnosis is not None and readings is not None and s == 0:
                         diagnosis.add(group, fresh, readings, labels[0][0][0], segmenter.classes)
                 if featured:
-                    wanted = self._wanted(group[fresh], labels[0][0][0], numbers, block, within)
+                    wanted = self._wanted(group[fresh], labels[0][0][0], numbers, block)
                     looks.append(self._features(images, labels[0][-1], wanted))
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
@@ -225,7 +264,7 @@ class Worker:
                 targets = [self.experiment.targets[target] for target in layout.targets]
                 weights = torch.cat(chances[s]) if chances[s] else None
                 holes = [
-                    self.experiment.place(target, segmenter.classes, maps[layout.unedited], within)
+                    self.experiment.place(target, segmenter.classes, maps[layout.unedited], self._within)
                     for target in targets
                 ]
                 for name, counts in _counted(len(segmenter.classes), layout, holes, maps, weights).items():
@@ -240,13 +279,11 @@ class Worker:
                 rows["features"] = blank
         return rows
 
-    def _wanted(
-        self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block, within: Tensor
-    ) -> np.ndarray:
+    def _wanted(self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block) -> np.ndarray:
         """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image has the target's place."""
         classes, first = self.setting.segmenters[0].classes, np.array(numbers) < FEATURED
         shown: dict[str | None, np.ndarray] = {
-            name: first & self.experiment.place(name, classes, original, within).flatten(1).any(1).cpu().numpy()
+            name: first & self.experiment.place(name, classes, original, self._within).flatten(1).any(1).cpu().numpy()
             for name in self.experiment.targets
         }
         shown[None] = np.any(list(shown.values()), axis=0) & (block.name == STUDY)
@@ -268,7 +305,7 @@ class Worker:
         z = self._latents(numbers, "effects", runner)
         donors = self._latents(numbers, "donors", runner) if experiment.resamples else None
         size = max(1, self.rows // len(numbers) - 1)
-        for start in range(1, len(layout.blocks), size):
+        for start in range(1, max(2, len(layout.blocks)), size):
             group = [layout.blocks[0], *layout.blocks[start : start + size]]
             arms, fresh = [experiment.arm(*block) for block in group], slice(0 if start == 1 else 1, None)
             if read:

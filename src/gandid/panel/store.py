@@ -26,6 +26,7 @@ from zarr.errors import ZarrUserWarning
 from gandid.errors import GandidError, UsageError
 from gandid.files import is_aside, replacing
 from gandid.panel.schema import FEATURED, SCHEMA, fill
+from gandid.panel.table import APART
 
 # Latents per chunk in storage; what is computed at a time may be less. Few latents of a small variable would make many files.
 WIDE, LATENTS_PER_CHUNK, LATENTS_PER_SMALL_CHUNK = ("pixels", "inside", "strain"), 512, 4096
@@ -175,7 +176,7 @@ class PanelStore:
                 if name in rows:
                     array[tuple(at.get(dim, slice(None)) for dim in dims)] = rows[name]
             measured = self.measured.copy()
-            known = (rows["pixels"] >= 0).all(axis=(2, 3, 4))  # (segmenter, latent)
+            known = (rows["inside"] >= 0).all(axis=(2, 3, 4))  # (segmenter, latent)
             ends = start + known.cumprod(axis=1).sum(axis=1)
             measured[at["segmenter"], at["arm"]] = np.maximum(measured[at["segmenter"], at["arm"]], ends[:, None])
             self._publish(measured)
@@ -264,7 +265,7 @@ def read_counts(
     Returns
     -------
     numpy.ndarray
-        int32 (latent, target, arm, object); -1 where an arm was not measured.
+        int32 (latent, target, arm, object); -1 where an arm was not measured, and `pixels` of `APART` arms where it was not made.
 
     Raises
     ------
@@ -282,6 +283,8 @@ def read_counts(
         return values
     start, _, _ = rows.indices(panel.sizes["latent"])
     measured = panel["measured"].values[segmenter, places]
+    if name == "pixels":
+        measured = np.where(np.isin(panel["block"].values[places].astype(str), APART), 0, measured)
     absent = (values < 0).any(axis=(1, 3)) & (start + np.arange(len(values))[:, None] < measured)
     if absent.any():
         lost = counts["latent"].values[absent.any(axis=1)]

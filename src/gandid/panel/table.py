@@ -19,6 +19,8 @@ SITES, PLACEBOS, RANKING = "sites", "placebos", "ranking"
 # Latents on which the arms of a block are measured, the first of the study; 0 means all.
 LATENTS = {STUDY: 0, DISTANCE: 128, STRENGTH: 0, DOSE: 128, SURFACE: 128, SITES: 64, PLACEBOS: 64}
 LATENTS[RANKING] = 40  # a twentieth more images than a study without them, at most
+# Arms that are asked only what becomes of the target's place, so that each target is run by itself, on the images that show it.
+APART = (SITES, PLACEBOS, RANKING)
 LADDER = (0.25, 0.5)  # strengths that a study measures unless it asks for others
 NEAR = 0.8  # of the study's dose: how far a held arm is from live is told in units of this change of dose
 LEARNED = ("distilled", "placebo")  # networks whose layers after the edited one were learned again, by kind
@@ -117,8 +119,8 @@ class Block(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether each target is run by itself, since there are so many arms."""
-        return self.name == SITES
+        """Whether each target is run by itself, on the images that show it."""
+        return self.name in APART
 
 
 def near(live: Coordinates) -> Coordinates:
