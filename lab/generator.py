@@ -101,6 +101,7 @@ SCHEDULES = {
 }
 
 
+UNNORMALIZED = 0.25  # of the rate of copying, without pixel norm: at the whole rate it learned less with every phase
 AHEAD = 4  # steps whose scenes are painted at once
 
 
@@ -130,7 +131,8 @@ class Trainer:
                 own for name, own in self.generator.net.named_parameters() if own.dim() == 4 and "output" not in name
             ]
             others = [own for own in self.generator.parameters() if not any(own is layer for layer in layers)]
-            self.optimizers = [[Muon(layers, phase.rate), torch.optim.Adam(others, phase.rate / 4, (0.9, 0.99))], []]
+            rate = phase.rate if self.schedule.pixel_norm else phase.rate * UNNORMALIZED
+            self.optimizers = [[Muon(layers, rate), torch.optim.Adam(others, rate / 4, (0.9, 0.99))], []]
 
     def state(self) -> dict[str, Any]:
         return {
