@@ -171,9 +171,12 @@ class _Counter:
 
     def count(self, block: slice) -> dict:
         """Sums of one block of latents."""
-        pixels, inside = (read_counts(self.panel, name, block, self.sums.arms, self.segmenter) for name in COUNTS)
+        inside = read_counts(self.panel, "inside", block, self.sums.arms, self.segmenter)
+        complete = [arm for arm, apart in zip(self.sums.arms, self.apart, strict=True) if not apart]
+        pixels = read_counts(self.panel, "pixels", block, complete, self.segmenter)
         if self.apart.any():
-            pixels = np.where(self.apart[:, None], 0, pixels)
+            pixels, known = np.zeros_like(inside), pixels
+            pixels[:, :, ~self.apart] = known
         order = np.argsort(self.group[block], kind="stable")
         if (np.diff(order) != 1).any():
             pixels, inside = pixels[order], inside[order]

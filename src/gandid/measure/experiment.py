@@ -131,10 +131,14 @@ class Experiment:
         networks = dict.fromkeys(arm.network for arm in block.arms)
         return [self._layout(block, network, targets) for network in networks for targets in groups]
 
+    def selects(self, block: Block) -> bool:
+        """Whether a block's arms are run on the images alone that show the target; what is inserted has a place in every image."""
+        return block.apart and not self.inserts
+
     def images(self, block: Block, shown: Sequence[float] | None = None) -> float:
         """Images that are made of each latent; where targets are run apart, of one that shows a share `shown` of each (all of it by default)."""
         layouts = self.layouts(block)
-        if not block.apart or self.inserts:
+        if not self.selects(block):
             return sum(len(layout.blocks) for layout in layouts)
         unedited = {layout.network: sum(target is None for target, _ in layout.blocks) for layout in layouts}
         parts = [1.0 if shown is None else shown[layout.targets[0]] for layout in layouts]

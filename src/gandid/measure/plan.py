@@ -45,8 +45,8 @@ class Plan:
     rows: int
     """Measurements in the panel: for every arm its latents times the targets."""
     images: int
-    """Images that are made: arms that are one and the same are made once, and those of arms beside the study's own on about as many
-    latents as show the target; the ranking and the figure are counted in."""
+    """Images that are made: arms that are one and the same are made once, those that are run apart of about as many latents as show
+    the target; the ranking and the figure are counted in."""
     seconds: float
     """Time of the whole run, its report included."""
     disk: float
@@ -104,10 +104,10 @@ def plan(study: Study, config: StudyConfig, finish: Callable[[Path], Any]) -> Pl
         parts = -(-FEATURED // count) + 1
         later = small.model_copy(update={"latents": parts * count, "chunk": f"{parts}/{parts}", "strength": ()})
         study.execute(later, store=Path(folder) / "later", executor=plain)
-        first_ones = read_panel(store / "panel.zarr").isel(segmenter=0, arm=0)
-        shown = (first_ones["inside"].sum("object") > 0).mean("latent").values
+        unedited = read_panel(store / "panel.zarr").isel(segmenter=0, arm=0)
+        shown = (unedited["inside"].sum("object") > 0).mean("latent").values
         disk = _size(store) + each * (n - 1 - count)
-        seen = float((first_ones["pixels"].isel(target=0).sel(object=list(study.objects)) > 0).sum("object").mean())
+        seen = float((unedited["pixels"].isel(target=0).sel(object=list(study.objects)) > 0).sum("object").mean())
     if ranked and (config.ranking or study.default_ranking) != "exact":
         _differentiate(study)
     draws = possible_draws(experiment.own, study.runner.units, config.placebos) if config.placebos else 0

@@ -191,7 +191,7 @@ class Worker:
             halves = [self._batch(block, half, segmenters, diagnosed) for half in (numbers[:middle], numbers[middle:])]
             return _joined(halves)
         try:
-            if block.apart and not self.experiment.inserts:
+            if self.experiment.selects(block):
                 return self._shown(block, numbers, segmenters)
             return self._measured(block, numbers, segmenters, diagnosed, self.experiment.layouts(block))
         except torch.OutOfMemoryError:
@@ -203,9 +203,7 @@ class Worker:
 
         On the others nothing of the target can be removed or in-painted: `inside` is 0 there, and `pixels` is not measured.
         """
-        shape = len(segmenters), len(numbers), len(self.experiment.targets), len(block.arms), len(self._objects)
-        rows: Rows = {"pixels": np.full(shape, NOT_MEASURED, np.int32), "inside": np.zeros(shape, np.int32)}
-        rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
+        rows = self._blank(block, len(numbers), len(segmenters), NOT_MEASURED)
         seen: dict[str, list[Tensor]] = {}
         for layout in self.experiment.layouts(block):
             [target] = layout.targets
@@ -224,6 +222,12 @@ class Worker:
                     rows[name][:, latents, target, places] = some[name][:, :, target, places]
         return rows
 
+    def _blank(self, block: Block, n: int, segmenters: int, pixels: int) -> Rows:
+        """Counts of a block to be filled in; `pixels` stands where nothing is: no image, or a class that a segmenter does not know."""
+        shape = segmenters, n, len(self.experiment.targets), len(block.arms), len(self._objects)
+        rows = {"pixels": np.full(shape, pixels, np.int32), "inside": np.zeros(shape, np.int32)}
+        return rows | {"shared": np.full(shape[:-1], NOT_MEASURED, np.int32)}
+
     @cached_property
     def _within(self) -> Tensor:
         """Which pixels (H, W) lie in the region of the edits."""
@@ -240,9 +244,7 @@ class Worker:
     ) -> Rows:
         """A batch of latents in the arms of some layouts of a block."""
         n, arms = len(numbers), len(block.arms)
-        shape = len(segmenters), n, len(self.experiment.targets), arms, len(self._objects)
-        rows: Rows = {"pixels": np.zeros(shape, np.int32), "inside": np.zeros(shape, np.int32)}
-        rows["shared"] = np.full(shape[:-1], NOT_MEASURED, np.int32)
+        rows = self._blank(block, n, len(segmenters), 0)
         for layout in layouts:
             labels: list[list[Tensor]] = [[] for _ in segmenters]
             chances: list[list[Tensor]] = [[] for _ in segmenters]
