@@ -254,11 +254,11 @@ def agreement(
     Returns
     -------
     DataFrame
-        One row per object that is ablated, of the pixels in which the first saw it before: `removed`, the share of which it no
+        One row per object that is ablated, and one for `all`, of the pixels in which the first saw it before: `removed`, the share of which it no
         longer says so; `place`, on which share the two agree; `hole`, the same of the removed; `clear`, of those of which at least
         `CLEAR` is truly gone; `unknown` and `unknown_other`, which share of the removed each calls unknown.
     """
-    rows = {}
+    counts = {}
     unknown = CLASSES.index(UNKNOWN)
     for target in rooms.OBJECTS:
         z = rooms.latents(8 * images, EVALUATION)
@@ -268,14 +268,15 @@ def agreement(
         one, two = segmenter(edited.after), other(edited.after)
         hole = place & (one != CLASSES.index(target))
         clear = place & (edited.gone >= CLEAR)
-        same = (one == two).float()
-        rows[target] = {
-            "removed": float(hole.sum() / place.sum()),
-            **{name: float(same[mask].mean()) for name, mask in (("place", place), ("hole", hole), ("clear", clear))},
-            "unknown": float((one[hole] == unknown).float().mean()),
-            "unknown_other": float((two[hole] == unknown).float().mean()),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("object")
+        parts = {"place": place, "hole": hole, "clear": clear}
+        alike = {f"{name} alike": mask & (one == two) for name, mask in parts.items()}
+        unnamed = {"unknown": hole & (one == unknown), "unknown_other": hole & (two == unknown)}
+        counts[target] = {name: int(mask.sum()) for name, mask in (parts | alike | unnamed).items()}
+    table = pd.DataFrame.from_dict(counts, orient="index").rename_axis("object")
+    table.loc["all"] = table.sum()
+    shares = {"removed": table["hole"] / table["place"]}
+    shares |= {name: table[f"{name} alike"] / table[name] for name in ("place", "hole", "clear")}
+    return pd.DataFrame(shares | {name: table[name] / table["hole"] for name in ("unknown", "unknown_other")})
 
 
 def _worn(n: int, resolution: int, seed: int) -> tuple[Tensor, Tensor]:

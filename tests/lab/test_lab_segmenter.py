@@ -79,5 +79,5 @@ def test_measures_of_a_blind_segmenter(generator):
 def test_a_segmenter_agrees_with_itself(generator):
     one = load_segmenter("rooms")
     table = agreement(one, one, generator, images=6)
-    assert list(table.index) == list(rooms.OBJECTS) and (table["place"] == 1).all()
+    assert list(table.index) == [*rooms.OBJECTS, "all"] and (table["place"] == 1).all()
     assert ((table["removed"] >= 0) & (table["removed"] <= 1)).all() and table["removed"].max() > 0.5

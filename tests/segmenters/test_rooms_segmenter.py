@@ -61,15 +61,15 @@ def test_a_probability_says_how_much_is_left(segmenter):
     table = reliability(segmenter, load_generator("rooms"), count=40)
     assert table["left"].is_monotonic_increasing
     apart = (table["probability"] - table["left"]).abs()
-    assert (apart * table["pixels"]).sum() / table["pixels"].sum() < 0.15, table.to_string()
+    assert (apart * table["pixels"]).sum() / table["pixels"].sum() < 0.08, table.to_string()
 
 
 @pytest.mark.slow
-def test_the_two_agree_on_what_is_clearly_gone():
+def test_the_two_agree_on_holes():
     one, two = load_segmenter("rooms"), load_segmenter("rooms-dilated")
-    table = agreement(one, two, load_generator("rooms"))
-    assert table["clear"].mean() > 0.9, table.to_string()
-    assert table[["unknown", "unknown_other"]].mean().max() < 0.05
+    whole = agreement(one, two, load_generator("rooms")).loc["all"]
+    assert whole["hole"] > 0.9 and whole["clear"] > 0.95
+    assert whole["unknown"] < 0.01 and whole["unknown_other"] < 0.01
 
 
 def test_labels_are_int64_the_likeliest_class_and_the_same_each_time(segmenter):
