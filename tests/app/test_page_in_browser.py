@@ -73,7 +73,7 @@ def test_every_slider_and_choice_repaints(desk: Reader) -> None:
     desk.repainted(lambda: desk.find("#control input[value=frozen]").click())
     desk.says("#finding", "all sites")
     desk.repainted(lambda: desk.slide("#layer", 9))
-    desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
+    desk.until(lambda: "layer9, 24 units" in desk.text("#layer"))
     assert all(part in desk.driver.current_url for part in ("alpha=0.5", "hold=all", "control=frozen", "layer=layer9"))
     desk.repainted(lambda: desk.find("#next").click())  # the next that has a rug
     desk.until(lambda: "number=10" not in desk.driver.current_url)
@@ -186,7 +186,7 @@ def test_what_lies_around_leads_there(desk: Reader) -> None:
     desk.repainted(lambda: desk.find(".strip [data-turn='number=7']").click())
     assert all(part in desk.driver.current_url for part in ("number=7", "alpha=0.5", "units=3.17.5.9.21"))
     desk.repainted(lambda: desk.find(".curve [data-turn='layer=layer9']").click())
-    desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
+    desk.until(lambda: "layer9, 24 units" in desk.text("#layer"))
     assert desk.find("#number input").get_attribute("value") == "7"
 
 
