@@ -24,8 +24,7 @@ def test_everything_embedded_fits_into_sixteen_megabytes():
         assert any(card.is_file() for card in cards), f"{path.name} has no model card"
 
 
-HALF_TRAINED = ("rooms-early", "rooms-half")  # on the way to rooms: what they miss is what they are for
-ROOMS = [name for name, model in NAMED.items() if name.startswith("rooms") and name not in HALF_TRAINED]
+ROOMS = [name for name in NAMED if name.startswith("rooms")]
 
 
 @pytest.mark.parametrize("name", ROOMS)
@@ -36,13 +35,13 @@ def test_the_rooms_generators_meet_their_bars(name):
 
 
 def test_there_are_three_seeds_a_twin_and_two_networks_on_the_way():
-    assert {"rooms", "rooms-1", "rooms-2", "rooms-twin"} == set(ROOMS) and set(HALF_TRAINED) < set(NAMED)
-    generators = {name: gandid.load_generator(name) for name in (*ROOMS, *HALF_TRAINED)}
+    assert {"rooms", "rooms-1", "rooms-2", "rooms-twin", "rooms-early", "rooms-half"} == set(ROOMS)
+    generators = {name: gandid.load_generator(name) for name in ROOMS}
     assert [name for name, generator in generators.items() if not generator.pixel_norm] == ["rooms-twin"]
     z = latents(0, range(8), 64)
     images = {name: generator(z) for name, generator in generators.items()}
     for name in ROOMS[1:]:  # the same scenes of the same latents, by other weights
-        assert 0 < float((images[name] - images["rooms"]).abs().mean()) < 0.1
+        assert 0 < float((images[name] - images["rooms"]).abs().mean()) < 0.2
 
 
 def test_of_the_twin_only_the_latents_are_normalized():
