@@ -19,7 +19,7 @@ install: $(VENV)/.dev
 # A finished identical run is reported again, an interrupted one goes on: `gandid run` decides, and
 # refuses a folder that is not a run.
 demo: $(VENV)/.runtime
-	$(VENV)/bin/gandid run --out runs/demo
+	$(VENV)/bin/gandid run --latents 128 --out runs/demo
 
 app: $(VENV)/.app
 	$(VENV)/bin/gandid app --runs runs

@@ -1,205 +1,148 @@
-"""Three networks with pixel normalization and three without: is it the normalization, or the training.
+"""Does what is said of normalization on one network hold over trainings: a study of each of several networks, and of all together.
 
-    python benchmarks/twins.py [--networks runs/twins] [--layer layer4] [--layer layer6] [--latents 512] [--threads 1]
+    python benchmarks/twins.py rooms rooms-1 rooms-2 rooms-twin [--layer layer4] [--latents 512] [--units 20] [--threads 1] [--out runs/twins]
 
-`--networks` is a folder with `seedS-pn/generator.safetensors` and `seedS-plain/generator.safetensors`, as docs/twins.md trains them.
-Each network with normalization is a study, and those without are the twins of the first: on each the units of every object are ranked
-by their ACE and the 12 largest are ablated. Then the networks are the observations. The studies are kept in `NETWORKS/measured`, and
-the same command goes on where it was cut off. Prints the tables of docs/twins.md.
+Every network with pixel normalization is a study by itself: of each object its own units are ranked and ablated, and live is compared
+with `capped`, held as `gandid run` holds it. A network without normalization has nothing to hold; it is a twin of the first of the others,
+with units of its own. Then the networks are the observations (docs/twins.md). The studies are kept in `OUT/NAME-LAYER`, and the same command
+goes on where it was cut off. Prints tables in Markdown.
 """
 
 import argparse
-import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
+import xarray as xr
 from rich.console import Console
 from rich.progress import Progress
-from scipy import stats
 
 import gandid
-from gandid.files import replacing
-from lab.first import rooms
-from lab.first.quality import evaluate_generator
+from gandid import outcomes
+from gandid.estimation import read_effects
+from gandid.stats import t_interval
 
-KINDS = {"pn": "with", "plain": "without"}
-TRAINED_ON = 64  # pixels, the size of the images that the segmenter was trained on
-
-
-class Enlarged:
-    """The embedded segmenter on images of half the size that it was trained on: they are enlarged for it, and its labels taken back.
-
-    As they are, it hardly knows them: `reading` says how many it does.
-    """
-
-    def __init__(self):
-        self.segmenter = gandid.load_segmenter("rooms")
-        self.classes, self.background = self.segmenter.classes, self.segmenter.background
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        if images.shape[-1] >= TRAINED_ON:
-            return self.segmenter(images)
-        return self.segmenter(F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False))[:, ::2, ::2]
-
-
-def reading(segmenter: Enlarged, size: int) -> str:
-    """How much of renders of a size the segmenter names right, as they are and enlarged."""
-    images, labels = rooms.render(200, size, seed=50_000)
-    unknown = segmenter.classes.index("unknown")
-    parts = [
-        f"{name} {100 * (seen == labels).float().mean():.1f} % right, {100 * (seen == unknown).float().mean():.1f} % unknown"
-        for name, seen in (("as they are", segmenter.segmenter(images)), ("enlarged", segmenter(images)))
-    ]
-    return f"The segmenter on 200 renders of {size} px: {'; '.join(parts)}."
+LEGEND = """\
+In points [95 %]: of each network over latents, of the mean over networks, by the larger of its two errors. Signs: + or - where 0 is
+outside the network's interval, else 0; ? where too few images show the object; * where the hold is out of range."""
 
 
 def effects(
-    networks: dict[str, torch.nn.Module], layer: str, given: argparse.Namespace, progress: Progress
-) -> pd.DataFrame:
-    """The rows of `removed` and `inpainted` of every study at a layer, with a column `study`."""
-    plain = {name: network for name, network in networks.items() if name.endswith("-plain")}
-    tables = []
-    for name, network in networks.items():
-        if name in plain:
-            continue
+    networks: Mapping[str, torch.nn.Module], given: argparse.Namespace, progress: Progress
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The whole effects in every study, with a column `network`; and by network without normalization its arm in the first study."""
+    segmenter, tables, arms = gandid.load_segmenter("rooms"), list[pd.DataFrame](), dict[str, str]()
+    plain = {name: network for name, network in networks.items() if not network.pixel_norm}
+    for name in [name for name in networks if name not in plain]:
         twins = {} if tables else plain
-        study = gandid.Study(network, Enlarged(), layer, given.seed, twins=twins)
-        panel = study.run(
-            units=given.units,
-            control=["capped", "twin"] if twins else ["capped"],
-            latents=given.latents,
-            ranking_latents=given.ranking_latents,
-            store=given.networks / "measured" / f"{name}-{layer}",
-            progress=progress,
-        )
-        frame = gandid.did(panel, flips=99, resamples=2).to_frame()
-        wanted = (frame["contrast"] == "did") & frame["outcome"].isin(["removed", "inpainted"])
-        tables.append(frame[wanted].assign(study=name))
-    return pd.concat(tables, ignore_index=True)
+        study = gandid.Study(networks[name], segmenter, given.layer, twins=twins)
+        store = given.out / f"{name}-{given.layer}"
+        control = ["capped", "twin"] if twins else ["capped"]
+        panel = study.run(units=given.units, control=control, latents=given.latents, store=store, progress=progress)
+        frame = read_effects(store, panel).to_frame()
+        partly = frame["contrast"].eq("strength") & frame["strength"].lt(1)
+        frame = frame[outcomes.whole(frame) & (frame["contrast"].eq("did") | partly)].assign(network=name)
+        counts = panel["inside"].isel(segmenter=0).sortby("latent").load().astype(float)
+        tables.append(frame.assign(influence=[influence(counts, one, study.objects) for one in frame.itertuples()]))
+        if twins:
+            arms = dict(zip(plain, frame.loc[frame["control"] == "twin", "arm"].unique(), strict=True))
+    return pd.concat(tables, ignore_index=True), arms
 
 
-def whole(frame: pd.DataFrame) -> pd.DataFrame:
-    """The effects on the target itself, and in-painting by all other objects together."""
-    return frame[(frame["kind"] == "target") & (frame["outcome"] == "removed") | (frame["kind"] == "together")]
+def influence(counts: xr.DataArray, one: Any, objects: Sequence[str]) -> np.ndarray:
+    """What each latent adds to the error of a DID under `capped`, from the pixels inside the target's original ones (docs/panel.md)."""
+    counts = counts.sel(target=one.target)
+    hole = counts.sel(arm="reference").sum("object")
+    gap = counts.sel(arm="live") - counts.sel(arm=one.arm)
+    others = [name for name in objects if name != one.target]
+    change = -gap.sel(object=one.target) if one.outcome == "removed" else gap.sel(object=others).sum("object")
+    return ((change - one.did * hole) / hole.sum()).values
 
 
 def over_networks(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per target and outcome, networks with normalization against those without: Welch's comparison of two means."""
+    """Of one held arm, a row per target and outcome: the DID in each network, its signs, and the mean over networks."""
     rows = []
-    for (target, outcome), part in whole(frame).groupby(["target", "outcome"], sort=False):
-        with_norm = part[part["arm"] == "capped:first"][["tau_live", "se_live"]].dropna().to_numpy().T
-        without = part[part["control"] == "twin"][["tau_held", "se_held"]].dropna().to_numpy().T
+    for (target, outcome), part in frame.groupby(["target", "outcome"], sort=False):
         row = {"target": target, "outcome": outcome}
-        for kind, (values, _) in zip(KINDS.values(), (with_norm, without), strict=True):
-            row[f"{kind}, by seed"] = " / ".join(f"{100 * value:.2f}" for value in values) or "not shown"
-        if min(with_norm.shape[1], without.shape[1]) > 1:
-            test = stats.ttest_ind(with_norm[0], without[0], equal_var=False)
-            interval, did = test.confidence_interval(), with_norm[0].mean() - without[0].mean()
-            pairs = [a - b for a, b in itertools.product(with_norm[0], without[0])]
-            latents = np.sqrt(sum((errors**2).sum() / len(errors) ** 2 for _, errors in (with_norm, without)))
-            row["DID over networks [95 %]"] = f"{points(did)} [{points(interval.low)}, {points(interval.high)}]"
-            row["p"] = f"{test.pvalue:.3f}"
-            row["as single pairs have it"] = f"{points(min(pairs))} to {points(max(pairs))}"
-            row["error, latents alone"] = f"{100 * latents:.1f}"
-            row["error, networks"] = f"{100 * did / test.statistic:.1f}"
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per target, outcome and held sites, each normalized network's own capped DID, and its sign where 0 is outside its interval."""
-    rows = []
-    capped = whole(frame)[lambda part: part["control"] == "capped"]
-    for (target, outcome, held), part in capped.groupby(["target", "outcome", "held"], sort=False):
-        row = {"target": target, "outcome": outcome, "capped": held}
+        one: Any
         for one in part.itertuples():
-            row[one.study] = f"{points(one.did)} [{points(one.ci_low)}, {points(one.ci_high)}]"
-        ends = zip(part["ci_low"], part["ci_high"], strict=True)
-        row["signs"] = " ".join("+" if low > 0 else "-" if high < 0 else "0" for low, high in ends)
+            row[one.network] = f"{100 * one.did:+.2f} {span(one.ci_low, one.ci_high)}"
+        row["signs"] = " ".join(map(sign, part.itertuples()))
+        did = part["did"].to_numpy()
+        networks = np.std(did, ddof=1) / np.sqrt(len(did)) if len(did) > 1 else np.nan
+        latents = np.sqrt((np.mean(list(part["influence"]), axis=0) ** 2).sum())
+        mean = t_interval(did.mean(), np.maximum(networks, latents), len(did), np.inf)
+        row["mean over networks"] = f"{100 * did.mean():+.2f} {span(mean.low, mean.high)}"
+        row |= {"error, networks": f"{100 * networks:.2f}", "error, latents": f"{100 * latents:.2f}"}
         rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def qualities(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Which networks are as good as the project's bars for a generator ask."""
-    rows = []
-    for name, table in found.items():
-        known, unknown = table.drop(index="unknown"), table.loc["unknown", "area"]
-        missed = [
-            f"{label} {100 * row[what]:.1f} % for {100 * row[f'{what}_renders']:.1f} % ({what})"
-            for label, row in known.iterrows()
-            for what in ("area", "presence")
-            if not row[f"{what}_ok"]
-        ]
-        bars = 2 * len(known)
-        row = {"network": name, "bars met": f"{bars - len(missed)} of {bars}", "missed": "; ".join(missed) or "none"}
-        rows.append(row | {"unknown pixels": f"{100 * unknown:.1f} %"})
     return pd.DataFrame(rows)
 
 
-def prototype(frame: pd.DataFrame) -> str:
-    """What becomes of the window's area without normalization: whether another object stands there."""
-    twins = frame[(frame["control"] == "twin") & (frame["target"] == "window")]
-    lines = []
-    for name, part in twins.groupby("held", sort=False):
-        gone = part.loc[part["outcome"] == "removed", "tau_held"].iloc[0]
-        filled = part[part["outcome"] == "inpainted"].set_index("object")["tau_held"]
-        single = filled[part[part["kind"] == "object"]["object"].unique()]
-        lines.append(
-            f"- {name}: {100 * gone:.1f} % removed, {100 * single['painting']:.1f} % became painting, "
-            f"{100 * filled['other objects']:.1f} % any other object (most of it {single.idxmax()}, {100 * single.max():.1f} %)"
-        )
-    return "\n".join(lines)
+def without(frame: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:
+    """A row per target and outcome: the effect in each network, and where that of one more with normalization is expected."""
+    rows = []
+    for (target, outcome), part in frame.groupby(["target", "outcome"], sort=False):
+        live = part[part["arm"] == "capped:first"].set_index("network")["tau_live"]
+        row = {"target": target, "outcome": outcome} | {str(name): f"{100 * tau:.2f}" for name, tau in live.items()}
+        s = np.asarray(live.std())
+        more = t_interval(np.asarray(live.mean()), s * np.sqrt(1 + 1 / len(live)), len(live), np.inf)
+        row |= {"s": f"{100 * s:.2f}", "one more [95 %]": span(more.low, more.high)}
+        for name, arm in arms.items():
+            one = part[part["arm"] == arm].iloc[0]
+            outside = one["ci_held_low"] > more.high or one["ci_held_high"] < more.low
+            row[name] = f"{100 * one['tau_held']:.2f}{' (outside)' if outside else ''}"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def points(share: float) -> str:
-    """A difference in points."""
-    return "?" if np.isnan(share) else f"{100 * share:+.2f}"
+def sign(one: Any) -> str:
+    """The sign of a DID, where its interval shows one."""
+    if not one.estimable:
+        return "?"
+    return ("+" if one.ci_low > 0 else "-" if one.ci_high < 0 else "0") + ("" if one.supported else "*")
+
+
+def span(low: Any, high: Any) -> str:
+    """An interval, in points."""
+    return f"[{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def show(title: str, table: pd.DataFrame) -> None:
     """Print a table in Markdown."""
     print(f"\n{title}\n\n| " + " | ".join(table.columns) + " |\n|" + " --- |" * table.shape[1])
     for row in table.itertuples(index=False):
-        print("| " + " | ".join(map(str, row)) + " |")
+        print("| " + " | ".join(map(str, row)).replace("+nan", "?").replace("nan", "?") + " |")
 
 
 def main() -> None:
     """Measure what is not there yet, and print everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=Path, default=Path("runs/twins"))
-    parser.add_argument("--layer", action="append")
+    parser.add_argument("networks", nargs="+", help="generators of the rooms by name, with and without normalization")
+    parser.add_argument("--layer", default="layer4")
     parser.add_argument("--latents", type=int, default=512)
-    parser.add_argument("--ranking-latents", type=int, default=128)
-    parser.add_argument("--units", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0, help="random seed for the latents")
+    parser.add_argument("--units", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/twins"), help="folder of the studies")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    files = [file for kind in KINDS for file in sorted(given.networks.glob(f"seed*-{kind}/generator.safetensors"))]
-    networks = {file.parent.name: gandid.load_generator(file) for file in files}
-    if {name.rpartition("-")[2] for name in networks} != set(KINDS):
-        parser.error(f"{given.networks} holds no networks of both kinds: docs/twins.md says how they are trained")
-    (given.networks / "measured").mkdir(exist_ok=True)
-    quality = {}
-    for name, network in networks.items():
-        table = given.networks / "measured" / f"{name}-quality.csv"
-        if not table.is_file():
-            with replacing(table) as aside:
-                evaluate_generator(network, Enlarged(), samples=1000).to_csv(aside)
-        quality[name] = pd.read_csv(table, index_col="class")
-    print(reading(Enlarged(), network.resolution))
-    show("Quality, 1,000 samples against 1,000 renders", qualities(quality))
+    networks = {name: gandid.load_generator(name) for name in given.networks}
+    if not any(network.pixel_norm for network in networks.values()):
+        parser.error("name a network with normalization: in one without there is nothing to hold")
     with Progress(console=Console(stderr=True)) as progress:
-        found = {layer: effects(networks, layer, given, progress) for layer in given.layer or ["layer4", "layer6"]}
-    for layer, frame in found.items():
-        title = f"{layer}, {given.units} units, {given.latents} latents"
-        show(f"{title}: networks with normalization against networks without, in points", over_networks(frame))
-        show(f"{title}: each normalized network's own DID by capping its sites, in points [95 %]", over_seeds(frame))
-        print(f"\n{title}: the window's area after its ablation without normalization\n\n{prototype(frame)}")
+        frame, arms = effects(networks, given, progress)
+    about = f"{given.layer}, {given.units} units, {given.latents} latents"
+    print(LEGEND)
+    for arm, part in frame[frame["control"] == "capped"].groupby("arm", sort=False):
+        table = over_networks(part)
+        show(f"{about}: live less {arm}", table)
+        signs = table["signs"].str.split().map(set)
+        same, both = signs.isin([{"+"}, {"-"}]).sum(), signs.map({"+", "-"}.issubset).sum()
+        print(f"\nIn range, {same} of {len(table)} have the same sign in all networks, and {both} have both signs.")
+    if arms:
+        show(f"{about}: the effect itself, in % of the object's pixels", without(frame, arms))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""The training of a rooms generator: it first copies the scenes of its latents, then contends with a discriminator.
+"""The training of a rooms generator: it copies the scenes that `lab.rooms` paints of its latents.
 
 Run it with `python -m lab.generator --out FOLDER`; the same command goes on where it was stopped. README.md in this
 folder has the reasons. Everything random at a step is drawn from the run's seed and the step's number alone, so a run
 that was killed and resumed ends with the weights of one that was not (on one machine, with as many threads).
-
-Copying: `copying`, the error to the scene that `rooms` paints of the same latent. Contending: the non-saturating loss of Goodfellow et al. 2014 with the lazy R1 penalty
-(Mescheder et al. 2018; Karras et al. 2020), the copying loss remaining with a small weight.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ import argparse
 import copy
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +23,8 @@ from torch import Tensor
 
 from gandid.errors import UsageError
 from gandid.files import is_aside, load_checkpoint, remove, replacing, save_checkpoint
-from gandid.generators.pggan import Discriminator, Generator
-from gandid.generators.storage import save_discriminator, save_generator
+from gandid.generators.pggan import Generator
+from gandid.generators.storage import save_generator
 from lab import rooms
 from lab.growing import Growing
 from lab.muon import Muon
@@ -39,8 +35,8 @@ class Phase:
     """A part of the training, at one resolution.
 
     `images` counts training images, `fade` those at the start over which the resolution fades in, `cool` those at the end
-    over which the rate of learning falls to nothing. The discriminator alone is trained on the first `warm` images of a
-    phase that is `contended`. After each number of images in `keep` the generator as it is then is kept in a file of its own.
+    over which the rate of learning falls to nothing. After each number of images in `keep` the generator as it is then is
+    kept in a file of its own.
     """
 
     pixels: int
@@ -48,8 +44,6 @@ class Phase:
     rate: float  # of learning
     fade: int = 0
     cool: int = 0
-    contended: bool = False
-    warm: int = 0
     keep: tuple[int, ...] = ()
 
     def slowed(self, seen: int) -> float:
@@ -68,12 +62,8 @@ class Schedule:
         Phase(16, 64_000, 2e-2, fade=16_000),
         Phase(32, 96_000, 2e-2, fade=16_000),
         Phase(64, 160_000, 2e-2, fade=16_000, cool=80_000, keep=(32_000, 80_000)),
-        Phase(64, 64_000, 1e-3, cool=32_000, contended=True, warm=16_000, keep=(32_000,)),
     )
     batch: int = 16
-    copying: float = 10.0  # weight of the copying loss while contending
-    r1: float = 0.5
-    r1_every: int = 16
     half_life: int = 10_000  # of the moving average of the weights, in images
     seed: int = 0
 
@@ -95,7 +85,6 @@ SCHEDULES = {
             Phase(8, 48_000, 2e-2),
             Phase(16, 64_000, 2e-2, fade=16_000),
             Phase(32, 192_000, 2e-2, fade=16_000, cool=96_000, keep=(32_000,)),
-            Phase(32, 96_000, 1e-3, cool=48_000, contended=True, warm=24_000),
         ),
     ),
 }
@@ -106,40 +95,33 @@ AHEAD = 4  # steps whose scenes are painted at once
 
 
 class Trainer:
-    """The networks, the moving average of the generator, and the optimizers; `step` trains on one batch."""
+    """The network, its moving average, and the optimizers; `step` trains on one batch."""
 
     def __init__(self, schedule: Schedule, compiled: bool = False):
         torch.manual_seed(schedule.seed)
         layout: Any = dict(memory_format=torch.channels_last)
         self.schedule = schedule
         self.generator = Growing(schedule.channels, rooms.LATENT, schedule.pixel_norm).to(**layout)
-        self.discriminator = Discriminator(schedule.channels).to(**layout)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.draw = torch.compile(self.generator) if compiled else self.generator
         self.done = 0  # steps
-        self.optimizers: list[list[torch.optim.Optimizer]] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         self.painted: list[tuple[Tensor, Tensor]] = []
         self.reset_optimizers(schedule.phases[0])
 
     def reset_optimizers(self, phase: Phase) -> None:
-        """Start the optimizers afresh, as at the beginning of every phase; those of `optimizers[i]` train network i."""
-        both = self.generator, self.discriminator
-        if phase.contended:
-            self.optimizers = [[torch.optim.Adam(network.parameters(), phase.rate, (0.0, 0.99))] for network in both]
-        else:
-            layers = [
-                own for name, own in self.generator.net.named_parameters() if own.dim() == 4 and "output" not in name
-            ]
-            others = [own for own in self.generator.parameters() if not any(own is layer for layer in layers)]
-            rate = phase.rate if self.schedule.pixel_norm else phase.rate * UNNORMALIZED
-            self.optimizers = [[Muon(layers, rate), torch.optim.Adam(others, rate / 4, (0.9, 0.99))], []]
+        """Start the optimizers afresh, as at the beginning of every phase."""
+        layers = [own for name, own in self.generator.net.named_parameters() if own.dim() == 4 and "output" not in name]
+        others = [own for own in self.generator.parameters() if not any(own is layer for layer in layers)]
+        rate = phase.rate if self.schedule.pixel_norm else phase.rate * UNNORMALIZED
+        self.optimizers = [Muon(layers, rate), torch.optim.Adam(others, rate / 4, (0.9, 0.99))]
 
     def state(self) -> dict[str, Any]:
         return {
             "schedule": asdict(self.schedule),
             "done": self.done,
-            "networks": [network.state_dict() for network in (self.generator, self.discriminator, self.average)],
-            "optimizers": [optimizer.state_dict() for own in self.optimizers for optimizer in own],
+            "networks": [network.state_dict() for network in (self.generator, self.average)],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -162,19 +144,19 @@ class Trainer:
         )
         if before != now or plan[:done] != behind or kinds != same:
             raise UsageError("the checkpoint in the output folder was made with another schedule: choose another --out")
-        for network, saved in zip((self.generator, self.discriminator, self.average), state["networks"], strict=True):
+        for network, saved in zip((self.generator, self.average), state["networks"], strict=True):
             network.load_state_dict(saved)
         if begun:
             self.reset_optimizers(self.schedule.phases[begun - 1])
-        for optimizer, saved in zip(chain(*self.optimizers), state["optimizers"], strict=True):
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.done = done
 
-    def step(self, phase: Phase, step: int) -> dict[str, float]:
-        """Train on one batch, the phase's step number `step`; returns the losses."""
+    def step(self, phase: Phase, step: int) -> float:
+        """Train on one batch, the phase's step number `step`; returns the loss."""
         if step == 0:
             self.reset_optimizers(phase)
-        for optimizer in chain(*self.optimizers):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * phase.slowed(step * self.schedule.batch)
         stage, alpha = _stage(phase), self.alpha(phase, step)
@@ -182,24 +164,15 @@ class Trainer:
         if alpha < 1:
             real = torch.lerp(F.interpolate(F.avg_pool2d(real, 2), scale_factor=2, mode="nearest"), real, alpha)
         real = real.contiguous(memory_format=torch.channels_last)
-
-        losses = {}
-        if phase.contended:
-            warm = step * self.schedule.batch < phase.warm
-            with torch.set_grad_enabled(not warm):
-                fake = self.generator(z, stage, alpha)
-            losses["discriminator"] = self._step_discriminator(real, fake.detach(), stage, alpha)
-            if not warm:
-                losses |= self._step_generator(real, fake, stage, alpha)
-        else:
-            # What fades in has another blend at every step, for each of which it would be compiled.
-            loss = copying((self.draw if alpha == 1 else self.generator)(z, stage, alpha), real)
-            loss.backward()
-            losses["copy"] = loss.item()
-            self._update(0)
+        # What fades in has another blend at every step, for each of which it would be compiled.
+        loss = copying((self.draw if alpha == 1 else self.generator)(z, stage, alpha), real)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         self._move_average()
         self.done += 1
-        return losses
+        return loss.item()
 
     def scenes(self, phase: Phase, step: int) -> tuple[Tensor, Tensor]:
         """Latents and scenes of a step; several steps' are painted at once, which takes a third of the time each."""
@@ -216,33 +189,6 @@ class Trainer:
 
     def alpha(self, phase: Phase, step: int) -> float:
         return min(1.0, step * self.schedule.batch / phase.fade) if phase.fade else 1.0
-
-    def _step_discriminator(self, real: Tensor, fake: Tensor, stage: int, alpha: float) -> float:
-        loss = (
-            F.softplus(self.discriminator(fake, stage, alpha)).mean()
-            + F.softplus(-self.discriminator(real, stage, alpha)).mean()
-        )
-        loss.backward()
-        if self.done % self.schedule.r1_every == 0:
-            real = real.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.discriminator(real, stage, alpha).sum(), real, create_graph=True)
-            penalty = slope.square().sum(dim=(1, 2, 3)).mean()
-            (self.schedule.r1 / 2 * self.schedule.r1_every * penalty).backward()
-        self._update(1)
-        return loss.item()
-
-    def _step_generator(self, real: Tensor, fake: Tensor, stage: int, alpha: float) -> dict[str, float]:
-        self.discriminator.requires_grad_(False)
-        adversarial, copied = F.softplus(-self.discriminator(fake, stage, alpha)).mean(), copying(fake, real)
-        (adversarial + self.schedule.copying * copied).backward()
-        self.discriminator.requires_grad_(True)
-        self._update(0)
-        return {"generator": adversarial.item(), "copy": copied.item()}
-
-    def _update(self, number: int) -> None:
-        for optimizer in self.optimizers[number]:
-            optimizer.step()
-            optimizer.zero_grad()
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -271,8 +217,7 @@ def train(
     """Train in the folder `out`, going on from the checkpoint there if one is.
 
     Writes `checkpoint.pt` every `save_seconds`, and every `sample_every` steps a line of `log.csv`, a grid of samples,
-    `samples-STEP.png`, and `generator.safetensors`: the moving average at the resolution reached. At the end of a
-    contended phase there is `discriminator.safetensors` as well.
+    `samples-STEP.png`, and `generator.safetensors`: the moving average at the resolution reached.
 
     Raises
     ------
@@ -288,23 +233,20 @@ def train(
         trainer.restore(load_checkpoint(checkpoint))
     plan = schedule.plan()
     saved = reported = time.monotonic()
-    sums: dict[str, list[float]] = {}
+    losses: list[float] = []
     for number, step, _ in plan[trainer.done :]:
         phase = schedule.phases[number]
-        for name, value in trainer.step(phase, step).items():
-            sums.setdefault(name, []).append(value)
+        losses.append(trainer.step(phase, step))
         last = trainer.done == len(plan) or plan[trainer.done][0] != number  # of the phase
         seen = (step + 1) * schedule.batch
         if any(seen - schedule.batch < images <= seen for images in phase.keep):
             _export(out / f"generator-{number}-{seen:07d}.safetensors", trainer, phase)
         if trainer.done % sample_every == 0 or last:
-            rate = schedule.batch * max(map(len, sums.values())) / (time.monotonic() - reported)
-            _report(out, trainer, number, seen, sums, rate)
+            rate = schedule.batch * len(losses) / (time.monotonic() - reported)
+            _report(out / "log.csv", trainer, number, seen, losses, rate)
             _save_samples(out / f"samples-{trainer.done:06d}.png", trainer, phase, trainer.alpha(phase, step))
             _export(out / "generator.safetensors", trainer, phase)
-            reported, sums = time.monotonic(), {}
-        if last and phase.contended:
-            _export_discriminator(out / "discriminator.safetensors", trainer)
+            reported, losses = time.monotonic(), []
         if last or time.monotonic() - saved > save_seconds:
             save_checkpoint(checkpoint, trainer.state())
             saved = time.monotonic()
@@ -314,13 +256,11 @@ def _stage(phase: Phase) -> int:
     return (phase.pixels // 4).bit_length() - 1
 
 
-def _report(out: Path, trainer: Trainer, number: int, seen: int, sums: dict[str, list[float]], rate: float) -> None:
-    """Append a line to `log.csv`: the phase, its images so far, mean losses since the last line, images per second."""
-    path, names = out / "log.csv", ("copy", "generator", "discriminator")
+def _report(path: Path, trainer: Trainer, number: int, seen: int, losses: list[float], rate: float) -> None:
+    """Append a line to a log: the phase, its images so far, the mean loss since the last line, images per second."""
     if not path.exists():
-        path.write_text("step,phase,pixels,images,copy,generator,discriminator,images_per_second\n")
-    losses = ",".join(f"{np.mean(sums[name]):.4f}" if name in sums else "" for name in names)
-    line = f"{trainer.done},{number},{trainer.schedule.phases[number].pixels},{seen},{losses},{rate:.1f}"
+        path.write_text("step,phase,pixels,images,loss,images_per_second\n")
+    line = f"{trainer.done},{number},{trainer.schedule.phases[number].pixels},{seen},{np.mean(losses):.4f},{rate:.1f}"
     with path.open("a") as log:
         log.write(line + "\n")
     print(line, flush=True)
@@ -345,13 +285,6 @@ def _export(path: Path, trainer: Trainer, phase: Phase) -> None:
     weights |= {f"output.{name}": value for name, value in growing.outputs[stage].state_dict().items()}
     generator.load_state_dict({name: weights[name] for name in generator.state_dict()})
     save_generator(generator, path)
-
-
-def _export_discriminator(path: Path, trainer: Trainer) -> None:
-    discriminator = copy.deepcopy(trainer.discriminator)
-    with torch.inference_mode():
-        discriminator.calibrate(trainer.average.net(rooms.latents(256, seed=1)))
-    save_discriminator(discriminator, path)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import gandid
 from benchmarks import claim2
 
 OBJECTS = ("window", "painting", "lamp", "chair", "plant", "rug")
@@ -86,3 +87,16 @@ def test_arms_that_are_identical_at_every_layer_stand_once():
     both, apart = [("a", "b"), ("c",)], [("a",), ("b",), ("c",)]
     assert claim2.identical_arms([both, both]) == {"a": "b", "c": ""}
     assert claim2.identical_arms([both, apart]) == {"a": "", "b": "", "c": ""}
+
+
+def test_the_pairs_of_a_run_have_its_effects_and_its_relation(tmp_path):
+    """A real run of the planted standard, capped and frozen alike at its first site for all but the plant."""
+    study = gandid.Study(gandid.load_generator("planted"), gandid.load_segmenter("planted"))
+    study.run(["rug", "painting"], latents=48, ranking_latents=8, hold="first", store=tmp_path / "run")
+    table = claim2.pairs([tmp_path / "run"])
+    assert set(table["arm"]) == {"capped:first"} and set(table["same_as"]) == {"frozen:first"}
+    window = table[(table["target"] == "painting") & (table["object"] == "window")].iloc[0]
+    assert 0.2 < window["did"] < 0.6  # 0.4 is planted
+    assert (
+        table[list(claim2.RELATIONS)].notna().all(axis=None) and (table["concentration"] == 1).all()
+    )  # one unit makes each

@@ -132,8 +132,9 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
         aside.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
 
 
-def open_panel(folder: Path) -> xr.Dataset:
+def open_panel(folder: str | Path) -> xr.Dataset:
     """The panel of a run as far as it goes, in memory if it is small; raises `UsageError` if the folder holds none."""
+    folder = Path(folder)
     if not is_run(folder):
         raise UsageError(f"{folder} is not a run: it should hold config.yaml and panel.zarr")
     panel = read_panel(folder / "panel.zarr")

@@ -105,7 +105,7 @@ def test_how_fast_it_is(reader: Reader, tmp_path: Path, capsys: pytest.CaptureFi
             reader.until(lambda: "ranked on 128" in reader.text("#status"), patience=500)
             served.process.terminate()
             served.process.wait(30)
-    reader.open(served.at("?number=3&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"))
+    reader.open(served.at("?number=10&target=rug&units=48.45.102.86.68.71.57.24.91.63.117.66.8.27.25.35.59.11.33.44"))
     # Moves follow so quickly that nothing else is begun between them; or so slowly that what lies around is under way.
     moves: dict[str, list[float]] = {}
     for which, pause in (("idle", 0.2), ("beside a measurement", 1.0)):
@@ -129,7 +129,7 @@ def test_how_fast_it_is(reader: Reader, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_many_moves_end_at_the_last(reader: Reader, whole: Served) -> None:
     reader.screen()
-    reader.open(whole.at("?number=3&target=rug&units=48.45.102.86.68"))
+    reader.open(whole.at("?number=10&target=rug&units=48.45.102.86.68"))
     for step in range(40):
         reader.slide("#alpha", round(step / 40, 2))
     reader.slide("#alpha", 0.6)
@@ -159,7 +159,7 @@ def test_an_open_page_survives_a_new_start(tmp_path: Path, reader: Reader) -> No
     options = ("--layer", "layer8", "--port", "7977")
     served = serve(tmp_path / "runs", *options)
     reader.screen()
-    reader.open(served.at("number=3&target=rug&units=3.17"))
+    reader.open(served.at("number=10&target=rug&units=3.17"))
     reader.repainted(lambda: reader.slide("#alpha", 0.7))
     for restart in range(2):
         served.process.send_signal(signal.SIGINT)

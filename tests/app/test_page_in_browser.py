@@ -17,7 +17,7 @@ from served import Served
 
 pytestmark = pytest.mark.browser
 # A state with every part of the page at work, and independent of the ranking.
-LINK = "?number=3&layer=layer8&target=rug&units=3.17.5.9.21&count=5"
+LINK = "?number=10&layer=layer8&target=rug&units=3.17.5.9.21&count=5"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_newcomer_is_shown_an_effect(reader: Reader, page: Served) -> None:
     reader.screen()
     reader.open(page.at())
     said = reader.says("#finding", "normalization")
-    assert re.search(r"Ablating the \d+ \w+ units removes \d+ % of this \w+\. With normalization held", said)
+    assert re.search(r"Ablating the \d+ [\w ]+ units removes \d+ % of this [\w ]+\. With normalization held", said)
     reader.until(lambda: re.search("(32|64) of 64", reader.text("#numbers-all")), patience=200)
     assert reader.asked() <= {page.address.rstrip("/"), "data", "blob", "about"}
     assert reader.problems() == []
@@ -42,7 +42,7 @@ def test_a_newcomer_is_shown_an_effect(reader: Reader, page: Served) -> None:
 
 def test_a_click_chooses_an_object(desk: Reader) -> None:
     box = desk.find("#original").rect
-    # The middle of a window or painting of image 3; which one it is, the hint under the pictures says on hovering.
+    # The middle of a window or painting of image 10; which one it is, the hint under the pictures says on hovering.
     where = desk.js("const s = document.querySelector('#canvas img'); return [s.naturalWidth, s.naturalHeight]")
     assert where == [64, 64]
     found = None
@@ -73,14 +73,14 @@ def test_every_slider_and_choice_repaints(desk: Reader) -> None:
     desk.repainted(lambda: desk.find("#control input[value=frozen]").click())
     desk.says("#finding", "all sites")
     desk.repainted(lambda: desk.slide("#layer", 9))
-    desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
+    desk.until(lambda: "layer9, 24 units" in desk.text("#layer"))
     assert all(part in desk.driver.current_url for part in ("alpha=0.5", "hold=all", "control=frozen", "layer=layer9"))
     desk.repainted(lambda: desk.find("#next").click())  # the next that has a rug
-    desk.until(lambda: "number=3" not in desk.driver.current_url)
+    desk.until(lambda: "number=10" not in desk.driver.current_url)
     assert int(desk.driver.current_url.split("number=")[1].split("&")[0]) > 3
-    assert "not here" not in desk.text("#target label:has(:checked)")
+    assert ", none" not in desk.text("#target label:has(:checked)")
     desk.repainted(lambda: desk.find("#previous").click())
-    desk.until(lambda: "number=3" in desk.driver.current_url)
+    desk.until(lambda: "number=10" in desk.driver.current_url)
 
 
 def test_a_brush_limits_the_edit_and_can_be_taken_back(desk: Reader) -> None:
@@ -126,7 +126,7 @@ def test_back_and_forward_restore_edits(desk: Reader) -> None:
     assert desk.driver.current_url == second
     assert desk.find("#hold input[value=all]").is_selected()
     desk.repainted(lambda: desk.find("#reset").click())
-    assert "alpha=" not in desk.driver.current_url and "number=3" in desk.driver.current_url
+    assert "alpha=" not in desk.driver.current_url and "number=10" in desk.driver.current_url
     desk.until(lambda: "--alpha" not in desk.text("#keep"))  # nor would a study run with it
 
 
@@ -176,7 +176,7 @@ def test_one_object_is_ablated_while_another_is_inserted(desk: Reader) -> None:
 @pytest.mark.slow
 def test_what_lies_around_leads_there(desk: Reader) -> None:
     current = "return [...document.querySelectorAll('#around [aria-current=true]')].map(e => e.dataset.turn)"
-    desk.until(lambda: desk.js(current) == ["number=3", "alpha=1.0", "layer=layer8"])
+    desk.until(lambda: desk.js(current) == ["number=10", "alpha=1.0", "layer=layer8"])
     desk.until(lambda: len(desk.js("return [...document.querySelectorAll('.strip img')]")) == 12)
     shown = "return document.querySelector('.strip [aria-current=true]').innerText.trim()"
     assert desk.js(shown) in desk.text("#numbers-here")  # the effect under the image is that of the table
@@ -186,7 +186,7 @@ def test_what_lies_around_leads_there(desk: Reader) -> None:
     desk.repainted(lambda: desk.find(".strip [data-turn='number=7']").click())
     assert all(part in desk.driver.current_url for part in ("number=7", "alpha=0.5", "units=3.17.5.9.21"))
     desk.repainted(lambda: desk.find(".curve [data-turn='layer=layer9']").click())
-    desk.until(lambda: "layer9, 16 units" in desk.text("#layer"))
+    desk.until(lambda: "layer9, 24 units" in desk.text("#layer"))
     assert desk.find("#number input").get_attribute("value") == "7"
 
 

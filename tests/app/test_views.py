@@ -22,7 +22,7 @@ from gandid.verdicts import SOLID
 if TYPE_CHECKING:
     from gandid.app.page import Page
 
-STATE = State(layer="layer8", target="rug", number=3, count=6)
+STATE = State(layer="layer8", target="rug", number=10, count=6)
 
 
 def region(rows: slice, columns: slice) -> np.ndarray:
@@ -38,10 +38,10 @@ def test_the_three_arms_are_those_of_a_runner(model: Model, ranked: Ranked) -> N
     runner = model.runner("layer8")
     change = ablate(units, alpha=0.5)
     arms = [REFERENCE, Arm(change), Arm(change, hold("capped", "all", runner.downstream))]
-    images = runner.run(model.latents(0, [3]), arms)[:, 0]
+    images = runner.run(model.latents(0, [10]), arms)[:, 0]
     expected = images.add(1).mul(127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     assert np.abs(view.images.astype(int) - expected.astype(int)).max() <= 1
-    assert view.shares(9)[0, 7] == 1  # all of the rug's original pixels are rug
+    assert view.shares(13)[0, model.segmenter.classes.index("rug")] == 1  # all of the rug's original pixels are rug
     assert view.gain.min() >= 1 - 1e-5  # THEORY: an ablation amplifies the survivors at the first site, never less
 
 
@@ -66,13 +66,13 @@ def test_insertion_is_measured_where_it_is_made(model: Model, ranked: Ranked) ->
     assert state.region  # an insertion everywhere would be no insertion: it begins in the middle
     view = views.look(state, model, ranked)
     assert view.measured.sum() == 32 * 32
-    assert view.shares(9).sum(axis=1) == pytest.approx(1)
+    assert view.shares(13).sum(axis=1) == pytest.approx(1)
 
 
 def test_the_levels_of_an_insertion_are_conditional_means(model: Model) -> None:
     runner, z = model.runner("layer8"), model.latents(0, range(model.glance), "ranking")
     labels = model.segmenter(model.generator(z))
-    area = [float((labels == k).float().mean()) for k in range(9)]
+    area = [float((labels == k).float().mean()) for k in range(13)]
     present = [
         (share, model.levels("layer8", name))
         for share, name in zip(area, model.segmenter.classes, strict=True)
@@ -103,7 +103,7 @@ def test_the_opening_shows_an_object_on_which_normalization_acts(model: Model, r
     view = views.look(state, model, ranked)
     k = model.segmenter.classes.index(state.target)
     assert view.measured.mean() >= views.SIZABLE
-    assert view.shares(9)[1, k] != view.shares(9)[2, k]
+    assert view.shares(13)[1, k] != view.shares(13)[2, k]
 
 
 def test_the_next_image_has_the_object(model: Model) -> None:

@@ -47,14 +47,18 @@ def test_the_papers_setting_is_a_configuration():
 
 
 def test_one_image_by_hand():
-    """Every snippet runs and does what the page says: an ablated rug goes, an inserted one comes, the first site amplifies."""
+    """Every snippet runs and does what the page says: half of a lamp goes, held nearly all; an insertion makes no plant."""
     known: dict[str, Any] = {}
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "by-hand.md").read_text(encoding="utf-8"), re.S):
         exec(snippet, known)
     left = known["left"].sum(dim=1)
-    assert left[1] < 0.5 * left[0] and known["gain"].min() > 0.999
-    labels = [known["segmenter"](images) for images in known["images"]]
-    assert [int((one == known["segmenter"].classes.index("plant")).sum()) for one in labels] == [32, 105]
+    assert left[0] > 200 and 0.4 < left[1] / left[0] < 0.6 and left[2] < 0.05 * left[0]
+    assert known["gain"].min() > 0.999
+    before, after = known["images"]
+    plants = [
+        int((known["segmenter"](one) == known["segmenter"].classes.index("plant")).sum()) for one in (before, after)
+    ]
+    assert plants == [0, 0] and (after - before).abs().amax() > 0.1  # a smudge
 
 
 def test_pages_and_sections_that_the_code_cites_exist():

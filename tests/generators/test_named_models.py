@@ -68,7 +68,7 @@ def test_models_are_listed_with_what_is_here(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in done.stdout.splitlines() if " px " in line}
     assert set(rows) == set(NAMED)
-    assert rows["rooms"] == "64 px 3 MB here"
+    assert rows["rooms"] == "64 px 1 MB here"
     assert rows["dissect/kitchen"] == "256 px 92 MB here"
     assert rows["ganzoo/celebahq-512"] == "512 px 277 MB to be downloaded"
     assert str(tmp_path) in done.stdout

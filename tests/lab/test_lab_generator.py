@@ -13,7 +13,6 @@ import torch
 from gandid.errors import UsageError
 from gandid.files import load_checkpoint, save_checkpoint
 from gandid.generators import load_generator
-from gandid.generators.storage import read_discriminator
 from lab import rooms
 from lab.generator import Phase, Schedule, copying, train
 
@@ -21,11 +20,10 @@ ROOT = Path(__file__).parents[2]
 TINY = Schedule(
     channels=(8, 8, 8),
     batch=8,
-    r1_every=4,
     phases=(
-        Phase(8, 48, 5e-3),
+        Phase(8, 48, 5e-3, cool=24),
         Phase(16, 64, 4e-3, fade=32, keep=(40,)),
-        Phase(16, 64, 1e-3, contended=True, warm=24, keep=(32,)),
+        Phase(16, 64, 4e-3, keep=(32,)),
     ),
 )
 
@@ -96,7 +94,6 @@ def test_what_a_training_leaves(whole):
     generator = load_generator(whole / "generator.safetensors")
     assert generator.resolution == 16 and generator.channels == (8, 8, 8) and generator.pixel_norm
     assert generator(rooms.latents(2)).shape == (2, 3, 16, 16)
-    assert read_discriminator(whole / "discriminator.safetensors").spread > 0
     kept = [path.name for path in sorted(whole.glob("generator-*.safetensors"))]
     assert kept == ["generator-1-0000040.safetensors", "generator-2-0000032.safetensors"]
     lines = (whole / "log.csv").read_text().splitlines()

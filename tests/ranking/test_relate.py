@@ -15,7 +15,7 @@ from gandid.ranking.gradients import first_order, soft_area
 from gandid.ranking.overlap import TOP_QUANTILE, TOP_QUANTILES, Activations, Overlap
 from gandid.segmenters import load_segmenter
 
-N, CLASSES = 24, 9
+N, CLASSES = 24, 13
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_thresholds_are_quantiles_of_all_activations(unedited):
     expected = torch.quantile(by_unit, 1 - torch.tensor(TOP_QUANTILES), dim=1).numpy()
     found = activations(unedited[0], 5).above(TOP_QUANTILES)
     active = expected > by_unit.amin(dim=1).numpy()
-    np.testing.assert_allclose(found[active], expected[active], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[active], expected[active], rtol=1e-4, atol=1e-4)
     # A unit that is mostly at its smallest value is not active there.
     assert (found > by_unit.amin(dim=1).numpy()).all()
 

@@ -131,7 +131,7 @@ def test_estimates_are_made_again_and_images_are_not(tmp_path):
     run(store, dose=(0, 0.5, 1))
     assert (store / "effects.csv").stat().st_mtime_ns > before["effects.csv"]
     assert (store / "examples.npz").stat().st_mtime_ns == before["examples.npz"]
-    assert "live@0.5" in open_panel(store)["arm"].values
+    assert "live@0.5" in open_panel(str(store))["arm"].values
 
 
 def test_a_finished_run_is_given_its_figure(tmp_path):

@@ -257,7 +257,7 @@ def choices(view: View, classes: Sequence[str], objects: Sequence[str]) -> list[
     """The objects to choose from, each with its share of the image; of many those that are in it, and the chosen one."""
     shares = {name: float((view.labels[0] == list(classes).index(name)).mean()) for name in objects}
     return [
-        (f"{name}, {percent(share)}" if share else f"{name}, not here", name)
+        (f"{name}, {percent(share)}" if share else f"{name}, none", name)
         for name, share in shares.items()
         if share or len(objects) <= MANY or name == view.state.target
     ]

@@ -88,6 +88,10 @@ def _own(name: str, weights: Path, **about: Any) -> NamedModel:
 
 
 _ROOMS: dict[str, Any] = {"resolution": 64, "segmenter": "rooms", "default_layer": "layer4"}
+_TRAININGS = {  # of the same schedule as rooms: see their card
+    file.stem: _own(file.stem, file, why="as of rooms, whose training it repeats or leads to", **_ROOMS)
+    for file in sorted((WEIGHTS / "rooms-trainings").glob("*.safetensors"))
+}
 _PLANTED = _own(
     "planted",
     Path(__file__).with_name("planted.py"),
@@ -110,7 +114,7 @@ NAMED = {
             discriminator=WEIGHTS / "rooms-discriminator.safetensors",
             twin="rooms-twin",
             distilled=tuple(sorted((WEIGHTS / "rooms-distilled").glob("*.safetensors"))),
-            why="of layer4, layer5 and layer6, its units remove their object most completely (see the model card)",
+            why="as in Liu et al.",
             **_ROOMS,
         ),
         _own(
@@ -119,6 +123,7 @@ NAMED = {
             why="as of rooms, whose twin without pixel normalization it is",
             **_ROOMS,
         ),
+        *_TRAININGS.values(),
         _PLANTED,
         replace(
             _PLANTED,

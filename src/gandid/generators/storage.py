@@ -29,10 +29,10 @@ def save_generator(generator: Generator, path: Path, dtype: torch.dtype = torch.
     return _save(generator, "generator", architecture, path, dtype)
 
 
-def save_discriminator(discriminator: Discriminator, path: Path) -> Path:
-    """Write a discriminator's weights and architecture; returns `path`."""
+def save_discriminator(discriminator: Discriminator, path: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a discriminator's weights, as `dtype`, and architecture; returns `path`. They are read as float32."""
     architecture = {"channels": discriminator.channels, "spread": discriminator.spread}
-    return _save(discriminator, "discriminator", architecture, path)
+    return _save(discriminator, "discriminator", architecture, path, dtype)
 
 
 def build_generator(path: Path, about: dict[str, Any], weights: dict[str, Tensor]) -> Generator:

@@ -106,7 +106,7 @@ def load_segmenter(
 
 
 def confusion(segmenter: Segmenter | str) -> pd.DataFrame | None:
-    """How an embedded segmenter, or one of that name, confuses the classes of rooms, as measured by `lab.first.confusion`.
+    """How an embedded segmenter, or one of that name, confuses the classes of rooms, as measured by `lab.confusion`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ const mark = () => {
   for (const place of document.querySelectorAll('[data-part]')) {
     place.ariaBusy = (known.stale || []).includes(place.dataset.part);
   }
-  for (const label of shown ? document.querySelectorAll('#target label') : []) label.classList.toggle('absent', label.innerText.includes('not here'));
+  for (const label of shown ? document.querySelectorAll('#target label') : []) label.classList.toggle('absent', label.innerText.trim().endsWith(', none'));
 };
 document.addEventListener('click', (event) => {
   const button = event.target.closest('[data-turn]');

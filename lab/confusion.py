@@ -1,4 +1,4 @@
-"""What a segmenter calls what, measured on rooms, where the truth is known: `python -m lab.first.confusion`.
+"""What a segmenter calls what, measured on rooms, where the truth is known: `python -m lab.confusion --out FOLDER`.
 
 The embedded segmenters' matrices lie beside their weights, in `NAME-confusion.csv`.
 """
@@ -13,23 +13,18 @@ import torch
 
 from gandid.errors import UsageError
 from gandid.segmenters import NAMED, UNKNOWN, Segmenter, load_segmenter
-from lab import corruptions
-from lab.first import rooms
+from lab import corruptions, rooms
 
 CLASSES = (*rooms.CLASSES, UNKNOWN)
 SCENES = 480
-SEED = 990_002  # of the renders: neither training nor evaluation has it
+SEED = 990_002  # of the scenes: neither training nor evaluation has it
 _PART = 240  # scenes at a time: ten for each held-out corruption, and as many without any
 
 
-def _knows_rooms(segmenter: Segmenter) -> bool:
-    return set(segmenter.classes) - {UNKNOWN} == set(rooms.CLASSES)
-
-
 def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, resolution: int = 64) -> pd.DataFrame:
-    """Measure what a segmenter of rooms calls each class, on renders that it was not trained on.
+    """Measure what a segmenter of rooms calls each class, on scenes that it was not trained on.
 
-    The renders are worn as a generator's images are (`corruptions.worn`), and half of them carry one of the held-out corruptions,
+    The scenes are worn as a generator's images are (`corruptions.worn`), and half of them carry one of the held-out corruptions,
     all kinds alike: what these changed visibly is truly `unknown`, and what they changed hardly is left out.
 
     Parameters
@@ -37,7 +32,7 @@ def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, r
     segmenter : Segmenter
         Its classes must be those of the rooms, in any order, with or without `unknown`.
     scenes, seed, resolution : int
-        How many renders, their seed, and their height and width in pixels.
+        How many scenes, their seed, and their height and width in pixels.
 
     Returns
     -------
@@ -50,14 +45,13 @@ def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, r
     UsageError
         If the segmenter's classes are others.
     """
-    if not _knows_rooms(segmenter):
+    if set(segmenter.classes) - {UNKNOWN} != set(rooms.CLASSES):
         raise UsageError(
             f"the truth is known of {', '.join(rooms.CLASSES)}; this segmenter sees {', '.join(segmenter.classes)}"
         )
     names, generator = list(segmenter.classes), torch.Generator().manual_seed(seed)
-    place = torch.tensor(
-        [names.index(name) if name in names else -1 for name in CLASSES]
-    )  # among the segmenter's classes
+    # Where each class is among the segmenter's
+    place = torch.tensor([names.index(name) if name in names else -1 for name in CLASSES])
     images, labels = rooms.render(scenes, resolution, seed)
     counts = torch.zeros(len(names), len(names), dtype=torch.int64)
     for start in range(0, scenes, _PART):
@@ -72,7 +66,7 @@ def confusion(segmenter: Segmenter, scenes: int = SCENES, seed: int = SEED, *, r
 
 
 def spoilt(images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Worn renders, every second with one of the held-out corruptions, and what they truly show (negative: neither)."""
+    """Worn scenes, every second with one of the held-out corruptions, and what they truly show (negative: neither)."""
     size, kinds = images.shape[-1], list(corruptions.HELD_OUT.values())
     draw = corruptions.Draw(generator, len(images), size)
     before, labels = corruptions.worn(images, labels, draw, len(rooms.CLASSES))
