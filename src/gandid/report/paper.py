@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gandid.estimation.plot import STYLES
+from gandid.estimation.types import NOT_IDENTIFIED
 from gandid.report import pictures
 from gandid.report.charts import LIGHT
 from gandid.report.run import Comparison, Run
@@ -137,7 +138,7 @@ def _title(run: Run, target: str) -> str:
     types = [] if run.types is None else run.types[run.types["target"] == target].to_dict("records")
     for row in types:
         kind, chance = type_of(row)
-        parts.append(f"{kind} with probability {chance:.2f}")
+        parts.append(f"{kind} with probability {chance:.2f}" if row["type"] != NOT_IDENTIFIED else f"type {kind}")
     return ", ".join([*parts, f"{percent(run.rows(target, 'removed')[0]['tau_live'])} removed live"])
 
 
@@ -150,7 +151,8 @@ def _edited(axes: Any, run: Run, target: str, names: Sequence[str] | None) -> No
     arm, labels = next(place for place, name in enumerate(examples.arms) if name in names), examples.labels[0]
     found = pictures.change(labels[examples.baseline(arm)], labels[arm], examples.classes, run.objects, target)
     outside = any(set(names) & set(regime.names) and not run.supported(target, regime) for regime in run.regimes)
-    _image(axes, examples.images[0, arm], f"{100 * found.gone:.0f} % gone{', out of range' if outside else ''}")
+    gone = f"{100 * found.gone:.0f} % gone"
+    _image(axes, examples.images[0, arm], f"{gone}\nout of range" if outside else gone)
     _outline(axes, found.vanished, pictures.GONE)
     _outline(axes, found.appeared, pictures.CAME)
 
