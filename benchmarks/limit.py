@@ -127,7 +127,12 @@ def loaded(size, folder):
     if size == 64:
         networks = gandid.load_generator("rooms"), gandid.load_segmenter("rooms")
         names = [name for name in networks[1].classes if name not in (*networks[1].background, "unknown")]
-        return networks, "layer4", {name: tuple(range(UNITS * i, UNITS * (i + 1))) for i, name in enumerate(names)}
+        width = networks[0].channels[1]
+        return (
+            networks,
+            "layer4",
+            {name: tuple((UNITS * i + k) % width for k in range(UNITS)) for i, name in enumerate(names)},
+        )
     seen = folder / "seen"
     if not seen.is_file():
         seen.write_text("\n".join(make(folder)[:3]))

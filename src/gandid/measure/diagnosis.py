@@ -81,14 +81,15 @@ class Diagnosis:
     ) -> np.ndarray:
         """Mean over positions of |log(what a site divides by / what it divides by in the live arm)|: (blocks, n, site); NaN unedited."""
         found = np.full((len(group), self.latents, len(self.runner.downstream)), np.nan, np.float32)
-        for s, site in enumerate(self.runner.downstream):
+        edited = [(block, target, arm) for block, (target, arm) in enumerate(group) if target is not None]
+        blocks = [block for block, *_ in edited]
+        for s, site in enumerate(self.runner.downstream if edited else ()):
             given = readings.held[site].float().flatten(2).log()
-            for block, (target, arm) in enumerate(group):
-                if target is not None:
-                    if arm == live:  # it comes first
-                        self._live[target, site] = given[block]
-                    gap = given[block] - self._live[target, site]
-                    found[block, :, s] = gap.abs().mean(dim=1).cpu().numpy()
+            self._live |= {
+                (target, site): given[block] for block, target, arm in edited if arm == live
+            }  # it comes first
+            gap = given[blocks] - torch.stack([self._live[target, site] for _, target, _ in edited])
+            found[blocks, :, s] = gap.abs().mean(dim=2).cpu().numpy()
         return found
 
     def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
