@@ -32,6 +32,7 @@ from scipy import stats
 
 from gandid.errors import UsageError
 from gandid.estimation import read_effects
+from gandid.estimation.effects import identical
 from gandid.outcomes.concentration import overlap, share
 from gandid.runs import open_panel
 
@@ -58,7 +59,7 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
     """
     runs = [(folder, open_panel(folder)) for folder in folders]
     found = [read_effects(folder, panel) for folder, panel in runs]
-    same = identical_arms([alike(effects.main) for effects in found])
+    same = identical_arms([identical(effects.main) for effects in found])
     parts = []
     for (folder, panel), effects in zip(runs, found, strict=True):
         if not (folder / "relation.zarr").is_dir():
@@ -87,14 +88,6 @@ def pairs(folders: Sequence[Path]) -> pd.DataFrame:
         raise UsageError("none of these runs ranked its units: there is no relation to regress on")
     columns = ["layer", "target", "object", "arm", "same_as", "did", "se", "supported", *RELATIONS]
     return pd.concat(parts, ignore_index=True)[columns]
-
-
-def alike(frame: pd.DataFrame) -> list[list[str]]:
-    """The held arms of effects, in groups of which all estimates are the same."""
-    groups: dict[bytes, list[str]] = {}
-    for arm, rows in frame.groupby("arm", sort=False):
-        groups.setdefault(rows[["tau_held", "did"]].to_numpy().tobytes(), []).append(str(arm))
-    return list(groups.values())
 
 
 def identical_arms(layers: Sequence[Sequence[Sequence[str]]]) -> dict[str, str]:

@@ -12,7 +12,6 @@ weights are random: `--size 256 --latents 1 --repeats 1` takes a few minutes.
 """
 
 import argparse
-import contextlib
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from real_size import make
 
 import gandid
+from gandid.errors import UsageError
 from gandid.generators.pggan import EqualConv2d
 from gandid.latents import latents
 from gandid.measure.diagnosis import CHECKED
@@ -111,8 +111,12 @@ def ranked(study, n):
 def measured(study, targets, n):
     """Seconds per image of a study's own arms: of its first latents, whose images have features, and of later ones."""
     taken = Taken()
-    with contextlib.suppress(gandid.GandidError):  # nothing was measured
+    try:
         study.run(targets, latents=n, executor=taken)
+    except UsageError:
+        raise
+    except gandid.GandidError:  # nothing was measured
+        pass
     worker, images = Worker(taken.setting), taken.setting.experiment.images(taken.setting.experiment.study)
     worker.measure(Task(0, (0,), 0, (0,), 0))  # the first pass through anything is slower than the others
     # Before the first of them come the latents of the exact checks.
@@ -128,11 +132,8 @@ def loaded(size, folder):
         networks = gandid.load_generator("rooms"), gandid.load_segmenter("rooms")
         names = [name for name in networks[1].classes if name not in (*networks[1].background, "unknown")]
         width = networks[0].channels[1]
-        return (
-            networks,
-            "layer4",
-            {name: tuple((UNITS * i + k) % width for k in range(UNITS)) for i, name in enumerate(names)},
-        )
+        units = {name: tuple((UNITS * i + k) % width for k in range(UNITS)) for i, name in enumerate(names)}
+        return networks, "layer4", units
     seen = folder / "seen"
     if not seen.is_file():
         seen.write_text("\n".join(make(folder)[:3]))

@@ -21,14 +21,9 @@ from gandid.generators.pggan import Discriminator, Generator
 from gandid.generators.storage import save_discriminator
 from lab import edits, rooms
 
-CHANNELS = (
-    64,
-    64,
-    32,
-    16,
-    8,
-)  # at 4 to 64 px: it looks at every image of the first 128 latents, and is to cost little beside them
-EDITS = 4_000  # of `edits.TOGETHER` images; a step for two of them
+# At 4 to 64 px: it looks at every image of the first 128 latents, and is to cost little beside them.
+CHANNELS = (64, 64, 32, 16, 8)
+STEPS = 2_000  # of two edits each
 RATE = 2e-3
 R1, R1_EVERY = 0.5, 16
 EVALUATION = 990_003  # seed of the edits that measure
@@ -46,12 +41,11 @@ def pairs(generator: Generator, n: int, seed: int) -> Iterator[tuple[Tensor, Ten
         yield usual, torch.cat([next(stream).after, next(stream).after])
 
 
-def train(out: Path, generator: Generator, *, seed: int = 0, count: int = EDITS) -> None:
+def train(out: Path, generator: Generator, *, seed: int = 0, steps: int = STEPS) -> None:
     """Train it and write it to the file `out`, its minibatch deviation fixed to that of 256 unedited images."""
     torch.manual_seed(seed)
     network = Discriminator(CHANNELS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), RATE, (0.0, 0.99))
-    steps = count // 2
     batches = pairs(generator, steps, (seed + 1) * 1_000_000)
     for step, (usual, edited) in track(enumerate(batches), total=steps, description="training"):
         usual, edited = usual.clone(), edited.clone()  # inference tensors cannot be differentiated by

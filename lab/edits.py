@@ -6,7 +6,7 @@ way from the object's colour to that of the wall or floor behind it; how far say
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,19 +95,17 @@ def gone(before: Tensor, after: Tensor, room: Tensor) -> Tensor:
     return torch.where(known, share, torch.nan)[:, 0]
 
 
-def edits(generator: Generator, n: int, seed: int, targets: Sequence[str] = rooms.OBJECTS) -> Iterator[Edited]:
+def edits(generator: Generator, n: int, seed: int) -> Iterator[Edited]:
     """`n` edits of `TOGETHER` images each: of any object, by 5 to 60 % of the units of any of `LAYERS`, half of the time in part."""
     random = torch.Generator().manual_seed(seed)
     z = rooms.latents(40 * TOGETHER, seed)
     shown = rooms.paint(z, generator.resolution)[1]
     for _ in range(n):
-        target, layer = (some[int(torch.randint(len(some), (), generator=random))] for some in (targets, LAYERS))
+        target, layer = (some[int(torch.randint(len(some), (), generator=random))] for some in (rooms.OBJECTS, LAYERS))
         rows = (shown == rooms.CLASSES.index(target)).flatten(1).any(dim=1).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=random)[:TOGETHER]]
-        units = int(
-            generator.channels[(int(layer.removeprefix("layer")) - 1) // 2]
-            * (0.05 + 0.55 * torch.rand((), generator=random))
-        )
+        width = len(generator.get_submodule(layer).conv.weight)
+        units = int(width * (0.05 + 0.55 * torch.rand((), generator=random)))
         partly, part = torch.rand(2, generator=random).tolist()
         strength = 1.0 if partly < 0.5 else 0.3 + 0.7 * part
         yield ablate(generator, z[rows], target, layer, units, strength)

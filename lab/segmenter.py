@@ -260,9 +260,10 @@ def agreement(
     """
     counts = {}
     unknown = CLASSES.index(UNKNOWN)
+    z = rooms.latents(8 * images, EVALUATION)
+    labels = rooms.paint(z, generator.resolution)[1]
     for target in rooms.OBJECTS:
-        z = rooms.latents(8 * images, EVALUATION)
-        shown = (rooms.paint(z, generator.resolution)[1] == rooms.CLASSES.index(target)).flatten(1).any(dim=1)
+        shown = (labels == rooms.CLASSES.index(target)).flatten(1).any(dim=1)
         edited = edits.ablate(generator, z[shown][:images], target, layer, units)
         place = segmenter(edited.before) == CLASSES.index(target)
         one, two = segmenter(edited.after), other(edited.after)

@@ -296,6 +296,15 @@ def _judged(
     return frame
 
 
+def identical(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The arms of rows of one contrast, in groups that agree in every number: bounds that never bind, networks with one site."""
+    groups: dict[bytes, list[str]] = {}
+    for arm, own in rows.groupby("arm", sort=False):
+        ordered = own.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
+        groups.setdefault(ordered.to_numpy(float).tobytes(), []).append(str(arm))
+    return [tuple(names) for names in groups.values()]
+
+
 def read_effects(folder: Path, panel: xr.Dataset, relevant: float = RELEVANT) -> Effects:
     """The effects of a run as they were written into its folder (`effects.csv`, `checks.csv`).
 

@@ -16,6 +16,7 @@ import xarray as xr
 import yaml
 
 from gandid.errors import GandidError, UsageError, first_line
+from gandid.estimation.effects import identical
 from gandid.files import read_table
 from gandid.outcomes import WHOLE, Pair, pair_of
 from gandid.panel.store import read_dataset, read_panel, verified
@@ -167,11 +168,7 @@ class Run:
         """The held arms of the study, those that agree in every number joined, and distilled networks as one."""
         rows = self.effects[self.effects["contrast"] == "did"]
         learned = rows["control"].isin(LEARNED)
-        groups: dict[bytes, list[str]] = {}
-        for arm, own in rows[~learned].groupby("arm", sort=False):
-            ordered = own.sort_values(["target", "outcome", "object"])[["tau_held", "did", "se"]]
-            groups.setdefault(ordered.to_numpy(float).tobytes(), []).append(str(arm))
-        found = [Comparison(tuple(names)) for names in groups.values()]
+        found = [Comparison(names) for names in identical(rows[~learned])]
         networks = rows.loc[rows["control"] == POOLED, "arm"].unique()
         return [*found, *([Comparison((POOLED,), tuple(networks))] if len(networks) else [])]
 
