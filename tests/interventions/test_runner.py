@@ -99,6 +99,35 @@ def test_an_arm_does_not_depend_on_the_others(runner, z):
     close(alone, crowded)
 
 
+@pytest.mark.parametrize("kind", ["zero", "resample"])
+def test_arms_that_share_an_edit_are_those_that_each_have_their_own(runner, z, kind):
+    each = torch.rand(len(z), 8, 8, generator=torch.Generator().manual_seed(2))  # another region for each latent
+    shared, donors = ablate(UNITS, kind, region=each), z.flip(0)
+    held = [{}, hold("capped", "all", runner.downstream), hold("frozen", "first", runner.downstream)]
+    together = runner.run(z, [REFERENCE, *(Arm(shared, sites) for sites in held)], donors=donors)
+    for images, sites in zip(together[1:], held, strict=True):
+        close(images, runner.run(z, [REFERENCE, Arm(ablate(UNITS, kind, region=each), sites)], donors=donors)[1])
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_one_pixel_that_is_no_number_is_found(z, broken):
+    class Broken(Generator):
+        whole = True
+
+        def suffix(self, x, layer):
+            images = super().suffix(x, layer)
+            if not self.whole:
+                images[1, 0, 2, 3] = broken
+            return images
+
+    torch.manual_seed(0)
+    generator = Broken((12, 10, 8), latent_dim=6).eval()
+    runner = Runner(generator, LAYER)
+    generator.whole = False
+    with pytest.raises(GandidError, match="for 1 of 5 latents"):
+        runner.run(z, [REFERENCE, Arm(ablate(UNITS))])
+
+
 @given(st.sets(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 1000))
 def test_the_gain_is_its_closed_form(runner, units, seed):
     """gain(p) = (1 - e_U(p))^(-1/2): survivors are amplified where the ablated units carried the energy."""

@@ -12,6 +12,7 @@ from gandid.errors import GandidError, UsageError
 from gandid.estimation import did
 from gandid.generators import Generator
 from gandid.latents import latents
+from gandid.measure.memory import CPU_ROWS
 from gandid.runs import merge, open_panel, read_config, unfinished
 from gandid.study import Study
 
@@ -188,7 +189,7 @@ def test_half_precision_is_the_same_study_to_its_rounding():
 def test_a_memory_budget_bounds_the_batch():
     rows = [Study(tiny(), Thirds(), layer="layer2", memory=2**mib).rows for mib in (20, 21, 30)]
     assert 2 <= rows[0] < rows[1] <= 2 * rows[0] + 1
-    assert rows[2] == 64
+    assert rows[2] == CPU_ROWS
     with pytest.raises(UsageError, match="0 MiB of memory hold no pair of images: this study needs"):
         Study(tiny(), Thirds(), layer="layer2", memory=1000)
 
@@ -238,7 +239,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on():
         segmenter = Small()
         study = Study(tiny(), segmenter, layer="layer2")
         segmenter.holds = holds
-        panel = study.run(["red", "green"], units=2, control=["capped", "frozen"], latents=20, ranking_latents=3)
+        panel = study.run(["red", "green"], units=2, control=["capped", "frozen"], latents=20, ranking_latents=16)
         return panel, study.rows
 
     whole, rows = run(10**9)

@@ -86,20 +86,22 @@ class Edit:
     then: Edit | None = None
 
     def apply_(self, x: Tensor, donor: Tensor | None = None) -> Tensor:
-        """Edit `x` (N, C, h, w) in place, with the layer's output `donor` (N, C, h, w) for the other latents."""
+        """Edit `x` (N, C, h, w) in place, with the layer's output `donor` (n, C, h, w) for the other latents: N is n, or blocks of n."""
         units = torch.tensor(self.units, device=x.device)
         before = x[:, units]
         if self.values is not None:
             after = self.values.to(x)[:, None, None].expand_as(before)
         else:
             assert donor is not None, "resample ablation needs donor latents"
-            after = donor[:, units]
+            after = donor[:, units].repeat(len(x) // len(donor), 1, 1, 1)
         x[:, units] = torch.lerp(before, after, self.weights(x)[:, None])
         return self.then.apply_(x, donor) if self.then else x
 
     def weights(self, x: Tensor) -> Tensor:
-        """How far units move at each position of `x` (N, C, h, w): (N, h, w), in [0, 1]."""
-        return self.alpha * covered(self.region, x.shape[2:]).to(x).expand(len(x), *x.shape[2:])
+        """How far units move at each position of `x` (N, C, h, w): (N, h, w), in [0, 1]; where there is a region for each image, in turn."""
+        share = self.alpha * covered(self.region, x.shape[2:]).to(x)
+        share = share if share.ndim == 3 else share[None]
+        return share.repeat(len(x) // len(share), 1, 1) if len(share) > 1 else share.expand(len(x), -1, -1)
 
 
 def ablate(

@@ -33,11 +33,9 @@ class Statistic(NamedTuple):
     scale: Tensor  # broadcastable to the input
     mean: Tensor | None = None  # of the scale's shape; None: nothing is subtracted
 
-    def split(self, parts: int) -> list[Statistic]:
-        """Equal parts, by rows."""
-        scales = self.scale.chunk(parts)
-        means = [None] * parts if self.mean is None else self.mean.chunk(parts)
-        return [Statistic(*part) for part in zip(scales, means, strict=True)]
+    def at(self, rows: Sequence[int]) -> Statistic:
+        """Some of the rows."""
+        return self.map(lambda part: part[rows])
 
     def map(self, work: Callable[[Tensor], Tensor]) -> Statistic:
         """What `work` makes of the scale and, where there is one, of the mean."""
@@ -45,7 +43,7 @@ class Statistic(NamedTuple):
 
     @staticmethod
     def join(parts: Sequence[Statistic]) -> Statistic:
-        """The inverse of `split`."""
+        """Rows one after the other."""
         means = [part.mean for part in parts if part.mean is not None]
         return Statistic(torch.cat([part.scale for part in parts]), torch.cat(means) if means else None)
 

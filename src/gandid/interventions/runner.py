@@ -15,7 +15,7 @@ import contextlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -47,18 +47,21 @@ class Readings:
     taken: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it would take by itself
     held: dict[str, Tensor] = field(default_factory=dict)  # site -> (a, n, ...): what it was given
 
-    def gain(self, site: str, block: int) -> Tensor:
-        """How much more an arm is amplified than the reference: the ratio of their scales at a site, (n, h, w).
+    def gain(self, site: str, block: int | Sequence[int]) -> Tensor:
+        """How much more an arm is amplified than the reference: the ratio of their scales at a site, (n, h, w); of several, (a, n, h, w).
 
         At the layer's positions: the median over the scales of one position, if the site takes several there (one per
         channel; those of ablated units are no gain of anything), and the same everywhere, if its scales have no positions.
         """
-        ratio = self.taken[site][0] / self.taken[site][block]
-        size = self.layer.shape[2:]
+        before, size = self.taken[site][0], self.layer.shape[2:]
+        ratio = before / self.taken[site][block]
+        several = ratio.shape[: 1 + ratio.ndim - before.ndim]
+        ratio = ratio.flatten(0, ratio.ndim - before.ndim)
         if ratio.ndim != 4:
-            return ratio.flatten(1).median(dim=1).values[:, None, None].expand(-1, *size)
-        ratio = ratio.median(dim=1, keepdim=True).values
-        return (ratio if ratio.shape[2:] == size else F.interpolate(ratio, size=size, mode="area"))[:, 0]
+            return ratio.flatten(1).median(dim=1).values[:, None, None].expand(-1, *size).unflatten(0, several)
+        ratio = ratio.median(dim=1, keepdim=True).values if ratio.shape[1] > 1 else ratio
+        ratio = ratio if ratio.shape[2:] == size else F.interpolate(ratio, size=size, mode="area")
+        return ratio[:, 0].unflatten(0, several)
 
 
 class Runner:
@@ -233,15 +236,17 @@ class Runner:
                     "one pass, not in parts (such as the slices of an image decoder: disable_slicing)"
                 )
             donor = output[-n:] if donors is not None else None
-            # Copies: a module downstream may work in place and would overwrite what was kept here.
-            rows = output.clone() if early else output[:n].repeat(len(arms), 1, 1, 1)
-            if output.is_contiguous(memory_format=torch.channels_last):
-                rows = rows.contiguous(memory_format=torch.channels_last)
+            # Copies, laid out in memory as they were: a module downstream may work in place and would overwrite what was kept here.
+            rows = output.clone() if early else torch.cat([output[:n]] * len(arms))
             if read:
                 readings.layer = output[:n].clone()
-            for block, arm in enumerate(arms):
-                if arm.edit is not None:
-                    arm.edit.apply_(rows[block * n : (block + 1) * n], donor)
+            start = 0
+            for _, same in groupby(arms, lambda arm: id(arm.edit)):  # arms of one edit lie side by side
+                edits = [arm.edit for arm in same]
+                stop = start + len(edits) * n
+                if edits[0] is not None:
+                    edits[0].apply_(rows[start:stop], donor)
+                start = stop
             return rows
 
         inputs = z.repeat(len(arms), 1) if early else z
@@ -262,7 +267,7 @@ class Runner:
         for scales in (readings.taken, readings.held) if blocks > len(arms) else ():
             scales.update({name: scale[: len(arms)] for name, scale in scales.items()})
         images = rows[: len(arms) * n].unflatten(0, (len(arms), n))
-        finite = images.isfinite().flatten(2).all(2).all(0)
+        finite = (0 * images).flatten(2).sum(2).isfinite().all(0)  # ten times as quick as to ask each value
         if not finite.all():
             broken = n - int(finite.sum())
             raise GandidError(f"the generator gives no finite image (NaN or infinite) for {broken} of {n} latents")

@@ -205,18 +205,23 @@ def governed(
         """By block and latent; where the site folds more into its rows (windows), that comes third."""
         return statistic.scale.unflatten(0, (*shape, -1)).squeeze(2)
 
+    alike: dict[tuple[str, float], list[int]] = {}  # the blocks that are held in one way
+    for block, arm in holding.items():
+        alike.setdefault((arm.held[site.name], arm.strength), []).append(block)
+
+    def hold(taken: Statistic) -> Statistic:
+        blocks = taken.map(lambda part: part.unflatten(0, (shape[0], -1)))
+        held = blocks.map(torch.clone)
+        for (control, strength), some in alike.items():
+            given = held_statistic(control, blocks.at([0]), blocks.at(some), constant, strength)
+            for into, part in zip(held, given, strict=True):
+                if into is not None and part is not None:
+                    into[some] = part
+        return held.map(lambda part: part.flatten(0, 1))
+
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        taken = held = site.statistic(x)
-        if holding:
-            parts = taken.split(shape[0])
-            held = Statistic.join(
-                [
-                    held_statistic(arm.held[site.name], parts[0], part, constant, arm.strength)
-                    if (arm := holding.get(block))
-                    else part
-                    for block, part in enumerate(parts)
-                ]
-            )
+        taken = site.statistic(x)
+        held = hold(taken) if holding else taken
         if readings is not None:
             readings.taken[site.name] = scales(taken)
             readings.held[site.name] = scales(held) if holding else readings.taken[site.name]

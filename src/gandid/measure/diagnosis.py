@@ -40,7 +40,7 @@ class Diagnosis:
     ):
         self.runner, self.experiment, self.typical, self.latents = runner, experiment, typical, len(numbers)
         self._by_block: dict[str, list[np.ndarray]] = {}
-        self._live: dict[tuple[str, str], Tensor] = {}  # what each site divides by when a target is ablated, logarithms
+        self._live: dict[str, Tensor] = {}  # what each site divides by in the live arm of each target
         self._by_latent: dict[str, np.ndarray] = {}
         if typical is not None:
             blank = np.full((len(numbers), len(experiment.targets)), np.nan, np.float32)
@@ -60,36 +60,40 @@ class Diagnosis:
         """
         if self.typical is None:
             return
-        strain = _strain(readings, self.runner.downstream, len(group), self.latents)
+        strain = _strain(readings, self.runner.downstream, [arm for _, arm in group], self.latents)
         self._by_block.setdefault("strain", []).append(strain[fresh])
         live = next(arm for arm in self.experiment.study.arms if arm.edit)
         self._by_block.setdefault("rescaling", []).append(self._rescaling(group, live, readings)[fresh])
         if "range" not in self._by_latent:
             self._by_latent["range"] = _own_range(readings, self.typical)
-        edits = {
-            t: (group.index((target, live)), edit, original == classes.index(target))
-            for t, (target, edit) in enumerate(self.experiment.own.items())
-            if self.runner.downstream and (target, live) in group
+        blocks = {
+            t: group.index((target, live)) for t, target in enumerate(self.experiment.own) if (target, live) in group
         }
-        if edits:
-            found = [_gain(readings, self.runner.downstream[0], *one) for one in edits.values()]
-            for name, values in zip(GAINS, torch.stack(found, dim=2).cpu().numpy(), strict=True):
-                self._by_latent[name][:, list(edits)] = values
+        if blocks and self.runner.downstream:
+            edits = [self.experiment.own[self.experiment.targets[t]] for t in blocks]
+            places = torch.stack([original == classes.index(self.experiment.targets[t]) for t in blocks])
+            found = _gain(readings, self.runner.downstream[0], list(blocks.values()), edits, places)
+            for name, values in zip(GAINS, found.cpu().numpy(), strict=True):
+                self._by_latent[name][:, list(blocks)] = values.T
 
     def _rescaling(
         self, group: Sequence[tuple[str | None, Coordinates]], live: Coordinates, readings: Readings
     ) -> np.ndarray:
         """Mean over positions of |log(what a site divides by / what it divides by in the live arm)|: (blocks, n, site); NaN unedited."""
         found = np.full((len(group), self.latents, len(self.runner.downstream)), np.nan, np.float32)
-        edited = [(block, target, arm) for block, (target, arm) in enumerate(group) if target is not None]
-        blocks = [block for block, *_ in edited]
-        for s, site in enumerate(self.runner.downstream if edited else ()):
-            given = readings.held[site].float().flatten(2).log()
-            self._live |= {
-                (target, site): given[block] for block, target, arm in edited if arm == live
-            }  # it comes first
-            gap = given[blocks] - torch.stack([self._live[target, site] for _, target, _ in edited])
-            found[blocks, :, s] = gap.abs().mean(dim=2).cpu().numpy()
+        places = {target: t for t, target in enumerate(self.experiment.targets)}
+        # The live arm comes before a target's other arms, if in an earlier pass.
+        first = [(block, places[target]) for block, (target, arm) in enumerate(group) if target and arm == live]
+        others = [(block, places[target]) for block, (target, arm) in enumerate(group) if target and arm != live]
+        found[[block for block, _ in first]] = 0
+        for s, site in enumerate(self.runner.downstream):
+            given = readings.held[site].float().flatten(2)
+            kept = self._live.setdefault(site, given.new_empty(len(places), *given.shape[1:]))
+            for block, target in first:
+                kept[target] = given[block]
+            if others:
+                blocks, of = map(list, zip(*others, strict=True))
+                found[blocks, :, s] = (given[blocks] / kept[of]).log().abs().mean(dim=2).cpu().numpy()
         return found
 
     def put(self, rows: dict[str, np.ndarray], layout: RowBlocks, arms: int) -> None:
@@ -102,16 +106,15 @@ class Diagnosis:
         rows.update(self._by_latent)
 
 
-def _strain(readings: Readings, downstream: Sequence[str], blocks: int, n: int) -> np.ndarray:
-    """Quantiles over positions of log(given statistic / statistic the site would have taken): (blocks, n, site, quantile)."""
-    found = np.zeros((blocks, n, len(downstream), len(QUANTILES)), np.float32)
+def _strain(readings: Readings, downstream: Sequence[str], arms: Sequence[Coordinates], n: int) -> np.ndarray:
+    """Quantiles over positions of log(given statistic / statistic the site would have taken): (blocks, n, site, quantile); 0 where live."""
+    found = np.zeros((len(arms), n, len(downstream), len(QUANTILES)), np.float32)
     for s, site in enumerate(downstream):
         held, taken = readings.held[site], readings.taken[site]
-        if held is taken:  # no arm holds it
-            continue
-        ratio = (held / taken).flatten(2)
-        strained = (ratio != 1).any(dim=2)
-        found[strained.cpu().numpy(), s] = np.log(_quantiles(ratio[strained], QUANTILES))
+        blocks = [block for block, arm in enumerate(arms) if held is not taken and site in arm.sites(downstream)]
+        if blocks:
+            ratio = (held[blocks] / taken[blocks]).flatten(2)
+            found[blocks, :, s] = np.log(_quantiles(ratio.flatten(0, 1), QUANTILES)).reshape(len(blocks), n, -1)
     return found
 
 
@@ -134,23 +137,24 @@ def _own_range(readings: Readings, typical: Mapping[str, Tensor]) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((0, 0), np.float32)
 
 
-def _gain(readings: Readings, site: str, block: int, edit: Edit, original: Tensor) -> Tensor:
-    """Measured gain of a live arm at the first site: `GAINS` (3, n), where it was made.
+def _gain(readings: Readings, site: str, blocks: Sequence[int], edits: Sequence[Edit], places: Tensor) -> Tensor:
+    """Measured gain of live arms at the first site: `GAINS` (3, target, n), where it was made.
 
-    Means on the target's original pixels `original` (n, H, W) and on the others, and the largest relative deviation from the closed
-    form (docs/theory.md, "The gain at the first site"); NaN where there is none.
+    Means on a target's original pixels, `places` (target, n, H, W), and on the others, and the largest relative deviation from the
+    closed form (docs/theory.md, "The gain at the first site"); NaN where there is none.
     """
-    energy = readings.layer.float().square()
-    measured = readings.gain(site, block)
-    share = torch.nn.functional.interpolate(original.to(energy)[:, None], size=measured.shape[1:], mode="area")[:, 0]
-    error = energy.new_full((len(original),), torch.nan)
-    plain = edit.then is None and edit.values is not None and not edit.values.any() and edit.alpha == 1
-    if plain and readings.closed_form:
+    energy, measured = readings.layer.float().square(), readings.gain(site, blocks)
+    size = measured.shape[2:]
+    share = torch.nn.functional.interpolate(places.to(energy), size=size, mode="area")
+    error = measured.new_full(measured.shape[:2], torch.nan)
+    if readings.closed_form:
         total = energy.sum(dim=1)
-        left = (1 - edit.weights(energy)).square()  # of the energy of the units
-        survivors = total - (1 - left) * energy[:, list(edit.units)].sum(dim=1)
-        closed = (total / survivors.clamp_min(torch.finfo(total.dtype).tiny)).sqrt()
-        error = (measured / closed - 1).abs().amax(dim=(1, 2))
+        for t, edit in enumerate(edits):
+            if edit.then is None and edit.values is not None and not edit.values.any() and edit.alpha == 1:
+                lost = 1 - (1 - edit.weights(energy)).square()  # of the energy of the units
+                survivors = total - lost * energy[:, list(edit.units)].sum(dim=1)
+                closed = (total / survivors.clamp_min(torch.finfo(total.dtype).tiny)).sqrt()
+                error[t] = (measured[t] / closed - 1).abs().amax(dim=(1, 2))
     return torch.stack([_weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error])
 
 
@@ -185,6 +189,6 @@ def _quantiles(values: Tensor, quantiles: Sequence[float]) -> np.ndarray:
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean over positions of (n, h, w) with weights; NaN where all weights are 0."""
-    total = weights.sum(dim=(1, 2))
-    return (values * weights).sum(dim=(1, 2)) / total.where(total > 0, torch.nan)
+    """Mean over positions of (..., h, w) with weights; NaN where all weights are 0."""
+    total = weights.sum(dim=(-2, -1))
+    return (values * weights).sum(dim=(-2, -1)) / total.where(total > 0, torch.nan)

@@ -32,8 +32,10 @@ class RowBlocks(NamedTuple):
     """Places, among the arms of the block, of this network's arms."""
     rows: np.ndarray
     """The row block of every arm of the network: (target, arm)."""
-    unedited: list[int]
-    """The row block of the baseline of every arm of the network."""
+    pairs: np.ndarray
+    """What is counted in a target's place, (pairs, 3): which of the targets, a row block, and the one of its arm's baseline."""
+    pair: np.ndarray
+    """Which of them every arm of the network is: (target, arm)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class Experiment:
     def arm(self, target: str | None, arm: Coordinates) -> Arm:
         """An arm of a target as the runner takes it."""
         held = dict.fromkeys(arm.sites(self.downstream), arm.control)
-        edit = None if target is None else replace(self.edits[arm.network, arm.draw][target], alpha=arm.dose)
+        edit = None if target is None else self.edits[arm.network, arm.draw][target]
+        if edit is not None and edit.alpha != arm.dose:
+            edit = replace(edit, alpha=arm.dose)
         return Arm(edit, held, arm.strength)
 
     def layouts(self, block: Block) -> list[RowBlocks]:
@@ -164,7 +168,9 @@ class Experiment:
             [at[target, self.canonical(arm)] if arm.edit else base for arm, base in zip(arms, unedited, strict=True)]
             for target in named
         ]
-        return RowBlocks(network, targets, blocks, places, np.array(rows), unedited)
+        each = np.stack(np.broadcast_arrays(np.arange(len(targets))[:, None], rows, unedited), axis=-1)
+        pairs, pair = np.unique(each.reshape(-1, 3), axis=0, return_inverse=True)
+        return RowBlocks(network, targets, blocks, places, np.array(rows), pairs, pair.reshape(each.shape[:2]))
 
     def panel(
         self,

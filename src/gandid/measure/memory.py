@@ -18,7 +18,7 @@ from gandid.errors import UsageError
 from gandid.interventions import REFERENCE, Arm, Runner
 from gandid.segmenters import Segmenter, labelled
 
-CPU_ROWS = 64  # images made at once by each thread of a CPU: more of them are no quicker
+CPU_ROWS = 96  # images made at once by each thread of a CPU: more of them are no quicker
 MOST_ROWS_GPU = 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h: no block but of the one heap, which never shrinks
 SHARE = 0.5  # of the free memory, unless told otherwise

@@ -263,12 +263,8 @@ class Worker:
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), torch.cat(labels[s])
-                targets = [self.experiment.targets[target] for target in layout.targets]
                 weights = torch.cat(chances[s]) if chances[s] else None
-                holes = [
-                    self.experiment.place(target, segmenter.classes, maps[layout.unedited], self._within)
-                    for target in targets
-                ]
+                holes = self._holes(layout, segmenter, maps)
                 for name, counts in _counted(len(segmenter.classes), layout, holes, maps, weights).items():
                     rows[name][np.ix_([s], *place, columns)] = counts.cpu().numpy()
                 if block.name == STUDY and layout.network == "own":
@@ -280,6 +276,14 @@ class Worker:
                 blank[:, :, layout.places] = np.moveaxis(np.concatenate(looks)[layout.rows], 2, 0)
                 rows["features"] = blank
         return rows
+
+    def _holes(self, layout: RowBlocks, segmenter: Segmenter, labels: Tensor) -> Tensor:
+        """The places of the targets of `layout.pairs` by label maps (blocks, n, H, W): bool (pairs, n, H, W)."""
+        place, parts = self.experiment.place, []
+        for t, target in enumerate(layout.targets):
+            unedited = labels[layout.pairs[layout.pairs[:, 0] == t, 2]]
+            parts.append(place(self.experiment.targets[target], segmenter.classes, unedited, self._within))
+        return torch.cat(parts)
 
     def _wanted(self, group: Sequence[Any], original: Tensor, numbers: Sequence[int], block: Block) -> np.ndarray:
         """Which images are told apart by features (blocks, n): of the first latents, those whose unedited image has the target's place."""
@@ -362,19 +366,18 @@ def _chances(segmenter: Segmenter, images: Tensor) -> Tensor:
 
 
 def _counted(
-    classes: int, layout: RowBlocks, holes: Sequence[Tensor], labels: Tensor, chances: Tensor | None
+    classes: int, layout: RowBlocks, holes: Tensor, labels: Tensor, chances: Tensor | None
 ) -> dict[str, Tensor]:
-    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of the targets' places (arms, n, H, W).
+    """`pixels` and `inside` (n, target, arm, class) of label maps (blocks, n, H, W); inside of the places of pairs (pairs, n, H, W).
 
     With the `chances` of all classes (blocks, n, C, H, W) these are counted.
     """
 
-    def count(rows: Any, mask: Tensor | None = None) -> Tensor:
-        return pixels(labels[rows], classes, mask) if chances is None else _soft(chances[rows], mask)
+    def count(blocks: Any, mask: Tensor | None = None) -> Tensor:
+        return pixels(labels[blocks], classes, mask) if chances is None else _soft(chances[blocks], mask)
 
-    counts = count(slice(None))[torch.from_numpy(layout.rows)]
-    inside = [count(rows, hole) for rows, hole in zip(layout.rows, holes, strict=True)]
-    return {"pixels": counts.movedim(2, 0), "inside": torch.stack(inside).movedim(2, 0)}
+    found = {"pixels": count(slice(None))[layout.rows], "inside": count(layout.pairs[:, 1], holes)[layout.pair]}
+    return {name: counts.movedim(2, 0) for name, counts in found.items()}
 
 
 def _soft(chances: Tensor, mask: Tensor | None) -> Tensor:
@@ -389,16 +392,14 @@ def _soft(chances: Tensor, mask: Tensor | None) -> Tensor:
     return counts.scatter_add(-1, counts.argmax(dim=-1, keepdim=True), left[..., None])
 
 
-def _shared(segmenter: Segmenter, layout: RowBlocks, holes: Sequence[Tensor], labels: Tensor) -> Tensor:
+def _shared(segmenter: Segmenter, layout: RowBlocks, holes: Tensor, labels: Tensor) -> Tensor:
     """How many pixels of a target's place are `unknown` in an arm and in live, the first arm after the reference: (n, target, arm)."""
     classes = list(segmenter.classes)
-    found = torch.zeros(labels.shape[1], *layout.rows.shape, dtype=torch.int32, device=labels.device)
     if "unknown" not in classes:
-        return found
+        return torch.zeros(labels.shape[1], *layout.rows.shape, dtype=torch.int32, device=labels.device)
     unknown = labels == classes.index("unknown")
-    for t, (rows, hole) in enumerate(zip(layout.rows, holes, strict=True)):
-        found[:, t] = (unknown[rows] & unknown[rows[1]] & hole[0]).flatten(2).sum(2).T
-    return found
+    both = unknown[layout.rows] & (unknown[layout.rows[:, 1]] & holes[layout.pair[:, 0]])[:, None]
+    return both.flatten(3).sum(3, dtype=torch.int32).movedim(2, 0)
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,9 @@ class Ablations:
             labels = labelled(segmenter, runner.scaled(z, scale, torch.from_numpy(place).to(device)))
             return area(labels, classes).numpy()
 
-        parts = [slice(start, start + self.rows) for start in range(0, len(latent), self.rows)]
+        # An even number of equal parts, so that no thread waits for the last one; of how many threads there are the parts must not depend.
+        ends = np.linspace(0, len(latent), 1 + 2 * -(-len(latent) // (2 * self.rows)), dtype=int)
+        parts = [slice(start, stop) for start, stop in pairwise(ends) if start < stop]
         return (self.area[latent] - np.concatenate(list(in_threads(after, parts, self.networks)))).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ missed. Arrays only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,14 +76,19 @@ def doubts(known: Prediction, count: int) -> tuple[np.ndarray, np.ndarray]:
     for all classes together (Bonferroni), and the probability of each unit to be among the largest (units, classes).
     """
     units, classes = known.ace.shape
-    noise = np.random.default_rng(0).standard_normal((classes, DRAWS, units))
-    drawn = known.ace.T[:, None, :] + known.error.T[:, None, :] * noise
+    drawn = known.ace.T[:, None, :] + known.error.T[:, None, :] * _noise(classes, units)
     among = drawn >= np.partition(drawn, units - count, axis=2)[..., units - count, None]
     best = np.where(among, drawn, 0).sum(axis=2)
     chosen = np.argsort(-known.ace, axis=0, kind="stable")[:count].T
     chosen_sum = np.take_along_axis(drawn, chosen[:, None, :], axis=2).sum(axis=2)
     missed = np.divide(best - chosen_sum, best, out=np.zeros_like(best), where=best > 0)
     return np.quantile(missed, 1 - (1 - CONFIDENCE) / classes, axis=1), among.mean(axis=1).T
+
+
+@lru_cache(1)
+def _noise(classes: int, units: int) -> np.ndarray:
+    """The same draws from the standard normal distribution in every round: (classes, DRAWS, units)."""
+    return np.random.default_rng(0).standard_normal((classes, DRAWS, units))
 
 
 def screen(

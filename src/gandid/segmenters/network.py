@@ -14,7 +14,7 @@ from gandid.segmenters.pixelwise import Dilated, PixelNetwork, UNet, unfold_bloc
 
 FORMAT = "gandid-segmenter-1"
 ARCHITECTURES: dict[str, type[PixelNetwork]] = {"unet": UNet, "dilated": Dilated}
-_CHUNK = 64  # images labelled at once on a CPU: their maps stay in the cache
+_CHUNK = 24  # images labelled at once on a CPU: their maps stay in the cache
 
 
 class NetworkSegmenter(nn.Module):
@@ -89,7 +89,7 @@ class NetworkSegmenter(nn.Module):
             )
         if not len(images):
             return self._each(images.new_zeros(1, *images.shape[1:]), reading)[:0]
-        parts = images.split(_CHUNK if self.device.type == "cpu" else 16 * _CHUNK)
+        parts = images.split(_CHUNK if self.device.type == "cpu" else 40 * _CHUNK)
         return torch.cat([unfold_blocks(reading(self.network(part.to(self.device, torch.float32)))) for part in parts])
 
 
