@@ -52,18 +52,19 @@ class Timed:
 
 def arms(latents: int) -> dict[str, tuple[float, xr.Dataset]]:
     """Latents per second and the panel, by executor."""
-    study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), seed=0)
     results = {}
 
-    def run(name, executor):
-        timed = Timed(executor)
+    def run(name, executor, threads=1, workers=1):
+        torch.set_num_threads(threads)
+        study = gandid.Study(gandid.load_generator("rooms"), gandid.load_segmenter("rooms"), seed=0)
+        study.workers, timed = workers, Timed(executor)
         panel = study.run(UNITS, control=["capped", "frozen"], latents=latents, executor=timed)
         results[name] = timed.speed, panel
 
-    torch.set_num_threads(1)
     run("this process, one thread", Local())
-    torch.set_num_threads(2)
-    run("this process, two threads", Local())
+    run("two threads on each batch", Local(), threads=2)
+    run("two threads, each on its own", Local(), threads=2, workers=2)
+    torch.set_num_threads(1)
     import ray
 
     for cores in (1, 2):

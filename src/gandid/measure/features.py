@@ -10,24 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gandid.generators import Discriminator
+from gandid.outcomes.counts import pixels
 from gandid.panel.schema import FEATURES
 
-COLOURS, SHARES = 4, 2  # cells along each side of the grids on which colours and classes are averaged
+COLOURS = 4  # cells along each side of the grid on which colours are averaged
 
 
 def features(images: Tensor, labels: Tensor, classes: int, discriminator: Discriminator | None) -> np.ndarray:
     """Features of images (N, 3, H, W) with labels (N, H, W): float16 (N, FEATURES).
 
     What the last layer of the discriminator is given, where there is one; else the mean colours in the cells of a 4 x 4 grid and the
-    shares of the classes in those of a 2 x 2 grid. More numbers than `FEATURES` are projected onto as many directions that are drawn
+    shares of the classes in the quarters of the image. More numbers than `FEATURES` are projected onto as many directions that are drawn
     at random once (Johnson and Lindenstrauss 1984), and fewer are padded with 0.
     """
     if discriminator is not None:
         found = discriminator.features(images).float()
     else:
-        maps = F.one_hot(labels.long(), classes).permute(0, 3, 1, 2)
-        grids = ((images.float(), COLOURS), (maps.float(), SHARES))
-        found = torch.cat([F.adaptive_avg_pool2d(each, cells).flatten(1) for each, cells in grids], dim=1)
+        colours = F.adaptive_avg_pool2d(images.float(), COLOURS)
+        tops, lefts = (((0, -(-size // 2)), (size // 2, size)) for size in labels.shape[1:])
+        cells = [labels[:, top:bottom, left:right] for top, bottom in tops for left, right in lefts]
+        shares = torch.stack([pixels(cell, classes) / cell[0].numel() for cell in cells], dim=2)
+        found = torch.cat([colours.flatten(1), shares.flatten(1)], dim=1)
     values = found.cpu().numpy()
     if values.shape[1] > FEATURES:
         values = values @ _directions(values.shape[1])
