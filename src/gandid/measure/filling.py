@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -9,12 +10,13 @@ from gandid.errors import GandidError
 from gandid.latents import chunked
 from gandid.measure.executors import Executor, Failed
 from gandid.measure.experiment import Experiment
-from gandid.measure.worker import COUNTED, LATENTS_TOGETHER, Setting, Task
+from gandid.measure.worker import COUNTED, LATENTS_TOGETHER, Rows, Setting, Task, joined
 from gandid.panel.store import PanelStore
 from gandid.panel.table import SECOND_LATENTS
 
-LATENTS_KEPT = 16  # at least so many of the study are measured between two writes to the panel; so many of other arms
-MOST_CHUNKS = 256  # a study is written in about so many
+LATENTS_KEPT = 16  # at least so many of the study are measured at a time; so many of other arms
+MOST_CHUNKS = 256  # a study is measured in about so many
+BETWEEN = 2.0  # seconds from one write to the panel to the next: each keeps Zarr busy for some hundredths of one
 
 
 def chunk_length(batch: int, latents: int) -> int:
@@ -73,23 +75,52 @@ def fill(
         could not be measured are left out, with a warning; the same call tries them again.
     """
     reason, broken = "", set()
-    for task, rows in executor.map(setting, tasks):
-        block = experiment.blocks[task.block]
-        appended = task.block == 0 and 0 in task.segmenters
-        if isinstance(rows, Failed):
-            reason = rows.reason
-            if appended:
-                message = f"latents {task.numbers[0]} to {task.numbers[-1]} could not be measured: {reason}"
-                warnings.warn(f"{message}; the same call tries them again", stacklevel=3)
-            else:
-                broken.add((task.block, task.segmenters))
-        elif (task.block, task.segmenters) not in broken:
-            start = len(panel.latents) if appended else task.start
-            if not appended:
-                rows = {name: rows[name] for name in (*COUNTED, "features") if name in rows}
-            panel.write([arm.name(experiment.dose) for arm in block.arms], task.segmenters, start, rows)
-            advance(round(len(task.numbers) * experiment.images(block)))
+    waiting, written = list[tuple[Task, Rows]](), 0.0
+
+    def write() -> None:
+        nonlocal written
+        (first, _), rows = waiting[0], joined([rows for _, rows in waiting])
+        waiting.clear()
+        start = first.start
+        if _appends(first):
+            start = len(panel.latents)
+        else:
+            rows = {name: rows[name] for name in (*COUNTED, "features") if name in rows}
+        arms = [arm.name(experiment.dose) for arm in experiment.blocks[first.block].arms]
+        panel.write(arms, first.segmenters, start, rows)
+        written = time.monotonic()
+
+    try:
+        for task, rows in executor.map(setting, tasks):
+            if isinstance(rows, Failed):
+                reason = rows.reason
+                if _appends(task):
+                    message = f"latents {task.numbers[0]} to {task.numbers[-1]} could not be measured: {reason}"
+                    warnings.warn(f"{message}; the same call tries them again", stacklevel=3)
+                else:
+                    broken.add((task.block, task.segmenters))
+            elif (task.block, task.segmenters) not in broken:
+                if waiting and not _follows(task, rows, *waiting[-1]):
+                    write()
+                waiting.append((task, rows))
+                if time.monotonic() - written > BETWEEN:
+                    write()
+                advance(round(len(task.numbers) * experiment.images(experiment.blocks[task.block])))
+    finally:
+        if waiting:
+            write()
     if not panel.latents:
         raise GandidError(f"no latent could be measured: {reason}")
     if broken:
         raise GandidError(f"some latents could not be measured: {reason}; the same call tries them again")
+
+
+def _appends(task: Task) -> bool:
+    """Whether a task is of latents that the panel has not."""
+    return task.block == 0 and 0 in task.segmenters
+
+
+def _follows(task: Task, rows: Rows, before: Task, rows_before: Rows) -> bool:
+    """Whether what a task gave can be written together with what the one before it gave."""
+    same = (task.block, task.segmenters) == (before.block, before.segmenters) and rows.keys() == rows_before.keys()
+    return same and (_appends(task) or task.start == before.start + len(before.numbers))

@@ -163,7 +163,7 @@ class Worker:
         diagnosed = block.name == STUDY and 0 in task.segmenters
         with arithmetic(self.device, self.setting.dtype):
             parts = [self._batch(block, some, segmenters, diagnosed) for some in chunked(task.numbers, step)]
-            rows = _joined(parts)
+            rows = joined(parts)
             if min(task.numbers) >= FEATURED:
                 rows.pop("features", None)
             if diagnosed:
@@ -189,7 +189,7 @@ class Worker:
         if len(numbers) > max(1, self.rows // 2):  # fewer fit than was thought
             middle = len(numbers) // 2
             halves = [self._batch(block, half, segmenters, diagnosed) for half in (numbers[:middle], numbers[middle:])]
-            return _joined(halves)
+            return joined(halves)
         try:
             if self.experiment.selects(block):
                 return self._shown(block, numbers, segmenters)
@@ -402,7 +402,7 @@ def _shared(segmenter: Segmenter, layout: RowBlocks, holes: Tensor, labels: Tens
     return both.flatten(3).sum(3, dtype=torch.int32).movedim(2, 0)
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def joined(parts: Sequence[Rows]) -> Rows:
     """Several batches as one, along the latents: the second axis of counts, else the first."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: np.concatenate([part[name] for part in parts], axis=int(name in COUNTED)) for name in names}
