@@ -11,7 +11,7 @@ from gandid.errors import UsageError, did_you_mean
 from gandid.verdicts import RELEVANT
 
 Control = Literal["capped", "frozen", "mean", "distilled", "twin"]
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "tf32", "bf16"]
 Ranking = Literal["exact", "screened", "optimized"]
 Threshold = Literal["quantile", "maximizing"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -168,7 +168,9 @@ class StudyConfig(BaseModel):
     soft: bool = _field(
         False, "Credibility", "Count the segmenter's probabilities instead of its labels, where it gives them."
     )
-    dtype: Dtype = _field("fp32", "Machine", "Arithmetic of the networks: fp32, or bf16 where a GPU is faster with it.")
+    dtype: Dtype = _field(
+        "fp32", "Machine", "Arithmetic of the networks: fp32, or, where it is faster, tf32 (NVIDIA GPUs) or bf16."
+    )
 
     @model_validator(mode="before")
     @classmethod

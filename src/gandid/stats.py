@@ -379,15 +379,17 @@ def random_effects(values: np.ndarray, se: np.ndarray, level: float = 0.95) -> N
         NaN but for the mean of a single network; NaN where a value is.
     """
     values, se = np.asarray(values, np.float64), np.asarray(se, np.float64)
-    if len(values) < 2 or not np.isfinite(values + se).all() or np.ptp(values) <= TIE:
-        spread = 0.0 if len(values) > 1 and np.isfinite(values).all() else np.nan
-        return Networks(float(values.mean()), spread, *(values.mean() + spread,) * 2, spread)
+    if len(values) < 2 or not np.isfinite(values + se).all():
+        return Networks(float(values.mean()), *(np.nan,) * 4)
+    quantile = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1)
+    if np.ptp(values) <= TIE:  # nothing to iterate on: what the latents leave open is left
+        mean, error = float(values.mean()), float((se**-2.0).sum() ** -0.5) if se.all() else 0.0
+        return Networks(mean, error, mean - quantile * error, mean + quantile * error, 0.0)
     # An effect that is the same for every latent has no error of its own: it weighs as one that is known very well.
     from statsmodels.stats.meta_analysis import combine_effects  # it takes a second
 
     found = combine_effects(values, np.maximum(se, 1e-3 * np.ptp(values)) ** 2, method_re="iterated", use_t=True)
     error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))  # never below what the latents leave open
-    quantile = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1)
     mean = float(found.mean_effect_re)
     return Networks(mean, error, mean - quantile * error, mean + quantile * error, float(np.sqrt(max(found.tau2, 0.0))))
 

@@ -50,7 +50,7 @@ class Study:
         Layer whose units are edited; the default layer of an embedded model.
     seed : int
         Random seed for the latents. Ranking and effects use different latents of the same seed.
-    dtype : {"fp32", "bf16"}
+    dtype : {"fp32", "tf32", "bf16"}
         Arithmetic of the networks; statistics of sites are computed in fp32 either way.
     memory : int, optional
         Bytes that the run may use beside the weights; half of what is free by default.
@@ -93,6 +93,10 @@ class Study:
         self.generator: Any = self.runner.generator
         self.runner.check_sites()
         self.device = self.runner.device
+        if dtype == "tf32" and self.device.type != "cuda":
+            raise UsageError(
+                f"tf32 is arithmetic of NVIDIA GPUs, and the generator is on {self.device}: say fp32 or bf16"
+            )
         self.discriminator = load_discriminator(name, self.device)
         self._check_segmenter(segmenter)
         with arithmetic(self.device, dtype):

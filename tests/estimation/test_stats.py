@@ -211,3 +211,10 @@ class TestNetworks:
         assert found.mean == 0.5 and np.isnan(found[1:]).all()
         assert np.isnan(prediction(random_effects(np.array([0.1, 0.3]), np.ones(2)), 2)).all()
         assert random_effects(np.zeros(3), np.zeros(3)) == (0, 0, 0, 0, 0)
+
+    def test_networks_that_happen_to_agree_are_known_as_well_as_their_latents_allow(self):
+        found = random_effects(np.full(4, 0.5), np.full(4, 0.2))
+        assert (found.mean, found.tau) == (0.5, 0)
+        assert found.se == pytest.approx(0.1)
+        assert found.high - 0.5 == pytest.approx(0.1 * stats.t.ppf(0.975, 3))
+        assert np.isnan(random_effects(np.array([0.1, 0.3]), np.array([0.1, np.nan])).se)

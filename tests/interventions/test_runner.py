@@ -228,6 +228,9 @@ def test_the_network_is_left_as_it_was(network, runner, z):
 
 
 def test_what_cannot_be_edited_is_refused(network):
+    for wrong in ("rooms", None, lambda z: z):
+        with pytest.raises(UsageError, match=r"a generator is a torch.nn.Module, not .*load_generator"):
+            Runner(wrong, LAYER)
     with pytest.raises(UsageError, match=r"unknown layer 'layer99': .*this generator has layer1, layer2"):
         Runner(network, "layer99")
 

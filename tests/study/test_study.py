@@ -13,6 +13,7 @@ from gandid.estimation import did
 from gandid.generators import Generator
 from gandid.latents import latents
 from gandid.measure.memory import CPU_ROWS
+from gandid.measure.worker import arithmetic
 from gandid.runs import merge, open_panel, read_config, unfinished
 from gandid.study import Study
 
@@ -184,6 +185,17 @@ def test_half_precision_is_the_same_study_to_its_rounding():
     assert not np.array_equal(panels[0]["gain"], panels[1]["gain"], equal_nan=True)
     assert panels[1]["gain_error"].max() < 0.02
     np.testing.assert_allclose(panels[0]["pixels"].mean("latent"), panels[1]["pixels"].mean("latent"), atol=8)
+
+
+def test_on_a_gpu_fp32_is_no_tf32_unless_it_is_asked_for():
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [each.allow_tf32 for each in flags]
+    for dtype, allowed in (("fp32", False), ("tf32", True)):
+        with arithmetic(torch.device("cuda"), dtype):
+            assert [each.allow_tf32 for each in flags] == [allowed, allowed]
+        assert [each.allow_tf32 for each in flags] == before
+    with pytest.raises(UsageError, match="tf32 is arithmetic of NVIDIA GPUs, and the generator is on cpu"):
+        Study(tiny(), Thirds(), layer="layer2", dtype="tf32")
 
 
 def test_a_memory_budget_bounds_the_batch():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
 import xarray as xr
 from torch import Tensor, nn
 
@@ -87,6 +88,7 @@ class Model:
         self.hand = threading.Lock()
         self.for_numbers: Any = copy.deepcopy(generator)
         self.discriminator = load_discriminator(self.name)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 as in a study; the process is the page's own
         self._runners: dict[tuple[str, bool], Runner] = {}
         self._levels: dict[str, Levels] = {}
         self.layers = self._find_layers(layer)

@@ -136,7 +136,17 @@ class ForeignGenerator(nn.Module):
 
 
 def whole(generator: nn.Module) -> Any:
-    """The network itself, of one that is wrapped to be spread over several GPUs: hooks would see parts of each batch."""
+    """The network itself, of one that is wrapped to be spread over several GPUs: hooks would see parts of each batch.
+
+    Raises
+    ------
+    UsageError
+        If it is no network, but the name of one, say.
+    """
+    if not isinstance(generator, nn.Module):
+        raise UsageError(
+            f"a generator is a torch.nn.Module, not {generator!r:.80}: gandid.load_generator makes one of a name or a file"
+        )
     spread = isinstance(generator, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return generator.module if spread else generator
 

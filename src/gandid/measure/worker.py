@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -32,9 +33,25 @@ LATENTS_TOGETHER = 256  # latents of a batch at most
 Rows = dict[str, np.ndarray]
 
 
-def arithmetic(device: torch.device, dtype: str) -> torch.autocast:
-    """The networks' arithmetic: fp32, or bf16 where PyTorch's autocast allows it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
+@contextmanager
+def arithmetic(device: torch.device, dtype: str) -> Iterator[None]:
+    """The networks' arithmetic: fp32, tf32 (NVIDIA GPUs), or bf16 where PyTorch's autocast allows it.
+
+    On a GPU PyTorch by itself rounds what convolutions multiply to the 10 bits of TF32, which is not what fp32 says.
+    """
+    with torch.autocast(device.type, torch.bfloat16) if dtype == "bf16" else nullcontext():
+        if device.type != "cuda":
+            yield
+            return
+        flags: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = [each.allow_tf32 for each in flags]
+        try:
+            for each in flags:
+                each.allow_tf32 = dtype == "tf32"
+            yield
+        finally:
+            for each, allowed in zip(flags, before, strict=True):
+                each.allow_tf32 = allowed
 
 
 def fewer_rows(rows: int, device: torch.device) -> int:
@@ -99,7 +116,7 @@ class Setting:
         Images that may be made at once. Where they do not fit a GPU after all, it is halved, and the work goes on.
     workers : int
         Workers that may share this process, each with so many rows.
-    dtype : {"fp32", "bf16"}
+    dtype : {"fp32", "tf32", "bf16"}
     expected : Facts
         What the driver's generator is.
     soft : bool

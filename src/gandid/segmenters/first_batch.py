@@ -77,7 +77,8 @@ def check_segmenter(segmenter: Segmenter, images: torch.Tensor) -> None:
     name = name_of(segmenter)
     if not (isinstance(segmenter, Segmenter) and callable(segmenter)):
         raise UsageError(
-            f"{name} is no segmenter: it is called with images, and has the attributes classes and background"
+            f"{name} is no segmenter: it is called with images, and has the attributes classes and background; gandid.load_segmenter "
+            "makes one of a name or a file"
         )
     check_classes(segmenter.classes, segmenter.background, name)
 
