@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from planted import PlantedGenerator, PlantedSegmenter
 
+from gandid.measure import filling
 from gandid.study import Study
 
 LATENTS = 120
@@ -15,6 +16,7 @@ LATENTS = 120
 def planted(store: Path | None, latents: int = LATENTS, slow: float = 0.0, **asked):
     """Run the planted study in small chunks; `slow` seconds are spent on each batch, as a real network would."""
     torch.set_num_threads(1)
+    filling.BETWEEN = 0.0  # every chunk is written by itself, so that there are many moments to kill
     study = Study(PlantedGenerator(), Unhurried(slow), layer="paint", seed=5)
     study.rows = 44  # four latents at a time
     return study.run(
