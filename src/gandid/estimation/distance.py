@@ -52,9 +52,8 @@ def distances(contents: Contents, sums: Sums, level: float = 0.95) -> Iterator[D
     ends = [contents.place(contents.live), contents.place(other)]
     first = int((contents.panel["latent"][: len(sums.shown)] < FEATURED).sum())  # the rest is blank
     few, shown = contents.panel["features"].isel(latent=slice(first)), sums.shown[:first]
-    read = few.isel(
-        arm=[*ends, *(place for _, place in names)]
-    ).load()  # to transpose before would cost Zarr half a second
+    # Loaded before it is transposed: the other way round costs Zarr half a second.
+    read = few.isel(arm=[*ends, *(place for _, place in names)]).load()
     values = read.transpose("target", "arm", "latent", "feature").values
     for t, target in enumerate(contents.targets):
         usable = shown[:, t] & np.isfinite(values[t]).all(axis=(0, 2))

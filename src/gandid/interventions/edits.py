@@ -99,9 +99,8 @@ class Edit:
 
     def weights(self, x: Tensor) -> Tensor:
         """How far units move at each position of `x` (N, C, h, w): (N, h, w), in [0, 1]; where there is a region for each image, in turn."""
-        share = self.alpha * covered(self.region, x.shape[2:]).to(x)
-        share = share if share.ndim == 3 else share[None]
-        return share.repeat(len(x) // len(share), 1, 1) if len(share) > 1 else share.expand(len(x), -1, -1)
+        share = self.alpha * covered(self.region, x.shape[2:]).to(x).reshape(-1, *x.shape[2:])
+        return share.repeat(len(x) // len(share), 1, 1)
 
 
 def ablate(

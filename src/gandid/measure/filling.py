@@ -20,7 +20,7 @@ BETWEEN = 2.0  # seconds from one write to the panel to the next: each keeps Zar
 
 
 def chunk_length(batch: int, latents: int) -> int:
-    """Latents of the study's own arms between two writes to its panel: whole batches, few of them in a small study."""
+    """Latents of the study's own arms that are measured at a time: whole batches, few of them in a small study."""
     kept = min(max(latents // MOST_CHUNKS, LATENTS_KEPT), LATENTS_TOGETHER)
     return batch * -(-kept // batch)
 
