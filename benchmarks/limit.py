@@ -39,13 +39,25 @@ ROWS = (4, 8, 16, 32, 64, 128)  # among which the networks' best is looked for
 UNITS = 20
 
 
-class Taken:
+class Kept:
     """An executor that measures nothing, and keeps what a worker needs."""
 
     def map(self, setting, tasks):
         """See `gandid.measure.executors.Executor`."""
         self.setting = setting
         yield from ()
+
+
+def worker(study, targets, n):
+    """Of a study of `n` latents, what measures its arms."""
+    kept = Kept()
+    try:
+        study.run(targets, latents=n, executor=kept)
+    except UsageError:
+        raise
+    except gandid.GandidError:  # nothing was measured
+        pass
+    return Worker(kept.setting)
 
 
 def convolve(layer, x, resample=None):
@@ -110,20 +122,12 @@ def ranked(study, n):
 
 def measured(study, targets, n):
     """Seconds per image of a study's own arms: of its first latents, whose images have features, and of later ones."""
-    taken = Taken()
-    try:
-        study.run(targets, latents=n, executor=taken)
-    except UsageError:
-        raise
-    except gandid.GandidError:  # nothing was measured
-        pass
-    worker, images = Worker(taken.setting), taken.setting.experiment.images(taken.setting.experiment.study)
-    worker.measure(Task(0, (0,), 0, (0,), 0))  # the first pass through anything is slower than the others
+    arms = worker(study, targets, n)
+    images = arms.experiment.images(arms.experiment.study)
+    arms.measure(Task(0, (0,), 0, (0,), 0))  # the first pass through anything is slower than the others
     # Before the first of them come the latents of the exact checks.
     starts = range(CHECKED, CHECKED + n), range(FEATURED, FEATURED + n)
-    return [
-        seconds(lambda some=some: worker.measure(Task(0, tuple(some), 0, (0,), 0))) / (n * images) for some in starts
-    ]
+    return [seconds(lambda some=some: arms.measure(Task(0, tuple(some), 0, (0,), 0))) / (n * images) for some in starts]
 
 
 def loaded(size, folder):

@@ -10,7 +10,6 @@ the workers out.
 """
 
 import argparse
-import contextlib
 import os
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from limit import seconds, worker
 
 import gandid
 from gandid.measure.executors import Local, Ray
@@ -74,30 +74,18 @@ def arms(latents: int) -> dict[str, tuple[float, xr.Dataset]]:
     return results
 
 
-class Kept:
-    """An executor that measures nothing, and keeps what a worker needs."""
-
-    def map(self, setting, tasks):
-        """See `gandid.measure.executors.Executor`."""
-        self.setting = setting
-        yield from ()
-
-
 def slopes(study) -> dict[str, tuple[dict[int, float], float]]:
     """Seconds of processor time by the size of what is measured, and the slope of their logarithms; least of three."""
     torch.set_num_threads(1)
     first, objects = 128, study.objects  # before it, latents are measured in more ways
 
-    def worker(targets: int):
-        kept = Kept()
-        with contextlib.suppress(gandid.GandidError):  # nothing was measured
-            study.run({name: list(range(20)) for name in objects[:targets]}, latents=1, executor=kept)
-        return Worker(kept.setting)
+    def ready(targets: int) -> Worker:
+        return worker(study, {name: list(range(20)) for name in objects[:targets]}, 1)
 
     def arms(one, latents: int) -> None:
         one.measure(Task(0, tuple(range(first, first + latents)), 0, (0,), 0))
 
-    few, workers = worker(1), {targets: worker(targets) for targets in (1, 2, 4, 6)}
+    few, workers = ready(1), {targets: ready(targets) for targets in (1, 2, 4, 6)}
     z, classes = study.latents(range(4), "ranking"), len(study.segmenter.classes)
     before = area(study.segmenter(study.generator(z)), classes).numpy()
     sweep = Ablations([(study.runner, study.segmenter)], z, before, study.rows, Journal(None), lambda done: None)
@@ -117,14 +105,6 @@ def slopes(study) -> dict[str, tuple[dict[int, float], float]]:
         took = {size: min(seconds(lambda size=size, work=work: work(size)) for _ in range(3)) for size in sizes}
         found[name] = took, float(np.polyfit(np.log(list(took)), np.log(list(took.values())), 1)[0])
     return found
-
-
-def seconds(work) -> float:
-    """Processor time of a piece of work."""
-    start = time.process_time()
-    with torch.inference_mode():
-        work()
-    return time.process_time() - start
 
 
 def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: int = 256) -> float:
