@@ -119,7 +119,7 @@ def confusion(segmenter: Segmenter | str) -> pd.DataFrame | None:
         return None
     import pandas as pd
 
-    return pd.read_csv(WEIGHTS / f"{name}-confusion.csv", index_col="true", float_precision="round_trip")
+    return pd.read_csv(WEIGHTS / f"{name}-confusion.csv", index_col="true")
 
 
 def _make(name: str, device: str | torch.device) -> Any:
