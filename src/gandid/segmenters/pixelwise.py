@@ -15,7 +15,7 @@ from torch import nn
 
 WIDTHS = (24, 48, 96)  # of the U-Net
 WIDTH = 32  # of the other network: it is to cost no more than the U-Net
-DILATIONS = (1, 2, 4, 8, 1)  # a pixel sees 35 x 35 blocks, 70 x 70 pixels: more than a picture of 64
+DILATIONS = (2, 4, 8, 1)  # a pixel sees 33 x 33 blocks, 66 x 66 pixels: more than a picture of 64
 
 
 class Convolution(nn.Module):
