@@ -21,12 +21,13 @@ from gandid.errors import UsageError
 from gandid.estimation.halves import halves
 from gandid.estimation.stopping import half_widths, is_precise, next_look, stop_reason
 from gandid.interventions import Edit, Runner, ablate, insert
+from gandid.interventions.normalizations import Statistic
 from gandid.measure.examples import collect
 from gandid.measure.executors import Executor
 from gandid.measure.experiment import Experiment, restored_edits
 from gandid.measure.filling import fill, missing_arms, missing_latents
 from gandid.measure.placebos import drawn_units, energies, possible_draws
-from gandid.measure.worker import LATENTS_TOGETHER, Setting, Task, calibrate, facts
+from gandid.measure.worker import CALIBRATED, LATENTS_TOGETHER, Setting, Task, facts
 from gandid.panel.coalitions import EXACT, ORDERS
 from gandid.panel.schema import PARTS, PRESENCE, Classes, blocks_of
 from gandid.panel.store import PanelStore
@@ -141,6 +142,13 @@ class Execution:
             if self.path:
                 runs.write_relation(self.path, relation)
             count = study.unit_count(config)
+            unseen = [target for target in ranked if not relation["area"].sel(object=target).any()]
+            if unseen:
+                warnings.warn(
+                    f"no image of the ranking shows {', '.join(unseen)}, and the units that were chosen of it are any: raise "
+                    "--ranking-latents, name its units, or leave it out",
+                    stacklevel=2,
+                )
             units = {target: own or top_units(relation, target, count) for target, own in named.items()}
         chosen = {"own": units}
         for number, (name, runner) in enumerate(list(self.networks.items())[1:]):
@@ -273,8 +281,18 @@ class Execution:
             study.workers if can_be_copied([*networks.values(), *segmenters]) else 1,
             study.dtype,
             facts(study.runner),
+            constants=self.constants,
             soft="soft" in self.attrs,
         )
+
+    @cached_property
+    def constants(self) -> Mapping[str, Statistic]:
+        """The constants of the control `mean`, where an arm needs them; the study's runner is given them."""
+        study = self.study
+        if all(arm.control != "mean" for arm in self.experiment.study.arms):
+            return {}
+        z = study.latents(range(CALIBRATED), "calibration")
+        return study.fitted(lambda: study.runner.calibrate(z.split(study.rows)))
 
     def missing_latents(self) -> list[Task]:
         """What of the study's own arms is missing."""
@@ -367,12 +385,10 @@ class Execution:
 
     def _examples(self, measured: xr.Dataset) -> dict[str, np.ndarray]:
         study = self.study
-
-        def images() -> dict[str, np.ndarray]:
-            calibrate(study.runner, self.experiment, study.seed, study.rows)
-            return collect(self.networks, study.segmenter, self.experiment, measured, study.seed, study.rows)
-
-        return study.fitted(images)
+        study.runner.constants = self.constants
+        return study.fitted(
+            lambda: collect(self.networks, study.segmenter, self.experiment, measured, study.seed, study.rows)
+        )
 
     def _add_figure(self) -> None:
         """Measure what the figure shows beside the effects, if it is asked for and not there."""

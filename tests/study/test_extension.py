@@ -25,6 +25,7 @@ class Counting(Local):
     """Counts what is measured: latents by block and segmenters."""
 
     def __init__(self):
+        super().__init__()
         self.measured = {}
 
     def map(self, setting, tasks):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -69,28 +68,13 @@ class EqualConv2d(nn.Module):
         return F.conv2d(x, self.kernel("down"), self.bias, stride=2, padding=1)
 
     def kernel(self, resample: str | None = None) -> Tensor:
-        """The scaled weights, as `forward` convolves with them; made once for weights that are not being trained."""
-        weight = self.weight
-        if weight.requires_grad and torch.is_grad_enabled():
-            return self._scaled(resample)
-        version = 0 if weight.is_inference() else weight._version
-        state, kernels = (weight.data_ptr(), version, weight.dtype), _KERNELS.setdefault(self, {})
-        if kernels.get(resample, ((), weight))[0] != state:
-            with torch.inference_mode(False), torch.no_grad():  # a pass that is differentiated by its input may use it
-                kernels[resample] = state, self._scaled(resample)
-        return kernels[resample][1]
-
-    def _scaled(self, resample: str | None) -> Tensor:
+        """The scaled weights, as `forward` convolves with them; made in every pass, since weights may be edited between two."""
         weight = self.weight * self.scale
         if resample is None:
             return weight
         kernel = F.pad(weight, (1, 1, 1, 1))
         kernel = kernel[..., 1:, 1:] + kernel[..., :-1, 1:] + kernel[..., 1:, :-1] + kernel[..., :-1, :-1]
         return kernel.flip(2, 3).transpose(0, 1) if resample == "up" else kernel * 0.25
-
-
-# What `EqualConv2d.kernel` made last, by `resample`, and of which weights: beside the modules, so that it is not sent along with them.
-_KERNELS: WeakKeyDictionary[EqualConv2d, dict[str | None, tuple[tuple, Tensor]]] = WeakKeyDictionary()
 
 
 class DenseConv2d(EqualConv2d):

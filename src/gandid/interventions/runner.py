@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import Any
@@ -91,6 +91,8 @@ class Runner:
         Height and width of the images.
     device : torch.device
         Where the generator is.
+    constants : mapping of str to Statistic
+        Those of the control `mean` by site, which `calibrate` takes.
 
     Raises
     ------
@@ -109,7 +111,7 @@ class Runner:
         check_mode(generator)
         self.layer = layer
         self._layer_module, self._sites = modules[layer], find_sites(generator)
-        self._constants: dict[str, Statistic] = {}
+        self.constants: Mapping[str, Statistic] = {}
         place = next(chain(generator.parameters(), generator.buffers()), torch.empty(0))
         self.device = place.device
         self._rounding = torch.finfo(getattr(self.generator, "dtype", torch.float32)).eps  # of the network's weights
@@ -170,8 +172,8 @@ class Runner:
                 stack.callback(site.module.register_forward_pre_hook(meet).remove)
             for z in parts:
                 self.generator(z)
-        self._constants = {name: average(statistics) for name, statistics in found.items()}
-        return self._constants
+        self.constants = {name: average(statistics) for name, statistics in found.items()}
+        return self.constants
 
     @torch.inference_mode()
     def activations(self, z: Tensor) -> Tensor:
@@ -256,7 +258,7 @@ class Runner:
             for name in self.upstream * fan_out_at_latents + self.downstream:
                 holding = {block: arm for block, arm in enumerate(arms) if name in arm.held and arm.strength}
                 if holding or read:
-                    constant = self._constants.get(name)
+                    constant = self.constants.get(name)
                     read_into = readings if read else None
                     stack.enter_context(governed(self._sites[name], holding, (blocks, n), read_into, constant))
             rows = self.generator(inputs if donors is None else torch.cat([inputs, donors]))

@@ -158,16 +158,19 @@ def _gain(readings: Readings, site: str, blocks: Sequence[int], edits: Sequence[
     return torch.stack([_weighted_mean(measured, share), _weighted_mean(measured, 1 - share), error])
 
 
-def exact_checks(runner: Runner, experiment: Experiment, z: Tensor) -> dict[str, np.ndarray]:
+def exact_checks(runner: Runner, experiment: Experiment, z: Tensor, rows: int) -> dict[str, np.ndarray]:
     """The checks whose right answer is known without sampling: `baseline_gap` (n, arm) and `placebo_gap` (n, target).
 
-    Those of another network, and of the unedited arms themselves, are NaN.
+    Those of another network, and of the unedited arms themselves, are NaN. At most `rows` images are made at once, or three of each latent.
     """
     arms = experiment.study.arms
     held = [a for a, arm in enumerate(arms) if arm.edit and arm.held != "none"]
-    images = runner.run(z, [REFERENCE, *(experiment.arm(None, arms[a]) for a in held)])
     gap = np.full((len(z), len(arms)), np.nan, np.float32)
-    gap[:, :2], gap[:, held] = 0, _largest(images[1:] - images[:1]).T
+    gap[:, :2] = 0
+    size = max(1, rows // len(z) - 1)  # beside the reference
+    for some in (held[start : start + size] for start in range(0, len(held), size)):
+        images = runner.run(z, [REFERENCE, *(experiment.arm(None, arms[a]) for a in some)])
+        gap[:, some] = _largest(images[1:] - images[:1]).T
     checks = {"baseline_gap": gap}
     if runner.upstream and not experiment.resamples:
         pairs = [runner.placebo(z, Arm(edit)) for edit in experiment.own.values()]

@@ -35,15 +35,21 @@ class Executor(Protocol):
 class Local:
     """Measures in this process, in as many threads as the setting says; the first error ends the study."""
 
+    def __init__(self) -> None:
+        self._kept: tuple[Setting | None, list[Worker]] = None, []
+
     def map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
         """See `Executor`."""
         if tasks:
             yield from zip(tasks, in_threads(Worker.measure, tasks, self.start(setting, len(tasks))), strict=True)
 
     def start(self, setting: Setting, tasks: int) -> list[Worker]:
-        """The workers for so many tasks, one for each thread."""
-        copies = [setting.copied() for _ in range(min(setting.workers, tasks) - 1)]
-        return [Worker(one) for one in (setting, *copies)]
+        """The workers for so many tasks, one for each thread: those of before, where they are of the same setting and enough."""
+        number = min(setting.workers, tasks)
+        if self._kept[0] is not setting or len(self._kept[1]) < number:
+            copies = [setting.copied() for _ in range(number - 1)]
+            self._kept = setting, [Worker(one) for one in (setting, *copies)]
+        return self._kept[1][:number]
 
 
 class Ray:
@@ -107,8 +113,6 @@ class Ray:
         return True
 
     def _map(self, setting: Setting, tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
-        from ray.util import ActorPool
-
         ray = self._ray
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.workers)
         restart: dict[str, Any] = dict(max_restarts=-1, max_task_retries=ATTEMPTS - 1)
@@ -117,6 +121,16 @@ class Ray:
             ray.cloudpickle.register_pickle_by_value(module)
         kept = ray.put(setting)  # the networks travel once per machine
         actors = [actor.remote(kept) for _ in range(min(self.workers, len(tasks)))]
+        try:
+            yield from self._taken(actors, tasks)
+        finally:
+            for worker in actors:
+                ray.kill(worker)
+
+    def _taken(self, actors: list[Any], tasks: Sequence[Task]) -> Iterator[tuple[Task, Rows | Failed]]:
+        from ray.util import ActorPool
+
+        ray = self._ray
         # Each is in the pool several times: none waits for the others while the results are taken in order.
         pool = ActorPool(actors * AHEAD)
         for task in tasks:
@@ -130,8 +144,6 @@ class Ray:
                 yield task, Failed(_reason(error))
             except ray.exceptions.RayError as error:
                 yield task, Failed(_reason(error))
-        for worker in actors:
-            ray.kill(worker)
 
 
 class _Actor:

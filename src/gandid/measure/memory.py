@@ -19,6 +19,7 @@ from gandid.interventions import REFERENCE, Arm, Runner
 from gandid.segmenters import Segmenter, labelled
 
 CPU_ROWS = 96  # images made at once by each thread of a CPU: more of them are no quicker
+FEW_ROWS = 16  # with fewer for each, threads share their images: see docs/performance.md
 MOST_ROWS_GPU = 1024
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h: no block but of the one heap, which never shrinks
 SHARE = 0.5  # of the free memory, unless told otherwise

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHUNKS = 2  # of latents that each thread of the calibration measures at most
 SECONDS = 20.0  # that it should not take much more than
-SETTLED = 0.11  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
+SETTLED = 0.55  # of all ablations of single units, what settles the targets of the embedded rooms (docs/performance.md)
 DRAWN = 2**19  # bytes of a target's row of the figure, as PNG, SVG and PDF, beside its images
 GROWN = 1.15  # the heap of a whole run over that of a short one, whose freed blocks fit the next ones better: 1.1 to 1.3 was seen
 DIFFERENTIATED = 1.5  # images that take as long as one pass forward or backward with gradients
@@ -174,6 +174,7 @@ class _Clock(Local):
     setting: Setting
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds, self.blocks = 0.0, set[int]()
 
     def each(self, latents: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gandid.errors import GandidError
 from gandid.generators import Discriminator
 from gandid.interventions import REFERENCE, Readings, Runner, covered, register_sites, registered_sites
+from gandid.interventions.normalizations import Statistic
 from gandid.latents import chunked, latents
 from gandid.measure.diagnosis import CHECKED, TYPICAL, Diagnosis, exact_checks, typical_statistics
 from gandid.measure.experiment import Experiment, RowBlocks
@@ -119,6 +120,8 @@ class Setting:
     dtype : {"fp32", "tf32", "bf16"}
     expected : Facts
         What the driver's generator is.
+    constants : mapping of str to Statistic
+        Those of the control `mean`, by site, where an arm needs them: see `Runner.calibrate`.
     soft : bool
         Whether probabilities are counted instead of labels.
     """
@@ -134,6 +137,7 @@ class Setting:
     workers: int
     dtype: str
     expected: Facts
+    constants: Mapping[str, Statistic] = field(default_factory=dict)
     sites: Mapping[type, Any] = field(default_factory=registered_sites)
     """The types of module that the user has registered as sites."""
     soft: bool = False
@@ -160,6 +164,7 @@ class Worker:
         self.setting, self.experiment, self.rows = setting, setting.experiment, setting.rows
         self.runners = {name: Runner(network, setting.layer) for name, network in setting.networks.items()}
         self.runner = self.runners["own"]
+        self.runner.constants = setting.constants
         self.device = self.runner.device
         found = facts(self.runner)
         if found != setting.expected:
@@ -167,7 +172,6 @@ class Worker:
         classes = [segmenter.classes for segmenter in setting.segmenters]
         self._objects = list(dict.fromkeys(name for names in classes for name in names))
         with arithmetic(self.device, setting.dtype):
-            calibrate(self.runner, self.experiment, setting.seed, self.rows)
             self._first = self.runner.run(self._latents(range(2)), [REFERENCE])[0]
             self._seen = [labelled(segmenter, self._first) for segmenter in setting.segmenters]
 
@@ -280,9 +284,11 @@ class Worker:
             for s, segmenter in enumerate(segmenters):
                 columns = [self._objects.index(name) for name in segmenter.classes]
                 place, maps = (range(n), layout.targets, layout.places), torch.cat(labels[s])
-                weights = torch.cat(chances[s]) if chances[s] else None
                 holes = self._holes(layout, segmenter, maps)
-                for name, counts in _counted(len(segmenter.classes), layout, holes, maps, weights).items():
+                with torch.autocast(self.device.type, enabled=False):  # which would round what is summed
+                    weights = torch.cat(chances[s]) if chances[s] else None
+                    counted = _counted(len(segmenter.classes), layout, holes, maps, weights)
+                for name, counts in counted.items():
                     rows[name][np.ix_([s], *place, columns)] = counts.cpu().numpy()
                 if block.name == STUDY and layout.network == "own":
                     rows["shared"][np.ix_([s], *place)] = _shared(segmenter, layout, holes, maps).cpu().numpy()
@@ -344,7 +350,9 @@ class Worker:
 
     @cached_property
     def _typical(self) -> dict[str, Tensor]:
-        return typical_statistics(self.runner, self._latents(range(TYPICAL), "typical"))
+        parts = self._latents(range(TYPICAL), "typical").split(max(1, self.rows))
+        found = [typical_statistics(self.runner, part) for part in parts]
+        return {site: torch.cat([part[site] for part in found]) for site in found[0]}
 
     def _exact_checks(self, numbers: Sequence[int]) -> Rows:
         """`baseline_gap` and `placebo_gap` of the first latents of a study; NaN for the others."""
@@ -354,20 +362,15 @@ class Worker:
         checks = {name: np.full((len(numbers), width), np.nan, np.float32) for name, width in blank.items()}
         for row, number in enumerate(numbers):
             if number < CHECKED:
-                for name, values in exact_checks(self.runner, self.experiment, self._latents([number])).items():
+                for name, values in exact_checks(
+                    self.runner, self.experiment, self._latents([number]), self.rows
+                ).items():
                     checks[name][row] = values[0]
         return checks
 
     def _latents(self, numbers: Sequence[int], stream: str = "effects", runner: Runner | None = None) -> Tensor:
         generator: Any = (runner or self.runner).generator
         return latents(self.setting.seed, numbers, generator.latent_dim, stream).to(self.device)
-
-
-def calibrate(runner: Runner, experiment: Experiment, seed: int, rows: int) -> None:
-    """Give a runner the constants of the control `mean`, where an arm needs them."""
-    if any(arm.control == "mean" for arm in experiment.study.arms):
-        z = latents(seed, range(CALIBRATED), runner.generator.latent_dim, "calibration").to(runner.device)
-        runner.calibrate(z.split(max(1, rows)))
 
 
 def _labelled(segmenter: Segmenter, images: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def levels(runner: Runner, segmenter: Segmenter, z: Tensor, presence: float, row
         # One image at a time: a map for each class is many times its labels.
         masks = (F.one_hot(labels, classes).permute(2, 0, 1).float() for labels in labelled(segmenter, images[0]))
         share = torch.stack([F.interpolate(mask[None], size=maps.shape[2:], mode="area")[0] for mask in masks])
-        total += torch.einsum("nchw,nuhw->cu", share, maps).cpu().double()
+        with torch.autocast(z.device.type, enabled=False):  # which would round what is summed
+            total += torch.einsum("nchw,nuhw->cu", share, maps).cpu().double()
         covered.append(share.sum(dim=(2, 3)).cpu().double())
     cells = torch.cat(covered)
     shown = cells >= max(presence, 1e-9) * math.prod(runner.map_size)

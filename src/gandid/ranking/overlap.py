@@ -68,7 +68,8 @@ class Overlap:
             enlarged = enlarged[0].flatten(1)
             for i, threshold in enumerate(thresholds):
                 active = (enlarged >= threshold[units, None]).to(maps)
-                self._both[i, units] += (active @ masks).double()
+                with torch.autocast(maps.device.type, enabled=False):  # which would round the counts
+                    self._both[i, units] += (active @ masks).double()
                 self._active[i, units] += active.sum(dim=1, keepdim=True).double()
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:

@@ -126,8 +126,9 @@ def _measure(
         largest[numbers] = maps.amax(dim=(2, 3)).cpu().numpy()
         activations.add(maps)
         masks = F.one_hot(labels, classes).permute(0, 3, 1, 2).float()
-        share = F.interpolate(masks, size=maps.shape[2:], mode="area")
-        energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
+        with torch.autocast(z.device.type, enabled=False):  # which would round what is summed
+            share = F.interpolate(masks, size=maps.shape[2:], mode="area")
+            energy += torch.einsum("nuhw,nchw->uc", maps.square(), share).double().cpu()
     energy /= energy.sum(dim=1, keepdim=True).clamp_min(1e-30)
     variables = {"area": (("latent", "object"), areas), "energy": (("unit", "object"), energy.numpy())}
     # Stable: among equal latents those that come first stay.
@@ -146,7 +147,8 @@ def _overlap(
     for numbers, images, labels, maps in _unedited(networks, z, rows):
         overlap.add(maps, labels)
         unit, place = np.nonzero((top >= numbers.start) & (top < numbers.stop))
-        top_map[unit, place] = maps.cpu().numpy()[top[unit, place] - numbers.start, unit]
+        latent = torch.from_numpy(top[unit, place] - numbers.start)
+        top_map[unit, place] = maps[latent, torch.from_numpy(unit)].cpu().numpy()
         here = np.flatnonzero((shown >= numbers.start) & (shown < numbers.stop))
         image[here] = pictures(images[torch.from_numpy(shown[here] - numbers.start)])
     iou, threshold = overlap.best()

@@ -77,7 +77,7 @@ class NetworkSegmenter(nn.Module):
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Give the probability of each class at each pixel, (N, C, H, W) float32, for images as in a call; differentiable."""
-        return self._each(images, lambda scores: scores.softmax(dim=-1)).permute(0, 3, 1, 2)
+        return self._each(images, lambda scores: scores.float().softmax(dim=-1)).permute(0, 3, 1, 2)
 
     def _each(self, images: torch.Tensor, reading: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """What `reading` makes of the scores of so many images as fit a cache, with the pixels in place."""
