@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panels import make_panel
@@ -80,6 +81,15 @@ def test_counts_that_are_missing_are_seen():
     panel["pixels"].loc[{"latent": slice(7, 9), "arm": "capped:all"}] = -1
     with pytest.raises(GandidError, match="damaged: counts are missing for latents 7 to 9"):
         did(panel, **FAST)
+
+
+def test_unrecognized_pixels_that_are_missing_are_seen():
+    panel = make_panel(20)
+    shared = xr.zeros_like(panel["pixels"].isel(object=0, drop=True))
+    assert did(panel.assign(shared=shared), **FAST).frame["paired_low"].notna().any()
+    shared.loc[{"latent": slice(7, 9), "arm": "capped:all"}] = -1
+    with pytest.raises(GandidError, match="damaged: counts are missing for latents 7 to 9"):
+        did(panel.assign(shared=shared), **FAST)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int64])

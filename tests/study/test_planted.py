@@ -7,7 +7,10 @@ from planted import PlantedGenerator, PlantedSegmenter
 
 from gandid.errors import UsageError
 from gandid.estimation import did
+from gandid.generators import load_generator
 from gandid.latents import latents
+from gandid.measure.worker import arithmetic
+from gandid.segmenters import load_segmenter
 from gandid.study import Study
 
 TARGETS = {"a": [0]}
@@ -99,3 +102,12 @@ def test_soft_counts_are_sums_of_probabilities():
     assert one["did"].abs().max() > 0.2
     with pytest.raises(UsageError, match="no probabilities"):
         Study(PlantedGenerator(), PlantedSegmenter(), layer="paint").run(TARGETS, latents=2, soft=True)
+
+
+def test_soft_counts_are_whole_whatever_the_networks_round():
+    study = Study(load_generator("rooms"), load_segmenter("rooms"), dtype="bf16")
+    panel = study.run({"rug": [1, 2]}, control="capped", hold="first", latents=2, soft=True)
+    with arithmetic(study.device, "bf16"), torch.inference_mode():
+        given = study.segmenter.probabilities(study.generator(study.latents(range(2)))).double().sum(dim=(2, 3))
+    found = panel["pixels"].isel(segmenter=0, target=0).sel(arm="reference") / 256
+    np.testing.assert_allclose(found.transpose("latent", "object"), given, atol=0.5)

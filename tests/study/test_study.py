@@ -11,6 +11,7 @@ from gandid.config import StudyConfig
 from gandid.errors import GandidError, UsageError
 from gandid.estimation import did
 from gandid.generators import Generator
+from gandid.interventions import Runner
 from gandid.latents import latents
 from gandid.measure.memory import CPU_ROWS
 from gandid.measure.worker import arithmetic
@@ -263,3 +264,50 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on():
         np.testing.assert_allclose(whole["gain"], small["gain"], atol=1e-4)
     with pytest.raises(GandidError, match="one image and its reference do not fit the memory of cpu"):
         run(0)
+
+
+def test_what_is_measured_beside_the_arms_halves_its_batch_as_well():
+    """The constants of the control `mean` (128 images), typical statistics (8), and the exact checks (all held arms at once)."""
+
+    def run(holds):
+        generator = tiny()
+        study = Study(generator, Thirds(), layer="layer2", memory=2**30)
+
+        def full(module, args):
+            if len(args[0]) > holds:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        generator.layer3.register_forward_pre_hook(full)
+        return study.run({"red": [0, 1]}, control=["capped", "frozen", "mean"], latents=10)
+
+    whole, small = run(10**9), run(7)
+    assert whole.sizes["arm"] > 7
+    for name in ("gain", "range", "baseline_gap", "placebo_gap"):
+        np.testing.assert_allclose(whole[name], small[name], atol=1e-4)
+    np.testing.assert_allclose(whole["inside"], small["inside"], atol=1)
+
+
+def test_threads_share_the_images_that_fit(monkeypatch):
+    monkeypatch.setattr("gandid.study.rows_that_fit", lambda *_: fit)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for fit, workers, rows in ((192, 2, 96), (100, 2, 50), (33, 2, 16), (31, 1, 31), (2, 1, 2)):
+        study = Study(tiny(), Thirds(), layer="layer2")
+        assert (study.workers, study.rows) == (workers, rows)
+        assert study.workers * study.rows <= fit
+
+
+def test_constants_are_taken_once(monkeypatch, tmp_path):
+    taken, calibrate = [], Runner.calibrate
+    monkeypatch.setattr(Runner, "calibrate", lambda *given: taken.append(1) or calibrate(*given))
+    study = Study(tiny(), Thirds(), layer="layer2")
+    study.workers = 2
+    study.run({"red": [0, 1]}, control=["capped", "mean"], dose=(0, 0.5), latents=40, store=tmp_path / "run")
+    assert len(taken) == 1
+
+
+def test_an_object_that_no_ranking_image_shows_is_told():
+    class Never(Thirds):
+        classes = (*Thirds.classes, "ghost")
+
+    with pytest.warns(UserWarning, match="no image of the ranking shows ghost"):
+        Study(tiny(), Never(), layer="layer2").run(["red", "ghost"], units=2, latents=4, ranking_latents=4)
