@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 
 import gandid
-from gandid.panel.schema import Classes, empty_panel
+from gandid.panel.schema import FEATURED, FEATURES, Classes, empty_panel
 from gandid.panel.store import PanelStore, read_panel
 from gandid.panel.table import study_block
 
@@ -34,7 +34,7 @@ ARMS = ("reference", "live", "capped:first", "capped:all")
 GROUNDS = ("wall", "floor", "ceiling")
 SITES, QUANTILES = 9, 3
 AT_ONCE = 1024
-JUDGED, CHECKED = 256, 8
+CHECKED = 8
 
 
 def empty(targets: int, classes: int) -> xr.Dataset:
@@ -91,15 +91,15 @@ def draw(first: int, n: int, targets: int, classes: int) -> dict[str, np.ndarray
     strain[:, :, 3] = rng.normal(0, 0.08, strain[:, :, 3].shape)
     number = np.arange(first, first + n)
     present = scene[:, 4 : 4 + targets] > 0
-    score = rng.normal(0.4, 0.5, (n, 1, 1)) + rng.normal(0, 0.1, (n, targets, len(ARMS)))
     nothing = np.float32(np.nan)
     return {
         "latent": number,
         "pixels": (outside + inside)[None],
         "inside": inside[None],
+        "shared": np.zeros((1, n, targets, len(ARMS)), np.int32),
         "strain": strain,
         "range": rng.gamma(20, 0.02, (n, SITES)).astype(np.float32),
-        "realism": np.where((number < JUDGED)[:, None, None], score, nothing).astype(np.float32),
+        "rescaling": rng.gamma(2, 0.05, (n, targets, len(ARMS), SITES)).astype(np.float32),
         "gain": np.where(present, rng.normal(1.3, 0.05, present.shape), nothing).astype(np.float32),
         "gain_outside": rng.normal(1.04, 0.01, present.shape).astype(np.float32),
         "gain_error": (1e-6 * rng.random(present.shape)).astype(np.float32),
@@ -131,7 +131,12 @@ def write(path: Path, latents: int, targets: int, classes: int) -> None:
         for some in range(0, len(starts), 4):
             drawn = [pool.submit(draw, s, min(AT_ONCE, latents - s), targets, classes) for s in starts[some : some + 4]]
             for first, one in zip(starts[some : some + 4], drawn, strict=True):
-                store.write(ARMS, [0], first, one.result())
+                rows = one.result()
+                if first < FEATURED:
+                    seen = np.random.default_rng(first).normal(size=(len(rows["latent"]), targets, len(ARMS), FEATURES))
+                    rows["features"] = seen.astype(np.float16)
+                    rows["features"][FEATURED - first :] = np.nan
+                store.write(ARMS, [0], first, rows)
 
 
 def measure(path: Path) -> dict[str, float]:

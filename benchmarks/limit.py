@@ -3,10 +3,10 @@
     python benchmarks/limit.py [--size 64] [--latents 16] [--repeats 3] [--threads 1]
 
 Three ways to the same labels, in turn, of the same latents and weights: the *loop* of public code, one hooked pass of the whole
-generator and one segmentation for each unit or arm, 25 latents at a time; *gandid*, with all that it measures besides; and the
-*networks*, the rest of the generator and the segmenter on so many rows without any bookkeeping, at the best of some numbers of rows.
-The loop has a process of its own, with the memory that a process has by itself, and its generator doubles maps and then convolves, with
-weights that are scaled in every pass, as that of GAN Dissection does. Prints images per second of processor time, by medians, and
+generator and one segmentation for each unit or arm, 25 latents at a time or all that there are; *gandid*, with all that it
+measures besides; and the *networks*, the rest of the generator and the segmenter on so many rows without any bookkeeping, at the best of some numbers of rows.
+The loop has a process of its own, with the memory that a process has by itself, and its generator doubles maps and then convolves, as
+that of GAN Dissection does. Prints images per second of processor time, by medians, and
 ratios. At 64 px the networks are the embedded rooms; at 256 px they have the shapes of the LSUN models and of SegFormer-B0, and their
 weights are random: `--size 256 --latents 1 --repeats 1` takes a few minutes.
 """
@@ -167,7 +167,7 @@ def main() -> None:
         again = [sys.executable, __file__, "--loop", folder, "--size", str(asked.size)]
         again += ["--latents", str(asked.latents), "--threads", str(asked.threads)]
         for _ in range(asked.repeats):
-            took["networks"].append(networks(study, 128 if asked.size == 64 else 4))
+            took["networks"].append(networks(study, 128 if asked.size == 64 else 16))
             took["ranking"].append(ranked(study, asked.latents))
             took["measuring"].append(measured(study, targets, asked.latents))
             took["loop"].append(float(subprocess.run(again, check=True, capture_output=True, text=True).stdout))

@@ -129,12 +129,22 @@ def writer(targets: int = 20, classes: int = 150, latents: int = 1024, chunk: in
         store, took = PanelStore.create(Path(folder) / "panel.zarr", empty), 0.0
         for start in range(0, latents, chunk):
             counts = [np.where(present, rng.integers(0, 9000, (1, chunk, *shape)), 0) for _ in range(2)]
-            rows = {
-                "pixels": counts[0].astype(np.int32),
-                "inside": counts[1].astype(np.int32),
-                "strain": rng.normal(size=(chunk, targets, len(names), 10, 3)).astype(np.float32),
+            rows = {name: one.astype(np.int32) for name, one in zip(("pixels", "inside"), counts, strict=True)}
+            rows |= {
+                "shared": np.zeros((1, chunk, targets, len(names)), np.int32),
                 "latent": np.arange(start, start + chunk),
             }
+            sizes = {
+                "strain": (targets, len(names), 10, 3),
+                "rescaling": (targets, len(names), 10),
+                "range": (10,),
+                "gain": (targets,),
+                "gain_outside": (targets,),
+                "gain_error": (targets,),
+                "baseline_gap": (len(names),),
+                "placebo_gap": (targets,),
+            }
+            rows |= {name: rng.normal(size=(chunk, *size)).astype(np.float32) for name, size in sizes.items()}
             begin = time.perf_counter()
             store.write(names, (0,), start, rows)
             took += time.perf_counter() - begin
