@@ -3,7 +3,7 @@
     python benchmarks/effects_at_scale.py                      # a million latents, 20 targets, 40 classes: the bar
     python benchmarks/effects_at_scale.py --latents 100000
 
-The panel is drawn at random and written as a study writes it (some 5 GB for a million latents, removed afterwards). It looks
+The panel is drawn at random and written as a study writes it (some 6 GB for a million latents, removed afterwards). It looks
 like one of 256 px scenes: a few of the classes are in each image; every edited arm moves the borders of what is there by some
 pixels, live and held alike; where the target is, part of it turns into background and seldom into a class that goes with it;
 now and then a class appears. All variables of a study on a network with nine sites are there. Effects are computed in a process

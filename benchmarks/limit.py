@@ -106,6 +106,15 @@ def networks(study, most):
         return {rows: seconds(lambda rows=rows: alone(rows)) / most for rows in ROWS if rows <= most}
 
 
+def labelling(study, names):
+    """Milliseconds of processor time per image that each of some segmenters takes, in turn."""
+    segmenters = {name: gandid.load_segmenter(name) for name in names}
+    with torch.inference_mode():
+        images = study.generator(study.latents(range(64)))
+    took = [{name: seconds(lambda one=one: one(images)) for name, one in segmenters.items()} for _ in range(20)]
+    return {name: 1e3 * statistics.median(each[name] for each in took) / len(images) for name in names}
+
+
 def ranked(study, n):
     """Seconds per image of the exact ablations of some units on some latents."""
     z, units = (
@@ -176,6 +185,9 @@ def main() -> None:
     first, later = (statistics.median(each) for each in zip(*took["measuring"], strict=True))
     print("networks alone, images per second by rows:", ", ".join(f"{r}: {1 / s:.1f}" for r, s in alone.items()))
     print(f"the loop: {1 / theirs:.1f} images per second, {alone[rows] / theirs:.2f} of the networks at {rows} rows")
+    if asked.size == 64:
+        each = ", ".join(f"{name} {took:.2f}" for name, took in labelling(study, ("rooms", "rooms-dilated")).items())
+        print(f"segmenters alone, milliseconds per image: {each}")
     ours = {
         "exact ablations": statistics.median(took["ranking"]),
         "arms": later,

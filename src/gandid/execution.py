@@ -145,7 +145,7 @@ class Execution:
             unseen = [target for target in ranked if not relation["area"].sel(object=target).any()]
             if unseen:
                 warnings.warn(
-                    f"no image of the ranking shows {', '.join(unseen)}, and the units that were chosen of it are any: raise "
+                    f"no image of the ranking shows {', '.join(unseen)}, and so nothing tells its units from others: raise "
                     "--ranking-latents, name its units, or leave it out",
                     stacklevel=2,
                 )
