@@ -80,7 +80,7 @@ class Execution:
                     raise UsageError(f"{name_of(segmenter)} gives labels and no probabilities: leave out --soft")
         self.networks, self.region = {"own": study.runner, **study.networks(config)}, study.region
         if path is not None and (path / "panel.zarr").is_dir():
-            self.config = _with_what_is_there(config, runs.read_config(path))
+            self.config = runs.extended(config, runs.read_config(path))
             self.panel = PanelStore(path / "panel.zarr")
         else:
             self.panel = self._begin()
@@ -142,13 +142,6 @@ class Execution:
             if self.path:
                 runs.write_relation(self.path, relation)
             count = study.unit_count(config)
-            unseen = [target for target in ranked if not relation["area"].sel(object=target).any()]
-            if unseen:
-                warnings.warn(
-                    f"no image of the ranking shows {', '.join(unseen)}, and so nothing tells its units from others: raise "
-                    "--ranking-latents, name its units, or leave it out",
-                    stacklevel=2,
-                )
             units = {target: own or top_units(relation, target, count) for target, own in named.items()}
         chosen = {"own": units}
         for number, (name, runner) in enumerate(list(self.networks.items())[1:]):
@@ -446,19 +439,3 @@ class ProgressLine:
         """So much more is done."""
         if self.progress and self.task is not None:
             self.progress.advance(self.task, steps)
-
-
-def _with_what_is_there(config: StudyConfig, there: Mapping[str, Any]) -> StudyConfig:
-    """A configuration with what was asked of its run before; with `until`, the look that was under way."""
-    update: dict[str, Any] = {
-        "figure": config.figure or there["figure"],
-        "sites": config.sites or there["sites"],
-        "dose": tuple(sorted({*config.dose, *there["dose"]})),
-        "strength": tuple(sorted({*(config.strength or ()), *(there.get("strength") or ())})) or config.strength,
-        "placebos": max(config.placebos, there["placebos"]),
-        "halvings": max(config.halvings, there.get("halvings", 0)),
-        "second_segmenter": config.second_segmenter or there["second_segmenter"],
-    }
-    if config.until is not None:
-        update["latents"] = max(config.latents, there["latents"])
-    return config.model_copy(update=update)

@@ -202,6 +202,22 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {flat[0].get(key)} there, {flat[1].get(key)} here" for key in different[:3])
 
 
+def extended(config: StudyConfig, there: Mapping[str, Any]) -> StudyConfig:
+    """A configuration with what was asked of its run before; with `until`, the look that was under way."""
+    update: dict[str, Any] = {
+        "figure": config.figure or there["figure"],
+        "sites": config.sites or there["sites"],
+        "dose": tuple(sorted({*config.dose, *there["dose"]})),
+        "strength": tuple(sorted({*(config.strength or ()), *(there.get("strength") or ())})) or config.strength,
+        "placebos": max(config.placebos, there["placebos"]),
+        "halvings": max(config.halvings, there.get("halvings", 0)),
+        "second_segmenter": config.second_segmenter or there["second_segmenter"],
+    }
+    if config.until is not None:
+        update["latents"] = max(config.latents, there["latents"])
+    return config.model_copy(update=update)
+
+
 def _contents(folder: Path) -> list[Path]:
     """What lies in a folder, without what a writer that was killed may have left."""
     return [entry for entry in folder.iterdir() if entry.name != LOCK and not is_aside(entry.name)]

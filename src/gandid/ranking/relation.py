@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,13 @@ def relate(
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
     measured, thresholds, top, largest = _measure(networks, z, rows, shares)
+    unseen = [name for name in targets or () if not measured["area"][1][:, list(segmenter.classes).index(name)].any()]
+    if unseen:
+        warnings.warn(
+            f"no image of the ranking shows {', '.join(unseen)}, and so nothing tells its units from others: raise "
+            "--ranking-latents, name its units, or leave it out",
+            stacklevel=2,
+        )
     ablations = Ablations(networks, z, measured["area"][1], rows, Journal(kept), on_progress)
     if ranking == "screened":
         ablated, attributes = rankings.screened(ablations, objects, targets, count)
