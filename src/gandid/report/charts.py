@@ -35,7 +35,7 @@ STYLE = (
     ".chart .small{font-size:11px}.chart .muted{fill:var(--muted)}.chart .bold{font-weight:650}.chart .title{font-size:14px;font-weight:650}"
 )
 # Units of the drawing, which are pixels on a phone: its width, of labels left of a plot, of numbers right of it, of a line of marks.
-WIDTH, LABELS, NUMBERS, LINE = 400, 122, 112, 17
+WIDTH, LABELS, NUMBERS, LINE = 400, 122, 132, 17
 MARKS = (
     "M-4 0L0-4L4 0L0 4z",
     "M-3.4-3.4h6.8v6.8h-6.8z",
