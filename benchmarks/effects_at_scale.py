@@ -92,7 +92,7 @@ def draw(first: int, n: int, targets: int, classes: int) -> dict[str, np.ndarray
     number = np.arange(first, first + n)
     present = scene[:, 4 : 4 + targets] > 0
     nothing = np.float32(np.nan)
-    return {
+    rows = {
         "latent": number,
         "pixels": (outside + inside)[None],
         "inside": inside[None],
@@ -108,6 +108,10 @@ def draw(first: int, n: int, targets: int, classes: int) -> dict[str, np.ndarray
             np.float32
         ),
     }
+    if first < FEATURED:
+        rows["features"] = rng.normal(size=(n, targets, len(ARMS), FEATURES)).astype(np.float16)
+        rows["features"][number >= FEATURED] = np.nan
+    return rows
 
 
 def _scenes(rng: np.random.Generator, n: int, classes: int) -> np.ndarray:
@@ -131,12 +135,7 @@ def write(path: Path, latents: int, targets: int, classes: int) -> None:
         for some in range(0, len(starts), 4):
             drawn = [pool.submit(draw, s, min(AT_ONCE, latents - s), targets, classes) for s in starts[some : some + 4]]
             for first, one in zip(starts[some : some + 4], drawn, strict=True):
-                rows = one.result()
-                if first < FEATURED:
-                    seen = np.random.default_rng(first).normal(size=(len(rows["latent"]), targets, len(ARMS), FEATURES))
-                    rows["features"] = seen.astype(np.float16)
-                    rows["features"][FEATURED - first :] = np.nan
-                store.write(ARMS, [0], first, rows)
+                store.write(ARMS, [0], first, one.result())
 
 
 def measure(path: Path) -> dict[str, float]:

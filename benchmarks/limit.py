@@ -4,9 +4,9 @@
 
 Three ways to the same labels, in turn, of the same latents and weights: the *loop* of public code, one hooked pass of the whole
 generator and one segmentation for each unit or arm, 25 latents at a time or all that there are; *gandid*, with all that it
-measures besides; and the *networks*, the rest of the generator and the segmenter on so many rows without any bookkeeping, at the best of some numbers of rows.
-The loop has a process of its own, with the memory that a process has by itself, and its generator doubles maps and then convolves, as
-that of GAN Dissection does. Prints images per second of processor time, by medians, and
+measures besides; and the *networks*, the rest of the generator and the segmenter on so many rows without any bookkeeping, at the
+best of some numbers of rows. The loop has a process of its own, with the memory that a process has by itself, and its generator
+doubles maps and then convolves, as that of GAN Dissection does. Prints images per second of processor time, by medians, and
 ratios. At 64 px the networks are the embedded rooms; at 256 px they have the shapes of the LSUN models and of SegFormer-B0, and their
 weights are random: `--size 256 --latents 1 --repeats 1` takes a few minutes.
 """

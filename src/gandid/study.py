@@ -24,7 +24,7 @@ from gandid.generators.named import short_names
 from gandid.interventions import REFERENCE, Rectangle, Runner, layers_of, read_mask, whole
 from gandid.latents import latents
 from gandid.measure.executors import Executor, Local
-from gandid.measure.memory import CPU_ROWS, FEW_ROWS, keep_freed_memory, rows_that_fit
+from gandid.measure.memory import FEW_ROWS, keep_freed_memory, rows_that_fit
 from gandid.measure.worker import arithmetic, fewer_rows
 from gandid.panel.table import EXACT_CONTROLS, is_twin
 from gandid.ranking import relate
@@ -102,7 +102,7 @@ class Study:
         with arithmetic(self.device, dtype):
             fit = rows_that_fit(self.runner, segmenter, self.latents(range(2)), memory)
         self.workers = max(1, min(torch.get_num_threads(), fit // FEW_ROWS)) if self.device.type == "cpu" else 1
-        self.rows = min(fit // self.workers, CPU_ROWS) if self.device.type == "cpu" else fit
+        self.rows = fit // self.workers
         self.twins = {name: self._twin(name, network) for name, network in (twins or {}).items()}
         self.distilled, self._learned = tuple(map(str, distilled)), dict[str, Runner]()
         self._seconds: dict[str, Segmenter] = {}

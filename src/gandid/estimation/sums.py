@@ -17,9 +17,8 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from gandid.errors import GandidError
 from gandid.estimation.contents import COUNTS, Contents
-from gandid.panel.store import read_counts, verified
+from gandid.panel.store import read_counts
 from gandid.panel.table import APART, Coordinates
 
 GROUPS = 1024  # half of them in each half of the latents
@@ -146,7 +145,6 @@ class _Counter:
         groups, shape = int(numbers.sum()), (len(targets), len(arms))
         zeros = {name: np.zeros((groups, *shape, len(classes)), np.int64) for name in ("pixels", "inside", "emerged")}
         self.apart = np.isin(contents.panel["block"].values[arms].astype(str), APART)
-        self.exact = np.array([contents.arms[arm].exact for arm in arms])
         self.sharing = "shared" in contents.panel and set(arms) <= set(contents.study)
         self.sums = Sums(
             arms=arms,
@@ -186,7 +184,7 @@ class _Counter:
         cuts = [*np.flatnonzero(np.diff(groups, prepend=-1)), len(groups)]
         counted = {"pixels": pixels, "inside": inside}
         if self.sharing:
-            counted["shared"] = self._shared(block)[order]
+            counted["shared"] = read_counts(self.panel, "shared", block, self.sums.arms, self.segmenter)[order]
         emerged = pixels >= self.present
         emerged &= ~emerged[:, :, self.sums.baselines]
         whole = np.int32 if len(groups) * self.size < 2**31 else np.int64  # the smaller is four times as fast
@@ -198,17 +196,6 @@ class _Counter:
         found = {"block": block, "order": order, "groups": groups[cuts[:-1]], "sums": sums, "shown": shown}
         found |= self._holes(inside)
         return found
-
-    def _shared(self, block: slice) -> np.ndarray:
-        """`shared` of a block, (latent, target, arm); -1 of arms of other networks, of which it is not asked."""
-        shared = self.panel["shared"].isel(segmenter=self.segmenter, latent=block, arm=self.sums.arms)
-        with verified(source := self.panel.encoding.get("source", "the panel")):
-            values = shared.transpose("latent", "target", "arm").values
-        lost = (values[:, :, self.exact] < 0).any(axis=(1, 2))
-        if lost.any():
-            numbers = shared["latent"].values[lost]
-            raise GandidError(f"{source} is damaged: counts are missing for latents {numbers.min()} to {numbers.max()}")
-        return values
 
     def _holes(self, inside: np.ndarray) -> dict[str, np.ndarray]:
         """What the target's original pixels became, each arm against live."""

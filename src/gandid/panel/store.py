@@ -254,7 +254,7 @@ def read_counts(
     Parameters
     ----------
     panel : xarray.Dataset
-    name : {"pixels", "inside"}
+    name : {"pixels", "inside", "shared"}
     rows : slice
         Of `latent`, with start and stop.
     arms : sequence of int, optional
@@ -265,7 +265,8 @@ def read_counts(
     Returns
     -------
     numpy.ndarray
-        int32 (latent, target, arm, object); -1 where an arm was not measured, and `pixels` of `APART` arms where it was not made.
+        int32 (latent, target, arm, object), `shared` without the last; -1 where an arm was not measured, `pixels` of `APART` arms
+        where it was not made, and `shared` of other networks.
 
     Raises
     ------
@@ -278,14 +279,16 @@ def read_counts(
     with verified(source):
         picked = slice(int(places[0]), int(places[-1]) + 1) if together else places
         counts = panel[name].isel(segmenter=segmenter, latent=rows, arm=picked)
-        values = counts.transpose("latent", "target", "arm", "object").values
+        values = counts.transpose("latent", "target", "arm", ...).values
     if values.size == 0 or values.min() >= 0:
         return values
     start, _, _ = rows.indices(panel.sizes["latent"])
     measured = panel["measured"].values[segmenter, places]
     if name == "pixels":
         measured = np.where(np.isin(panel["block"].values[places].astype(str), APART), 0, measured)
-    absent = (values < 0).any(axis=(1, 3)) & (start + np.arange(len(values))[:, None] < measured)
+    if name == "shared":
+        measured = np.where(panel["network"].values[places] == "own", measured, 0)
+    absent = (values < 0).any(axis=(1, *range(3, values.ndim))) & (start + np.arange(len(values))[:, None] < measured)
     if absent.any():
         lost = counts["latent"].values[absent.any(axis=1)]
         raise GandidError(f"{source} is damaged: counts are missing for latents {lost.min()} to {lost.max()}")

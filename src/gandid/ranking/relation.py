@@ -81,10 +81,12 @@ def relate(
         check_gradients(runner, segmenter, z[:1])
     networks = replicas(runner, segmenter, threads)
     objects = objects_of(segmenter)
+    asked = targets or ()  # of objects that nobody asked for nothing is said
     targets = objects if targets is None else list(targets)
     shares = (TOP_QUANTILE,) if iou_threshold == "quantile" else TOP_QUANTILES
     measured, thresholds, top, largest = _measure(networks, z, rows, shares)
-    unseen = [name for name in targets or () if not measured["area"][1][:, list(segmenter.classes).index(name)].any()]
+    seen = dict(zip(segmenter.classes, measured["area"][1].any(axis=0), strict=True))
+    unseen = [name for name in asked if not seen[name]]
     if unseen:
         warnings.warn(
             f"no image of the ranking shows {', '.join(unseen)}, and so nothing tells its units from others: raise "
